@@ -1,0 +1,210 @@
+"""Reads run folders: what each run was, cost and scored, and what it lacks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from cogvid.errors import UserError
+
+TRAINING_STAGES = ("tokenizer", "image_base", "sequential", "interpolation")
+STAGES = ("data", "text_tokenizer", "tokenizer", "tokens", "image_base", "sequential", "interpolation")
+RUN_FILES = ("config.yaml", "plugins.json", "environment.json", "metrics.json")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run.
+
+    Attributes:
+        identity: equal for two runs that share the stage.
+        summary: numbers of `stage.json` (seconds, steps, parameters, trainable_parameters).
+        losses: (step, loss) pairs.
+    """
+
+    name: str
+    identity: str
+    finished: bool
+    summary: dict[str, float]
+    losses: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        config: resolved configuration, by dotted key.
+        environment: where it ran, by dotted key; plugins included.
+        sets: values by set, metric and name; None where the videos did not determine one.
+        protocol: how each metric was measured.
+        videos: file of each (caption, rate), by set.
+        lacks: what a complete run would have and this one has not.
+    """
+
+    folder: Path
+    experiment: str
+    variant: str
+    seed: int
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    stages: dict[str, Stage]
+    sets: dict[str, dict[str, dict[str, float | None]]]
+    protocol: dict[str, dict[str, Any]]
+    speed: dict[str, float]
+    videos: dict[str, dict[tuple[str, float], Path]]
+    lacks: tuple[str, ...]
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """The runs in run, variant and experiment folders, in the order given and each once.
+
+    Within an experiment folder the variant `default` comes first, the others by name.
+
+    Raises:
+        UserError: a folder is missing or has no run in it.
+    """
+    folders: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path} is not a folder: give `cogvid compare` run, variant or experiment folders.")
+        found = list(_run_folders(path))
+        if not found:
+            raise UserError(
+                f"{path} holds no run: a run is a folder <experiment>/<variant>/<seed> with {RUN_FILES[0]}, "
+                "as `cogvid run` writes it. Give such a folder, or the variant or experiment folder around it."
+            )
+        folders.update(dict.fromkeys(Path(os.path.abspath(folder)) for folder in found))
+    return [read_run(folder) for folder in folders]
+
+
+def _run_folders(path: Path) -> Iterator[Path]:
+    if _is_run(path):
+        yield path
+        return
+    seeds = [*path.glob("*"), *path.glob("*/*")]
+    runs = [folder for folder in seeds if folder.name.isdigit() and _is_run(folder)]
+    yield from sorted(runs, key=lambda run: (run.parent.name != "default", run.parent.name, int(run.name)))
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in RUN_FILES)
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run folder; what is missing or unreadable goes to `Run.lacks`."""
+    lacks: list[str] = []
+    config = _config(folder / "config.yaml", lacks)
+    plugins = _json(folder / "plugins.json", lacks)
+    environment = _json(folder / "environment.json", lacks)
+    metrics = _json(folder / "metrics.json", lacks)
+    if metrics and "generated" not in metrics.get("sets", {}):
+        lacks.append("scores of the generated videos")
+    protocol = metrics.get("protocol", {})
+    lacks += [
+        f"protocol of {metric}"
+        for metric in dict.fromkeys(m for scores in metrics.get("sets", {}).values() for m in scores)
+        if not protocol.get(metric)
+    ]
+    components = {
+        f"plugin.{component['kind']}.{component['name']}": f"{component['plugin']} {component['version']}"
+        for component in plugins.get("components", [])
+    }
+    return Run(
+        folder=folder,
+        experiment=str(config.get("name", folder.parent.parent.name)),
+        variant=str(config.get("variant", folder.parent.name)),
+        seed=int(config.get("seed", folder.name if folder.name.isdigit() else 0)),
+        config=config,
+        environment={**dict(_flat(environment)), **components},
+        stages=_stages(folder / "stages", lacks),
+        sets=metrics.get("sets", {}),
+        protocol=protocol,
+        speed=metrics.get("speed", {}),
+        videos=_videos(folder / "samples", lacks),
+        lacks=tuple(lacks),
+    )
+
+
+def _config(path: Path, lacks: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        lacks.append(path.name)
+        return {}
+    return dict(_flat(OmegaConf.to_container(OmegaConf.load(path))))
+
+
+def _json(path: Path, lacks: list[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        lacks.append(path.name)
+    except ValueError:
+        lacks.append(f"{path.name} (cut off)")
+    else:
+        assert isinstance(content, dict), path
+        return content
+    return {}
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, leaf) pairs; a list and an empty mapping are leaves."""
+    if isinstance(tree, dict) and (tree or not prefix):
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _stages(folder: Path, lacks: list[str]) -> dict[str, Stage]:
+    stages = {}
+    for name in STAGES:
+        path = folder / name
+        if not path.is_dir():
+            continue
+        missing: list[str] = []
+        summary = _json(path / "stage.json", missing)
+        if missing:
+            lacks.append(f"stage {name} (not finished)")
+        stages[name] = Stage(
+            name=name,
+            identity=str(summary.get("key", path.resolve())),
+            finished=not missing,
+            summary={key: value for key, value in summary.items() if isinstance(value, int | float)},
+            losses=tuple(_losses(path / "history.jsonl")),
+        )
+    return stages
+
+
+def _losses(path: Path) -> Iterator[tuple[int, float]]:
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return  # the last line of a run that was stopped while writing it
+        if isinstance(entry.get("loss"), int | float):
+            yield entry["step"], entry["loss"]
+
+
+def _videos(folder: Path, lacks: list[str]) -> dict[str, dict[tuple[str, float], Path]]:
+    captions = folder / "captions.jsonl"
+    if not captions.is_file():
+        lacks.append("samples")
+        return {}
+    lines = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
+    sets = {}
+    for videos in sorted(path for path in folder.iterdir() if path.is_dir()):
+        files = {int(file.stem): file for file in videos.glob("*.mp4") if file.stem.isdigit()}
+        sets[videos.name] = {
+            (line["caption"], line["rate"]): files[line["index"]]
+            for line in reversed(lines)  # of equal captions the first one stays
+            if line["index"] in files
+        }
+    return sets

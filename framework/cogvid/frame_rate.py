@@ -1,0 +1,37 @@
+"""Frame-rate schedulers: which rates a clip is shown at in training, which ones generation goes through."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from cogvid.component import Component
+
+
+def frames_at(duration: float, rate: float) -> int:
+    """How many frames a clip yields at `rate` (1/s), its first and last time included.
+
+    Args:
+        duration: seconds from the first frame's time to the last one's.
+        rate: frames per second.
+    """
+    return int(duration * rate + 1e-6) + 1
+
+
+class FrameRateScheduler(Component):
+    """Chooses frame rates. Times inside a clip follow from the rate: start + k / rate."""
+
+    @abstractmethod
+    def training_rates(self, duration: float, frames: int) -> list[float]:
+        """The rates (1/s) at which training may show `frames` frames of this clip; empty leaves it out.
+
+        Args:
+            duration: seconds from the clip's first frame to its last.
+            frames: how many frames one training sequence has.
+        """
+
+    def generation_rates(self, duration: float, frames: int, rounds: int) -> list[float]:
+        """The rates to generate a clip of `duration` seconds through: key frames, then each round doubled.
+
+        Returns `rounds + 1` rates, or none where no training rate fits.
+        """
+        return [rate * 2**k for rate in self.training_rates(duration, frames)[:1] for k in range(rounds + 1)]

@@ -1,0 +1,36 @@
+"""Frame tokenizers: one frame to a grid of codes and back."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class FrameTokenizer(nn.Module):
+    """An autoencoder with a discrete code. Frames are float (B, 3, height, width) in [0, 1]."""
+
+    @dataclass
+    class Config:
+        """No options."""
+
+    codebook_size: int
+    downsampling: int
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.config: Any = self.Config() if config is None else config
+
+    @abstractmethod
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, height, width) to codes, int64 (B, height / downsampling, width / downsampling)."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, rows, columns) to frames (B, 3, rows * downsampling, columns * downsampling) in [0, 1]."""
+
+    @abstractmethod
+    def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one training step on whole frames, and scalars to log (`reconstruction`, `codes_used`)."""

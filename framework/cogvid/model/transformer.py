@@ -1,0 +1,257 @@
+"""The CogVideo transformer: an image model with a second attention channel through time.
+
+Shapes: B batch, L sequence, T text slots, F frames, N tokens of a frame, D width, H heads, K channels of a head,
+V vocabulary. A sequence is [text, left-padded to T][frame 0][frame 1]...; the first input slot of every frame
+is the begin-of-image token, slot i holds token i - 1 and predicts token i.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from cogvid.attention.backend import AttentionBackend
+from cogvid.attention.mask import Stage, given_frames
+from cogvid.config.schema import PlusInit, Positions
+from cogvid.grid import Grid
+from cogvid.model.context import AttentionContext, FullSequence
+from cogvid.model.rotary import rotate, rotation
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a `CogVideoTransformer`.
+
+    Attributes:
+        layers, width, heads: of the transformer; the feed-forward is four times as wide.
+        vocabulary: rows of the embedding; the first `image_vocabulary` are image tokens, the only ones predicted.
+        text_length: T, text slots of a sequence.
+        text_positions: rows of the position table before those of the first frame.
+        grid: the frames of a sequence.
+        positions: learned and absolute, or rotary in the plus channel; then every frame has the image model's
+            learned positions of a first frame, and the plus channel alone tells frames apart.
+        plus_init, gate_init: where the plus channel and the gate start; see `start_plus_channel`.
+        checkpoint_activations: recompute each block in the backward pass instead of storing it.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    image_vocabulary: int
+    text_length: int
+    text_positions: int
+    grid: Grid
+    positions: Positions = Positions.learned
+    plus_init: PlusInit = PlusInit.copy
+    gate_init: float = 0.0
+    checkpoint_activations: bool = False
+
+
+class CogVideoTransformer(nn.Module):
+    """CogVideo of one stage (arXiv 2205.15868, section 3), or its image model alone.
+
+    Args:
+        config: the sizes.
+        backend: attention of the plus channel; None leaves the plus channel out: the image model.
+        stage: whose mask `forward` uses.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, backend: AttentionBackend | None, stage: Stage = "sequential"
+    ) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueError(f"width {config.width} is not a multiple of heads {config.heads}")
+        self.config, self.backend, self.stage = config, backend, stage
+        n = config.grid.frame_tokens
+        self.word_embeddings = nn.Embedding(config.vocabulary, config.width)
+        self.position_embeddings = nn.Embedding(config.text_positions + n, config.width)
+        later = config.grid.frames - 1 if backend and config.positions is Positions.learned else 0
+        self.later_position_embeddings = nn.Embedding(later * n, config.width) if later else None
+        self.blocks = nn.ModuleList(Block(config, backend, layer) for layer in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.width)
+        self.apply(_initialise)
+        for block in self.blocks:
+            # As in GPT-2: the residual stream's variance should not grow with depth.
+            for projection in (block.base.out, block.contract):
+                nn.init.normal_(projection.weight, std=0.02 / (2 * config.layers) ** 0.5)
+
+    def forward(self, tokens: Tensor, *, text_mask: Tensor) -> Tensor:
+        """Logits of a whole sequence.
+
+        Args:
+            tokens: int64 (B, L), fed as they are; `frame_inputs` makes the frames' part.
+            text_mask: (B, T), 1 for text, 0 for the padding on the left.
+
+        Returns:
+            (B, L, V).
+        """
+        return F.linear(self.hidden(tokens, text_mask), self.word_embeddings.weight)
+
+    def image_logits(self, tokens: Tensor, text_mask: Tensor) -> Tensor:
+        """Logits over image tokens for the frame slots alone, (B, F * N, image vocabulary)."""
+        return self.project(self.hidden(tokens, text_mask)[:, self.config.text_length :])
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Hidden states to logits over the image tokens."""
+        return F.linear(hidden, self.word_embeddings.weight[: self.config.image_vocabulary])
+
+    def hidden(self, tokens: Tensor, text_mask: Tensor) -> Tensor:
+        """States after the final norm, (B, L, D)."""
+        text, grid = self.config.text_length, self.config.grid
+        frames = (tokens.shape[1] - text) // grid.frame_tokens
+        if tokens.shape[1] != text + frames * grid.frame_tokens or text_mask.shape[1] != text:
+            raise ValueError(f"a sequence is {text} text slots and whole frames of {grid.frame_tokens} tokens")
+        grid = Grid(frames, grid.height, grid.width)
+        context = FullSequence(self.backend, grid, given_frames(self.stage, frames), text_mask.bool())
+        slots = torch.arange(grid.tokens, device=tokens.device)
+        return self.run(tokens, slots, text_mask, context)
+
+    def run(self, tokens: Tensor, slots: Tensor, text_mask: Tensor, context: AttentionContext) -> Tensor:
+        """States of some slots, attending through `context`; the one way through the layers.
+
+        Args:
+            tokens: (B, context.text + S): the text, where the context has it, then S frame slots.
+            slots: flat indices (S,) of the frame slots on the grid.
+            text_mask: (B, T).
+            context: who sees whom, and where keys and values come from.
+
+        Returns:
+            (B, context.text + S, D).
+        """
+        x = self.word_embeddings(tokens) + self.positions(slots, text_mask, context.text)
+        angles = None
+        if self.backend is not None and self.config.positions is Positions.rotary:
+            angles = rotation(self.config.grid.position(slots), self.config.width // self.config.heads)
+        for block in self.blocks:
+            if self.config.checkpoint_activations and self.training:
+                x = checkpoint(block, x, angles, context, use_reentrant=False)
+            else:
+                x = block(x, angles, context)
+        return self.final_norm(x)
+
+    def positions(self, slots: Tensor, text_mask: Tensor, text: int) -> Tensor:
+        """Position embeddings: text counted from the first unpadded slot, then the frame slots."""
+        n, first = self.config.grid.frame_tokens, self.config.text_positions
+        image = self.position_embeddings(first + slots % n)
+        if self.later_position_embeddings is not None:
+            later = self.later_position_embeddings((slots - n).clamp(min=0))
+            image = torch.where((slots < n)[:, None], image, later)
+        image = image.expand(len(text_mask), -1, -1)
+        if not text:
+            return image
+        counted = (text_mask.long().cumsum(1) - 1).clamp(min=0)
+        return torch.cat([self.position_embeddings(counted), image], dim=1)
+
+    def start_plus_channel(self, base: CogVideoTransformer) -> None:
+        """Take over a trained image model and freeze it, and start the plus channel from it.
+
+        Args:
+            base: the image model, of the same sizes.
+        """
+        self.load_state_dict(base.state_dict(), strict=False)
+        for block in self.blocks:
+            if self.config.plus_init is PlusInit.copy:
+                block.plus.load_state_dict(block.base.state_dict(), strict=False)
+            nn.init.constant_(block.gate, self.config.gate_init)
+        if self.later_position_embeddings is not None:
+            image = self.position_embeddings.weight.data[self.config.text_positions :]
+            self.later_position_embeddings.weight.data.copy_(image.repeat(self.config.grid.frames - 1, 1))
+        self.freeze_base()
+
+    def freeze_base(self) -> None:
+        """Let only the plus channel, the gates and the later frames' positions train (section 3.2)."""
+        trained = {id(p) for p in self.plus_parameters()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+
+    def plus_parameters(self) -> list[nn.Parameter]:
+        """What the video stages train."""
+        modules = [block.plus for block in self.blocks] + [block.bias for block in self.blocks]
+        modules.append(self.later_position_embeddings)
+        return [p for m in modules if m is not None for p in m.parameters()] + [
+            block.gate for block in self.blocks
+        ]
+
+
+class Block(nn.Module):
+    """Sandwich-LN around the mixed attention channels, then around the feed-forward (CogView, section 2.4)."""
+
+    def __init__(self, config: TransformerConfig, backend: AttentionBackend | None, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.base = Channel(config.width, config.heads)
+        self.plus = Channel(config.width, config.heads) if backend else None
+        self.bias = backend.bias(config.heads) if backend else None
+        self.gate = nn.Parameter(torch.full((config.width,), config.gate_init)) if backend else None
+        self.mixed_norm = nn.LayerNorm(config.width)
+        self.feed_norm = nn.LayerNorm(config.width)
+        self.expand = nn.Linear(config.width, 4 * config.width)
+        self.contract = nn.Linear(4 * config.width, config.width)
+        self.fed_norm = nn.LayerNorm(config.width)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, context: AttentionContext) -> Tensor:
+        """(B, S, D) to (B, S, D); `angles`: the rotary positions of the frame slots, if any."""
+        x = x + self.mixed_norm(self.mix(self.attention_norm(x), angles, context))
+        fed = self.contract(F.gelu(self.expand(self.feed_norm(x)), approximate="tanh"))
+        return x + self.fed_norm(fed)
+
+    def mix(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, context: AttentionContext) -> Tensor:
+        """`sigmoid(a) * base + (1 - sigmoid(a)) * plus` on frame slots, the base channel alone on text."""
+        base = self.base.merge(context.base(self.layer, *self.base.split(x)))
+        if self.plus is None:
+            return base
+        text = context.text
+        q, k, v = self.plus.split(x)
+        if angles is not None:
+            q, k = rotate(q, angles, text), rotate(k, angles, text)
+        plus = self.plus.merge(context.plus(self.layer, q, k, v, self.bias))
+        share = torch.sigmoid(self.gate)
+        frames = share * base[:, text:] + (1 - share) * plus
+        return torch.cat([base[:, :text], frames], dim=1) if text else frames
+
+
+class Channel(nn.Module):
+    """The projections of one attention channel."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, D) to queries, keys and values (B, H, S, K)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def merge(self, y: Tensor) -> Tensor:
+        """(B, H, S, K) to (B, S, D), through the output projection."""
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def frame_inputs(codes: Tensor, begin_of_image: int) -> Tensor:
+    """Image tokens to inputs: each frame shifted right by one slot, behind its begin-of-image token.
+
+    Args:
+        codes: int64 (B, F, N).
+        begin_of_image: the token of slot 0.
+
+    Returns:
+        (B, F * N); the last token of a frame is never an input.
+    """
+    begin = torch.full_like(codes[..., :1], begin_of_image)
+    return torch.cat([begin, codes[..., :-1]], dim=-1).flatten(1)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

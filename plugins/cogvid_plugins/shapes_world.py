@@ -1,0 +1,200 @@
+"""A procedural world of captioned clips: one shape moves over a quiet background.
+
+Lengths are shares of the canvas, so a scene renders at any size; `pixels` is the canvas side. x grows to the
+right, y downwards, and pixel i covers [i, i + 1).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import permutations, product
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cogvid.errors import UserError
+
+Colour = tuple[int, int, int]
+Motion = tuple[str, ...]
+Point = tuple[float, float]
+
+# Corners of the RGB cube, slightly inside: as far from each other and from grey as colours get.
+COLOURS: dict[str, Colour] = {
+    "red": (225, 30, 30),
+    "green": (30, 185, 45),
+    "blue": (35, 50, 225),
+    "yellow": (240, 225, 30),
+    "magenta": (220, 40, 215),
+    "cyan": (30, 215, 225),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+# Half the width of the shape's bounding box.
+RADII: dict[str, float] = {"small": 4 / 32, "big": 7 / 32}
+SIZES = tuple(RADII)
+DIRECTIONS: dict[str, Point] = {
+    "left": (-1.0, 0.0),
+    "right": (1.0, 0.0),
+    "up": (0.0, -1.0),
+    "down": (0.0, 1.0),
+}
+# Four simple motions, then the twelve two-phase motions whose second phase differs from the first.
+MOTIONS: tuple[Motion, ...] = (*((name,) for name in DIRECTIONS), *permutations(DIRECTIONS, 2))
+# Shortest and longest way of one phase, by the number of phases.
+TRAVEL: dict[int, Point] = {1: (14 / 32, 16 / 32), 2: (9 / 32, 11 / 32)}
+BACKGROUNDS: tuple[Colour, ...] = (
+    (88, 90, 92),
+    (128, 128, 128),
+    (166, 166, 162),
+    (146, 128, 116),
+    (112, 124, 142),
+    (118, 138, 116),
+)
+# A graded background is darker at the bottom by this factor.
+SHADE = 0.8
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a caption says about a scene."""
+
+    size: str
+    colour: str
+    shape: str
+    motion: Motion
+
+    @property
+    def caption(self) -> str:
+        return f"a {self.size} {self.colour} {self.shape} moves {', then '.join(self.motion)}"
+
+
+ALL_ATTRIBUTES = tuple(Attributes(*values) for values in product(SIZES, COLOURS, SHAPES, MOTIONS))
+
+_CAPTION = re.compile(
+    rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) moves (\w+)(?:, then (\w+))?"
+)
+
+
+def parse_caption(text: str) -> Attributes:
+    """The attributes that a caption of this world names.
+
+    Raises:
+        UserError: the text is no caption of this world.
+    """
+    match = _CAPTION.fullmatch(text.strip())
+    if match is not None:
+        size, colour, shape, *phases = match.groups()
+        motion = tuple(phase for phase in phases if phase is not None)
+        if motion in MOTIONS:
+            return Attributes(size, colour, shape, motion)
+    raise UserError(
+        f"The caption {text!r} does not describe a clip of the shapes world. Such captions read "
+        f"{ALL_ATTRIBUTES[0].caption!r} or {ALL_ATTRIBUTES[-1].caption!r}; sizes: {', '.join(SIZES)}; "
+        f"colours: {', '.join(COLOURS)}; shapes: {', '.join(SHAPES)}; directions: {', '.join(DIRECTIONS)}."
+    )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clip of the world.
+
+    Attributes:
+        attributes: what the caption says.
+        duration: seconds; the motion fills them, each phase an equal part.
+        start: (x, y) of the shape's centroid at time 0.
+        travel: the way of each phase.
+        background: RGB at the top and at the bottom.
+    """
+
+    attributes: Attributes
+    duration: float
+    start: Point
+    travel: float
+    background: tuple[Colour, Colour]
+
+    @property
+    def caption(self) -> str:
+        return self.attributes.caption
+
+    def position(self, times: ArrayLike, pixels: int) -> NDArray[np.float64]:
+        """The centroid in pixels, (..., 2) as (x, y), at `times` (...) in seconds."""
+        progress = np.asarray(times, dtype=np.float64) / self.duration
+        offset = self.travel * motion_path(self.attributes.motion, progress)
+        centre: NDArray[np.float64] = (np.asarray(self.start) + offset) * pixels
+        return centre
+
+    def render(self, times: ArrayLike, pixels: int) -> NDArray[np.uint8]:
+        """Frames uint8 (T, pixels, pixels, 3) at `times` (T,) in seconds."""
+        centres = self.position(times, pixels)
+        top, bottom = np.asarray(self.background, dtype=np.float32)
+        ramp = np.linspace(0, 1, pixels, dtype=np.float32)[:, None, None]
+        background = np.broadcast_to(top + (bottom - top) * ramp, (pixels, pixels, 3))
+        colour = np.asarray(COLOURS[self.attributes.colour], dtype=np.float32)
+        alpha = coverage(self.attributes.shape, RADII[self.attributes.size] * pixels, centres, pixels)
+        frames: NDArray[np.float32] = alpha[..., None] * (colour - background)
+        frames += background + np.float32(0.5)
+        return frames.astype(np.uint8)
+
+
+def motion_path(motion: Motion, progress: ArrayLike) -> NDArray[np.float64]:
+    """The way gone (..., 2) after a share `progress` (...) of the clip, where each phase has length 1."""
+    steps = np.asarray([DIRECTIONS[phase] for phase in motion])
+    phase_progress = np.asarray(progress)[..., None] * len(motion) - np.arange(len(motion))
+    path: NDArray[np.float64] = np.clip(phase_progress, 0, 1) @ steps
+    return path
+
+
+def coverage(shape: str, radius: float, centres: NDArray[np.float64], pixels: int) -> NDArray[np.float32]:
+    """The share of each pixel that a shape covers, float32 (T, pixels, pixels).
+
+    Args:
+        shape: one of `SHAPES`.
+        radius: half the width of the bounding box, in pixels.
+        centres: centroids (T, 2) as (x, y), in pixels.
+        pixels: side of the canvas.
+    """
+    grid = np.arange(pixels, dtype=np.float32) + np.float32(0.5)
+    offsets = grid - centres.astype(np.float32)[..., None]
+    x, y = offsets[:, 0, None, :], offsets[:, 1, :, None]
+    if shape == "circle":
+        return _inside(np.sqrt(x * x + y * y) - np.float32(radius))
+    if shape == "square":
+        return _inside(abs(x) - radius) * _inside(abs(y) - radius)
+    if shape == "cross":
+        arm = radius / 3
+        wide, narrow = _inside(abs(x) - radius), _inside(abs(x) - arm)
+        tall, flat = _inside(abs(y) - radius), _inside(abs(y) - arm)
+        # Two bars less the square where they meet, which lies in both.
+        return wide * flat + narrow * (tall - flat)
+    assert shape == "triangle"
+    # As wide as high, apex up: height 2 * radius, of which two thirds lie above the centroid.
+    slope = np.float32(1 / np.sqrt(5))
+    sides = (2 * abs(x) - y - np.float32(radius * 4 / 3)) * slope
+    return _inside(sides) * _inside(y - radius * 2 / 3)
+
+
+def _inside(distance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixel coverage by the signed distance (in pixels) from its middle to an edge, negative inside."""
+    share: NDArray[np.float32] = np.clip(np.float32(0.5) - distance.astype(np.float32, copy=False), 0, 1)
+    return share
+
+
+def extent(shape: str, radius: float) -> tuple[Point, Point]:
+    """How far a shape reaches from its centroid: (left, right) and (up, down)."""
+    up, down = (radius * 4 / 3, radius * 2 / 3) if shape == "triangle" else (radius, radius)
+    return (radius, radius), (up, down)
+
+
+def sample_scene(rng: np.random.Generator, attributes: Attributes, duration: float) -> Scene:
+    """A scene with these attributes: start, travel and background at random, the shape always inside."""
+    travel = rng.uniform(*TRAVEL[len(attributes.motion)])
+    corners = travel * motion_path(attributes.motion, np.linspace(0, 1, len(attributes.motion) + 1))
+    reach = extent(attributes.shape, RADII[attributes.size])
+    x, y = (
+        rng.uniform(before - way.min(), 1 - after - way.max())
+        for (before, after), way in zip(reach, corners.T, strict=True)
+    )
+    red, green, blue = top = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    graded = (round(red * SHADE), round(green * SHADE), round(blue * SHADE))
+    bottom = graded if rng.integers(2) else top
+    return Scene(attributes, duration, (x, y), travel, (top, bottom))
