@@ -1,4 +1,4 @@
-"""Video files: write frames, read frames at given times."""
+"""Video files: write frames, find out what a file holds, read the frames shown at given times."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn import functional
 
 from cogvid.errors import UserError
 
-# Some containers round timestamps to milliseconds: a frame this little after a time counts as shown at it.
+# Containers round timestamps, some to milliseconds: a frame this little after a time counts as shown at it.
 TIME_TOLERANCE = 1e-3
-# The same number stands for BT.709 in every colour field of H.264.
+# H.264 spells BT.709 with the same number in each of its colour fields.
 BT709 = 1
 LIMITED_RANGE = 1
 
@@ -34,8 +33,8 @@ class VideoInfo:
     """What a video file holds.
 
     Attributes:
-        timestamps: float64 (T,), seconds of each frame since the first one, ascending.
-        width: pixels as shown, the rotation in the file's metadata applied.
+        timestamps: float64 (T,), the seconds of each frame since the first one, ascending.
+        width: pixels as shown, that is with the rotation that the file's metadata asks for.
         height: the same.
     """
 
@@ -50,28 +49,28 @@ class VideoInfo:
 
 
 def write_video(path: Path, frames: NDArray[np.uint8] | Tensor, fps: float, lossless: bool = True) -> None:
-    """Write an mp4 file; under `path` stands the whole video or what was there before.
+    """Write an mp4 file, whole or not at all: it gets its name when it is complete.
 
     Args:
         path: where; the folder exists.
         frames: uint8, an array (T, height, width, 3) or a tensor (T, 3, height, width).
         fps: frames per second.
-        lossless: keep every pixel (H.264 in RGB). False: H.264 that every browser plays; odd sides grow by one.
+        lossless: keep every pixel (H.264 in RGB, which few browsers play). False: H.264 that every browser
+            plays, with odd sides one pixel longer.
 
     Raises:
-        UserError: the file cannot be written, for example because the disk is full.
+        UserError: the file cannot be written; the message names it and the cause, such as a full disk.
     """
     array = frames.permute(0, 2, 3, 1).cpu().numpy() if isinstance(frames, Tensor) else frames
-    assert array.dtype == np.uint8
-    assert array.ndim == 4 and array.shape[-1] == 3, array.shape
-    # Not `.mp4`: nobody takes an unfinished file for a video.
+    assert array.dtype == np.uint8, array.dtype
+    assert array.shape[3:] == (3,), array.shape
     partial = path.with_name(f".{path.name}.partial")
     try:
         _encode(partial, array, fps, lossless)
         partial.replace(path)
     except OSError as error:
         raise UserError(
-            f"Cannot write the video {path}: {error.strerror}. Make room or choose another folder."
+            f"The video {path} cannot be written: {error.strerror}. Make room there or choose another folder."
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -85,10 +84,11 @@ def _encode(path: Path, frames: NDArray[np.uint8], fps: float, lossless: bool) -
         frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        assert isinstance(stream, VideoStream)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixel_format
         context = stream.codec_context
-        # Threads cost more than they bring on frames as small as these.
+        # Frames are small here: more threads cost more than they bring.
         context.thread_count = 1
         if not lossless:
             context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -102,14 +102,113 @@ def _encode(path: Path, frames: NDArray[np.uint8], fps: float, lossless: bool) -
 
 
 def probe(path: Path) -> VideoInfo:
-    """The frame times and the size of a video.
+    """The frame times and the size of a video; decodes only its first frame.
 
     Raises:
-        UserError: the file is no readable video, or has no frames.
+        UserError: the file is no video that can be read, or has no frames.
     """
+    timestamps: list[float] = []
+    first: VideoFrame | None = None
     with _open(path) as (container, stream):
-        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        times = [packet.pts for packet in packets]
-        container.seek(0)
-        first = next(container.decode(stream), None)
-        ...
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                timestamps.append(_seconds(packet, path))
+            if first is None:
+                first = next(iter(packet.decode()), None)
+    if first is None:
+        raise _unreadable(path, "it has no frames")
+    sideways = _quarter_turns(first) % 2 == 1
+    height, width = (first.width, first.height) if sideways else (first.height, first.width)
+    times = np.sort(np.asarray(timestamps))
+    return VideoInfo(times - times[0], width, height)
+
+
+def read_frames(path: Path, times: Sequence[float], size: int | None = None) -> Tensor:
+    """The frames shown at given times.
+
+    Args:
+        path: the video file.
+        times: seconds since the first frame, in any order. Each gets the last frame at or before it; times
+            before the first frame get the first.
+        size: crop to a centred square and resize to this side, antialiased; None leaves frames as they are.
+
+    Returns:
+        uint8 (len(times), 3, height, width); pixels are exact where nothing had to be resized.
+
+    Raises:
+        UserError: the file is no video that can be read, or has no frames.
+    """
+    images: dict[int, Tensor] = {}
+    # The earliest time last, where it is cheap to take off.
+    waiting = sorted(range(len(times)), key=times.__getitem__, reverse=True)
+    with _open(path) as (container, stream):
+        for frame, end in _shown(container, stream, path):
+            due: list[int] = []
+            while waiting and times[waiting[-1]] < end - TIME_TOLERANCE:
+                due.append(waiting.pop())
+            if due:
+                images.update(dict.fromkeys(due, _image(frame, size)))
+            if not waiting:
+                break
+    if waiting:
+        raise _unreadable(path, "it has no frames")
+    return torch.stack([images[index] for index in range(len(times))])
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The opened file and its video stream; whatever FFmpeg finds wrong while it is read is a `UserError`."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise _unreadable(path, "it has no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except av.FFmpegError as error:
+        raise _unreadable(path, error.strerror or "FFmpeg cannot decode it") from error
+
+
+def _shown(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[tuple[VideoFrame, float]]:
+    """Each frame with the seconds, since the first frame, at which the next one takes its place."""
+    shown: VideoFrame | None = None
+    start = 0.0
+    for frame in container.decode(stream):
+        time = _seconds(frame, path)
+        if shown is None:
+            start = time
+        else:
+            yield shown, time - start
+        shown = frame
+    if shown is not None:
+        yield shown, float("inf")
+
+
+def _unreadable(path: Path, cause: str) -> UserError:
+    return UserError(f"The video {path} cannot be read: {cause}. Replace the file, or remove its caption.")
+
+
+def _seconds(timed: av.Packet[VideoStream] | VideoFrame, path: Path) -> float:
+    if timed.pts is None or timed.time_base is None:
+        raise _unreadable(path, "its frames have no timestamps, as in a raw stream outside a container")
+    return float(timed.pts * timed.time_base)
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
+    """Counter-clockwise quarter turns that bring the stored pixels into the position they are shown in."""
+    return round(frame.rotation / 90)
+
+
+def _image(frame: VideoFrame, size: int | None) -> Tensor:
+    """A decoded frame as uint8 (3, height, width), turned as shown, cropped and resized."""
+    array = np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
+    image = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    if size is None:
+        return image
+    height, width = image.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[:, top : top + side, left : left + side]
+    if side == size:
+        return square
+    return functional.interpolate(square[None], size=(size, size), mode="bilinear", antialias=True)[0]

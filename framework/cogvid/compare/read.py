@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Run:
         environment: where it ran, by dotted key; plugins included.
         sets: values by set, metric and name; None where the videos did not determine one.
         protocol: how each metric was measured.
-        videos: file of each (caption, rate), by set.
+        videos: the first file of each (caption, rate), by set.
         lacks: what a complete run would have and this one has not.
     """
 
@@ -73,12 +74,14 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     folders: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
-            raise UserError(f"{path} is not a folder: give `cogvid compare` run, variant or experiment folders.")
+            raise UserError(
+                f"{path} is not a folder: give `cogvid compare` run, variant or experiment folders."
+            )
         found = list(_run_folders(path))
         if not found:
             raise UserError(
                 f"{path} holds no run: a run is a folder <experiment>/<variant>/<seed> with {RUN_FILES[0]}, "
-                "as `cogvid run` writes it. Give such a folder, or the variant or experiment folder around it."
+                "as `cogvid run` writes it. Give one, or the variant or experiment folder around it."
             )
         folders.update(dict.fromkeys(Path(os.path.abspath(folder)) for folder in found))
     return [read_run(folder) for folder in folders]
@@ -189,8 +192,9 @@ def _losses(path: Path) -> Iterator[tuple[int, float]]:
             entry = json.loads(line)
         except ValueError:
             return  # the last line of a run that was stopped while writing it
-        if isinstance(entry.get("loss"), int | float):
-            yield entry["step"], entry["loss"]
+        loss = entry.get("loss")
+        if isinstance(loss, int | float) and math.isfinite(loss):
+            yield entry["step"], loss
 
 
 def _videos(folder: Path, lacks: list[str]) -> dict[str, dict[tuple[str, float], Path]]:
@@ -199,12 +203,11 @@ def _videos(folder: Path, lacks: list[str]) -> dict[str, dict[tuple[str, float],
         lacks.append("samples")
         return {}
     lines = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
-    sets = {}
+    sets: dict[str, dict[tuple[str, float], Path]] = {}
     for videos in sorted(path for path in folder.iterdir() if path.is_dir()):
         files = {int(file.stem): file for file in videos.glob("*.mp4") if file.stem.isdigit()}
-        sets[videos.name] = {
-            (line["caption"], line["rate"]): files[line["index"]]
-            for line in reversed(lines)  # of equal captions the first one stays
-            if line["index"] in files
-        }
+        for line in lines:
+            if line["index"] in files:
+                same = sets.setdefault(videos.name, {})
+                same.setdefault((line["caption"], line["rate"]), files[line["index"]])
     return sets

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from cogvid.compare.read import TRAINING_STAGES, Run
-
-Better = Literal["higher", "lower"]
-Protocol = dict[str, Any]
-Group = Literal["quality", "bounds", "cost"]
-
-# What no model can beat and what every model should: shown beside the variants, not among them.
-BOUNDS = ("real", "reconstruction", "linear", "hold")
-NOT_RECORDED = "not recorded"
+from cogvid.compare.quantities import (
+    NOT_RECORDED,
+    Better,
+    Group,
+    Protocol,
+    Quantity,
+    measurements,
+    titles,
+)
+from cogvid.compare.read import Run
 
 # Keys that name a run and say nothing about what it does.
 _NAMES = ("name", "description", "variant", "seed")
-_SPEED = "speed"
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Variant:
+    """The runs of one variant, a seed each, under the shortest label that tells it from the others."""
+
     label: str
     runs: tuple[Run, ...]
 
@@ -76,7 +78,7 @@ class Split:
 
     metric: str
     letters: tuple[str, ...]
-    keys: dict[str, tuple[Any, ...]]
+    keys: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Comparison:
     Attributes:
         protocols: the protocols of each metric, lettered A, B, ... in this order.
         splits: how they differ, for the metrics with more than one.
+        undetermined: titles of what was measured and has no value in any run.
         config: configuration keys that differ, with the value of each variant.
         environment: the same for the environments.
         notes: what a reader must know before believing the numbers.
@@ -95,6 +98,7 @@ class Comparison:
     rows: tuple[Row, ...]
     protocols: dict[str, tuple[Protocol, ...]]
     splits: tuple[Split, ...]
+    undetermined: tuple[str, ...]
     config: dict[str, tuple[str, ...]]
     environment: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
@@ -105,130 +109,75 @@ class Comparison:
         return [run for variant in self.variants for run in variant.runs if run.lacks]
 
     def group(self, group: Group) -> list[Row]:
+        """The rows of one table."""
         return [row for row in self.rows if row.group == group]
-
-
-@dataclass(frozen=True)
-class _Quantity:
-    """What a measurement is of; measurements of one quantity under one protocol may share a row."""
-
-    group: Group
-    set: str
-    metric: str
-    name: str
-    unit: str = ""
 
 
 def compare(runs: list[Run]) -> Comparison:
     """Set runs side by side, by variant in the order of their first run."""
     variants = _variants(runs)
-    measured: dict[_Quantity, dict[str, dict[int, list[float]]]] = {}
+    measured: dict[Quantity, dict[str, dict[int, list[float]]]] = {}
     protocols: dict[str, dict[str, Protocol]] = {}
     for index, variant in enumerate(variants):
         for run in variant.runs:
-            for quantity, value, protocol in _measurements(run):
-                key = json.dumps(protocol, sort_keys=True, default=str)
-                protocols.setdefault(quantity.metric, {}).setdefault(key, protocol)
-                values = measured.setdefault(quantity, {}).setdefault(key, {}).setdefault(index, [])
-                if value is not None:
-                    values.append(value)
+            for found in measurements(run):
+                key = json.dumps(found.protocol, sort_keys=True)
+                protocols.setdefault(found.quantity.metric, {}).setdefault(key, found.protocol)
+                values = measured.setdefault(found.quantity, {}).setdefault(key, {}).setdefault(index, [])
+                if found.value is not None:
+                    values.append(found.value)
     letters = {
-        metric: {key: chr(ord("A") + i) if len(keys) > 1 else "" for i, key in enumerate(keys)}
+        metric: {key: letter(i) if len(keys) > 1 else "" for i, key in enumerate(keys)}
         for metric, keys in protocols.items()
     }
-    titles = _titles(measured)
+    title = titles(measured)
     rows = [
         Row(
             group=quantity.group,
-            title=titles[quantity],
+            title=title[quantity],
             unit=quantity.unit,
-            protocol=letter,
-            better=better(quantity.metric, quantity.name),
-            values=tuple(_value(under[key].get(index, [])) for index in range(len(variants))),
+            protocol=label,
+            better=quantity.better,
+            values=tuple(_value(measured[quantity][key].get(index, [])) for index in range(len(variants))),
         )
-        for quantity, under in measured.items()
-        for key, letter in letters[quantity.metric].items()
-        if key in under
+        for quantity in sorted(measured, key=lambda quantity: quantity.place)
+        for key, label in letters[quantity.metric].items()
+        if key in measured[quantity]
     ]
-    order = {name: i for i, name in enumerate(("generated", "key_frames", *BOUNDS))}
-    place = {titles[quantity]: order.get(quantity.set, len(order)) for quantity in measured}
-    shared = {metric: tuple(keys.values()) for metric, keys in protocols.items() if metric}
+    named = {metric: tuple(found.values()) for metric, found in protocols.items() if metric}
     return Comparison(
         variants=tuple(variants),
-        rows=tuple(sorted(rows, key=lambda row: place[row.title])),
-        protocols=shared,
-        splits=tuple(_split(metric, found) for metric, found in shared.items() if len(found) > 1),
+        rows=tuple(row for row in rows if any(row.values)),
+        protocols=named,
+        splits=tuple(_split(metric, found) for metric, found in named.items() if len(found) > 1),
+        undetermined=tuple(
+            title[quantity]
+            for quantity, under in measured.items()
+            if not any(values for variant in under.values() for values in variant.values())
+        ),
         config=_differences(variants, lambda run: run.config, _NAMES),
         environment=_differences(variants, lambda run: run.environment),
         notes=tuple(_notes(variants)),
     )
 
 
-def better(metric: str, name: str) -> Better | None:
-    """Which direction of a value is an improvement, by the names in use for it."""
-    words = {metric, *name.split("_")}
-    if words & {"fvd", "kvd", "error", "distance", "loss", "seconds"}:
-        return None if words & {"std", "stderr", "spread"} else "lower"
-    if words & {"is", "inception", "accuracy", "similarity", "tokens"} or metric.endswith("oracle"):
-        return None if words & {"std", "stderr", "spread"} else "higher"
-    return None
+def letter(index: int) -> str:
+    """The name of a metric's protocol: A for the first one."""
+    return chr(ord("A") + index)
 
 
 def _variants(runs: list[Run]) -> list[Variant]:
-    folders: dict[Any, list[Run]] = {}
+    groups: dict[tuple[Path, str, str], list[Run]] = {}
     for run in runs:
-        folders.setdefault((run.folder.parent, run.experiment, run.variant), []).append(run)
-    groups = list(folders.values())
-    for label in (
-        lambda run: run.variant,
-        lambda run: f"{run.experiment}/{run.variant}",
-        lambda run: str(run.folder.parent),
-    ):
-        labels = [label(group[0]) for group in groups]
-        if len(set(labels)) == len(groups):
-            break
-    return [Variant(name, tuple(group)) for name, group in zip(labels, groups, strict=True)]
-
-
-def _measurements(run: Run) -> Iterator[tuple[_Quantity, float | None, Protocol]]:
-    for videos, metrics in run.sets.items():
-        for metric, values in metrics.items():
-            protocol = run.protocol.get(metric) or {"protocol": NOT_RECORDED}
-            for name, value in values.items():
-                finite = value if value is not None and math.isfinite(value) else None
-                yield _Quantity("bounds" if videos in BOUNDS else "quality", videos, metric, name), finite, protocol
-    for stage in TRAINING_STAGES:
-        if stage in run.stages:
-            summary = run.stages[stage].summary
-            for key, words in (("parameters", "parameters"), ("trainable_parameters", "of them trainable")):
-                if key in summary:
-                    yield _Quantity("cost", "", "", f"{stage}: {words}", "count"), summary[key], {}
-    trained = [run.stages[name].summary for name in TRAINING_STAGES if name in run.stages]
-    if trained:
-        yield _Quantity("cost", "", "", "training steps", "count"), sum(s.get("steps", 0) for s in trained), {}
-    # Times are only comparable on equal hardware.
-    hardware = {
-        key.removeprefix("hardware."): value
-        for key, value in run.environment.items()
-        if key.startswith("hardware.")
-    } or {"hardware": NOT_RECORDED}
-    if trained:
-        seconds = sum(s.get("seconds", 0.0) for s in trained)
-        yield _Quantity("cost", "", _SPEED, "training_seconds", "seconds"), seconds, hardware
-    for name, value in run.speed.items():
-        yield _Quantity("cost", "", _SPEED, name), value, hardware
-
-
-def _titles(quantities: Iterable[_Quantity]) -> dict[_Quantity, str]:
-    """A short title for each quantity: the metric is named only where the value's own name does not tell."""
-    metrics: dict[str, set[str]] = {}
-    for quantity in quantities:
-        metrics.setdefault(quantity.name, set()).add(quantity.metric)
-    titles = {}
-    for quantity in quantities:
-        name = quantity.name if len(metrics[quantity.name]) == 1 else f"{quantity.metric} {quantity.name}"
-        titles[quantity] = f"{quantity.set} {name}".replace("_", " ").strip()
-    return titles
+        groups.setdefault((run.folder.parent, run.experiment, run.variant), []).append(run)
+    # The shortest labels that tell the variants apart.
+    labels = [
+        [variant for _, _, variant in groups],
+        [f"{experiment}/{variant}" for _, experiment, variant in groups],
+        [str(folder) for folder, _, _ in groups],
+    ]
+    distinct = next((names for names in labels if len(set(names)) == len(groups)), labels[-1])
+    return [Variant(label, tuple(group)) for label, group in zip(distinct, groups.values(), strict=True)]
 
 
 def _value(values: list[float]) -> Value | None:
@@ -240,27 +189,29 @@ def _value(values: list[float]) -> Value | None:
 
 def _split(metric: str, protocols: tuple[Protocol, ...]) -> Split:
     keys = dict.fromkeys(key for protocol in protocols for key in protocol)
-    values = {key: tuple(protocol.get(key, NOT_RECORDED) for protocol in protocols) for key in keys}
+    values = {key: tuple(_text(protocol.get(key, NOT_RECORDED)) for protocol in protocols) for key in keys}
     return Split(
         metric,
-        tuple(chr(ord("A") + i) for i in range(len(protocols))),
-        {key: found for key, found in values.items() if any(value != found[0] for value in found)},
+        tuple(letter(i) for i in range(len(protocols))),
+        {key: found for key, found in values.items() if len(set(found)) > 1},
     )
 
 
 def _differences(
     variants: list[Variant], properties: Callable[[Run], dict[str, Any]], ignored: Iterable[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    keys = dict.fromkeys(key for variant in variants for run in variant.runs for key in properties(run))
-    table = {}
-    for key in keys:
-        cells = tuple(
-            " | ".join(dict.fromkeys(_text(properties(run).get(key, "-")) for run in variant.runs))
-            for variant in variants
-        )
-        if key not in ignored and (len(set(cells)) > 1 or " | " in cells[0]):
-            table[key] = cells
-    return table
+    """Keys with more than one value among the runs; the values of a variant's seeds share a cell."""
+    known = [[properties(run) for run in variant.runs if properties(run)] for variant in variants]
+    keys = dict.fromkeys(key for seeds in known for run in seeds for key in run if key not in ignored)
+    values = {
+        key: [list(dict.fromkeys(_text(run.get(key, "-")) for run in seeds)) for seeds in known]
+        for key in keys
+    }
+    return {
+        key: tuple(" | ".join(cell) or "-" for cell in cells)
+        for key, cells in values.items()
+        if len({value for cell in cells for value in cell}) > 1
+    }
 
 
 def _text(value: Any) -> str:
@@ -269,12 +220,9 @@ def _text(value: Any) -> str:
 
 def _notes(variants: list[Variant]) -> Iterator[str]:
     for variant in variants:
-        configs = [{k: v for k, v in run.config.items() if k not in _NAMES} for run in variant.runs if run.config]
-        differing = sorted(
-            {key for config in configs for key in config if any(c.get(key) != config[key] for c in configs)}
-        )
+        differing = _differences([variant], lambda run: run.config, _NAMES)
         if differing:
-            yield f"The seeds of {variant.label} were not run with one configuration: {', '.join(differing)}."
+            yield f"The seeds of {variant.label} differ in more than the seed: {', '.join(differing)}."
     dirty = [v.label for v in variants if any(run.environment.get("git_dirty") for run in v.runs)]
     if dirty:
-        yield f"Run with uncommitted changes: {', '.join(dirty)}."
+        yield f"Run from a checkout with uncommitted changes: {', '.join(dirty)}."

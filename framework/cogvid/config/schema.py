@@ -71,6 +71,7 @@ class StageConfig:
     muon_lr: float = 0.0  # matrices, by Muon; 0 for plain Adam, as published
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     weight_decay: float = 0.0
+    caption_dropout: float = 0.0  # share of sequences without their caption, for guidance
     clip_norm: float = 0.1  # 0 for no clipping
     warmup: float = 0.01  # share of the steps
     cooldown: float = 0.2  # share of the steps that decay to zero at the end
@@ -139,6 +140,8 @@ class ExperimentConfig:
     description: str = ""
     variant: str = "default"
     seed: int = 0
+    data_seed: int = 0  # the same clips for every seed, so that seeds differ by training alone
+    seeds: list[int] = field(default_factory=lambda: [0])  # what `cogvid ablate` repeats every variant with
     plugins: list[str] = field(default_factory=list)  # modules, or ./files.py beside the experiment
     video: VideoConfig = field(default_factory=VideoConfig)
     text: TextConfig = field(default_factory=TextConfig)

@@ -1,0 +1,17 @@
+"""Metrics over videos, and the mathematics behind them."""
+
+from cogvid.metrics.base import VideoMetric
+from cogvid.metrics.extractors import TorchScriptExtractor, VideoExtractor
+from cogvid.metrics.frechet import FrechetVideoDistance, frechet_distance, kernel_distance
+from cogvid.metrics.inception import VideoInceptionScore, inception_score
+
+__all__ = [
+    "FrechetVideoDistance",
+    "TorchScriptExtractor",
+    "VideoExtractor",
+    "VideoInceptionScore",
+    "VideoMetric",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+]

@@ -20,6 +20,8 @@ class VideoMetric(Metric):
 
     full_state_update = False
     higher_is_better: bool | None = None
+    # Whether the key frames alone can be scored, too; they are fewer than the real clips that a set is compared with.
+    key_frames: bool = False
 
     @dataclass
     class Config:

@@ -108,17 +108,60 @@ class Cache:
     """
 
     def __init__(
-        self, layers: int, heads: int, head_size: int, text_mask: Tensor, slots: int, plus: bool, dtype: torch.dtype
+        self,
+        layers: int,
+        heads: int,
+        head_size: int,
+        text_mask: Tensor,
+        slots: int,
+        plus: bool,
+        dtype: torch.dtype,
     ) -> None:
         self.text_mask = text_mask
-        shape = (layers, 2 if plus else 1, 2, len(text_mask), heads, text_mask.shape[1] + slots, head_size)
+        batch, text = text_mask.shape
+        shape = (layers, 2 if plus else 1, 2, batch, heads, text + slots, head_size)
         self.values = torch.zeros(shape, dtype=dtype, device=text_mask.device)
+        # Added to scores: what text and any number of visible frame keys look like.
+        self.padding = torch.zeros(batch, 1, 1, text + slots, dtype=dtype, device=text_mask.device)
+        self.padding[..., :text].masked_fill_(~text_mask[:, None, None, :], float("-inf"))
 
-    def write(self, layer: int, channel: int, places: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep keys and values (B, H, S, K) at `places` (S,), and return the whole cache of the channel."""
+    def write(self, layer: int, channel: int, places: slice | Tensor, k: Tensor, v: Tensor) -> None:
+        """Keep keys and values (B, H, S, K) at `places` (S,)."""
         keys, values = self.values[layer, channel]
         keys[:, :, places], values[:, :, places] = k, v
-        return keys, values
+
+    def read(self, layer: int, channel: int, places: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, S, K) at `places` (S,); a slice is not copied."""
+        both = self.values[layer, channel]
+        chosen = both[:, :, :, places] if isinstance(places, slice) else both.index_select(3, places)
+        return chosen[0], chosen[1]
+
+
+class VisibleKeys:
+    """The keys that some queries see, the text in front.
+
+    Args:
+        rows: mask rows, bool (Q, tokens).
+        text: T, text slots.
+        grid: the frames of the sequence.
+    """
+
+    def __init__(self, rows: Tensor, text: int, grid: Grid) -> None:
+        slots = rows.any(0).nonzero()[:, 0]
+        visible = rows[:, slots]
+        self.positions = grid.position(slots)
+        self.places = _as_slice(torch.cat([torch.arange(text, device=slots.device), slots + text]))
+        self.count = text + len(slots)
+        self.hidden = None
+        if not visible.all():
+            hidden = torch.zeros(len(rows), self.count, device=slots.device)
+            self.hidden = hidden.masked_fill_(nn.functional.pad(~visible, (text, 0)), float("-inf"))
+
+
+def _as_slice(places: Tensor) -> slice | Tensor:
+    """Sorted places that follow each other as a slice: then nothing has to be gathered."""
+    first, last = (int(places[0]), int(places[-1])) if len(places) else (0, -1)
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 class StepPlan:
@@ -128,27 +171,35 @@ class StepPlan:
         backend: of the plus channel, or None.
         grid: the frames of the sequence.
         given: which frames are given, (F,).
-        slots: flat indices (S,) that this step computes.
+        slots: flat indices (S,) that this step computes, in rising order; may be none.
         layers: of the model.
+        text: T, text slots.
     """
 
     def __init__(
-        self, backend: AttentionBackend | None, grid: Grid, given: tuple[bool, ...], slots: Tensor, layers: int
+        self,
+        backend: AttentionBackend | None,
+        grid: Grid,
+        given: tuple[bool, ...],
+        slots: Tensor,
+        layers: int,
+        text: int,
     ) -> None:
-        self.grid, self.slots = grid, slots
-        own = slots[:, None] // grid.frame_tokens == torch.arange(grid.tokens) // grid.frame_tokens
-        raster = torch.arange(grid.tokens) <= slots[:, None]
-        whole = torch.tensor(given)[slots // grid.frame_tokens]
-        self.base = _visible_keys(own & (raster | whole[:, None]))
-        self.plus = [
-            _visible_keys(Visibility(backend, grid, given, layer).rows(slots)) for layer in range(layers) if backend
-        ]
-
-
-def _visible_keys(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask rows (Q, tokens) to the keys that any query sees, (S,), and the mask on those, (Q, S)."""
-    keys = rows.any(0).nonzero()[:, 0]
-    return keys, rows[:, keys]
+        self.slots, self.text = slots, text
+        self.positions = Position(*(axis[:, None] for axis in grid.position(slots)))
+        self.places = _as_slice(slots + text)
+        self.places_with_text = _as_slice(torch.cat([torch.arange(text, device=slots.device), slots + text]))
+        keys = torch.arange(grid.tokens, device=slots.device)
+        own = slots[:, None] // grid.frame_tokens == keys // grid.frame_tokens
+        whole = torch.tensor(given, device=slots.device)[slots // grid.frame_tokens]
+        self.base = VisibleKeys(own & ((keys <= slots[:, None]) | whole[:, None]), text, grid)
+        self.plus: list[VisibleKeys] = []
+        if backend is not None:
+            rows = [Visibility(backend, grid, given, layer).rows(slots) for layer in range(layers)]
+            for layer, mine in enumerate(rows):
+                # A pattern usually repeats after one or two layers.
+                same = next(i for i in range(layer + 1) if torch.equal(rows[i], mine))
+                self.plus.append(VisibleKeys(mine, text, grid) if same == layer else self.plus[same])
 
 
 class CachedStep:
@@ -157,16 +208,14 @@ class CachedStep:
     def __init__(self, cache: Cache, plan: StepPlan, *, text: bool) -> None:
         """Args: cache, written to; plan of the step; text: whether this pass computes the text, too."""
         self.cache, self.plan = cache, plan
-        self.all_text = cache.text_mask.shape[1]
-        self.text = self.all_text if text else 0
-        places = plan.slots + self.all_text
-        self.places = torch.cat([torch.arange(self.all_text), places]) if text else places
+        self.text = plan.text if text else 0
+        self.places = plan.places_with_text if text else plan.places
 
     def base(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `AttentionContext`."""
-        keys, values = self.cache.write(layer, 0, self.places, k, v)
+        self.cache.write(layer, 0, self.places, k, v)
         t = self.text
-        frames = self._attend(q[:, :, t:], keys, values, *self.plan.base, None)
+        frames = self._attend(layer, 0, q[:, :, t:], self.plan.base, None)
         if not t:
             return frames
         text = text_attention(q[:, :, :t], k[:, :, :t], v[:, :, :t], self.cache.text_mask)
@@ -174,17 +223,19 @@ class CachedStep:
 
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
         """See `AttentionContext`."""
-        keys, values = self.cache.write(layer, 1, self.places, k, v)
-        return self._attend(q[:, :, self.text :], keys, values, *self.plan.plus[layer], bias)
+        self.cache.write(layer, 1, self.places, k, v)
+        return self._attend(layer, 1, q[:, :, self.text :], self.plan.plus[layer], bias)
 
     def _attend(
-        self, q: Tensor, keys: Tensor, values: Tensor, chosen: Tensor, visible: Tensor, bias: nn.Module | None
+        self, layer: int, channel: int, q: Tensor, seen: VisibleKeys, bias: nn.Module | None
     ) -> Tensor:
-        places = torch.cat([torch.arange(self.all_text), chosen + self.all_text])
-        score_bias = None
+        if not q.shape[2]:
+            return q
+        scores = self.cache.padding[..., : seen.count]
+        if seen.hidden is not None:
+            scores = scores + seen.hidden.to(scores.dtype)
         if bias is not None:
-            position = self.plan.grid.position
-            query = Position(*(axis[:, None] for axis in position(self.plan.slots)))
-            score_bias = nn.functional.pad(bias(query, position(chosen)), (self.all_text, 0))[None]
-        mask = with_text(self.cache.text_mask, visible)
-        return masked_attention(q, keys[:, :, places], values[:, :, places], mask, score_bias)
+            relative = bias(self.plan.positions, seen.positions).to(scores.dtype)
+            scores = scores + nn.functional.pad(relative, (self.plan.text, 0))
+        k, v = self.cache.read(layer, channel, seen.places)
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=scores)

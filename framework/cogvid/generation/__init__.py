@@ -1,0 +1,1 @@
+"""From captions to token grids: schedules, sampling, and the models in their order."""

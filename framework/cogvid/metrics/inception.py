@@ -1,0 +1,79 @@
+"""Inception score of videos: whether clips are recognisable, and whether together they are varied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cogvid.errors import UserError
+from cogvid.metrics.extractors import ExtractorMetric, VideoExtractor
+
+
+def inception_score(logits: Tensor) -> float:
+    """`exp(mean KL(p(y|x) || p(y)))`, between 1 and the number of classes (Salimans et al., 2016).
+
+    Args:
+        logits: class scores (n, classes), before the softmax, of any dtype.
+
+    Returns:
+        The score; NaN without samples or where a logit is NaN.
+    """
+    log_conditional = torch.log_softmax(torch.as_tensor(logits, dtype=torch.float64), dim=1)
+    log_marginal = log_conditional.logsumexp(0) - math.log(max(len(log_conditional), 1))
+    divergence = (log_conditional.exp() * (log_conditional - log_marginal)).sum(1)
+    return float(divergence.mean().exp())
+
+
+class VideoInceptionScore(ExtractorMetric):
+    """Inception score of the generated videos; real videos are ignored.
+
+    `compute` gives `is` and, with more than one split, `is_std`: mean and standard deviation (of the
+    population) of the scores of `splits` contiguous parts of the videos. Fewer samples a part give a lower
+    score, so values with different splits or sample counts do not compare. NaN with fewer videos than splits.
+
+    Args:
+        extractor: the network that reads the videos.
+        config: options of the metric.
+    """
+
+    higher_is_better = True
+
+    @dataclass
+    class Config:
+        splits: int = 1  # parts that are scored apart
+
+    def __init__(self, extractor: VideoExtractor, config: Any = None) -> None:
+        super().__init__(extractor, config)
+        if self.config.splits < 1:
+            raise UserError(f"The inception score needs 1 split or more, got splits={self.config.splits}.")
+        self._add_rows_state("generated_logits", extractor.classes)
+
+    def update(self, videos: Tensor, captions: Sequence[str], real: bool) -> None:
+        """Add videos uint8 (B, F, 3, height, width); the captions play no part.
+
+        Raises:
+            UserError: the videos are too short for the extractor, or differ in shape from those before.
+        """
+        if not real:
+            self._check_shape(videos)
+            self._append("generated_logits", self.extractor.logits(videos))
+
+    def compute(self) -> dict[str, Tensor]:
+        """`is`, and `is_std` with more than one split."""
+        parts = self._rows("generated_logits").tensor_split(self.config.splits)
+        scores = torch.tensor([inception_score(part) for part in parts], dtype=torch.float64)
+        spread = {"is_std": scores.std(correction=0)} if self.config.splits > 1 else {}
+        return {"is": scores.mean()} | spread
+
+    @property
+    def protocol(self) -> dict[str, str | int | float]:
+        """What two values must share to be comparable, splits and sample count included."""
+        return super().protocol | {
+            "splits": self.config.splits,
+            "generated_samples": len(self._rows("generated_logits")),
+        }

@@ -1,0 +1,64 @@
+"""Scores the generated clips beside their floors and ceilings, all under one protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cogvid.pipeline.generate import load_videos, usable_test_clips
+from cogvid.pipeline.lab import Lab, decode_clips, log
+from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.training.callbacks import stage_progress
+
+
+def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: StageResult) -> StageResult:
+    """Every metric on every set: `stage.json` gets the values by set and metric, and the protocols.
+
+    Sets are compared with real test clips that none of them was made from: those behind the first
+    `generation.samples`, as many where there are as many.
+    """
+    config = lab.config
+    depends = {
+        "samples": samples.key,
+        "metrics": {key: lab.identity("metric", metric) for key, metric in config.evaluation.metrics.items()},
+    }
+
+    def work(folder: Path) -> Info:
+        count = config.generation.samples
+        others = usable_test_clips(lab, data).part(count, 2 * count)
+        videos = load_videos(samples)
+        if len(others.clips) < count:
+            log.warning(
+                "evaluation: only %d real test clips are left to compare %d generated ones with; "
+                "the compared metrics are the less certain",
+                len(others.clips),
+                count,
+            )
+        target = config.generation.frames
+        reference = torch.stack([*decode_clips(others.clips, others.times(target), config.video.size, "evaluate: real")])
+        captions = [timed.clip.caption for timed in usable_test_clips(lab, data).part(0, count).clips]
+        sets: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in videos}
+        protocol: dict[str, Info] = {}
+        with stage_progress() as bar:
+            for key, metric in bar.track(lab.build_metrics().items(), description="evaluate"):
+                for name, scored in videos.items():
+                    if scored.shape[1] != target and not metric.key_frames:
+                        continue
+                    metric.reset()
+                    _feed(metric, reference, others.captions, True, config.evaluation.batch_size)
+                    _feed(metric, scored, captions, False, config.evaluation.batch_size)
+                    values = {value: float(tensor) for value, tensor in metric.compute().items()}
+                    sets[name][key] = {v: None if x != x else round(x, 6) for v, x in values.items()}
+                    if name == "generated":
+                        shared = {"frames": target, "resolution": config.video.size, "samples": count, "split": "test"}
+                        protocol[key] = {"reference_clips": len(reference), "data": data.key, **shared, **metric.protocol}
+        return {"sets": sets, "protocol": protocol}
+
+    return store.finish("metrics", depends, work)
+
+
+def _feed(metric, videos: Tensor, captions: list[str], real: bool, batch: int) -> None:  # type: ignore[no-untyped-def]
+    for start in range(0, len(videos), batch):
+        metric.update(videos[start : start + batch], captions[start : start + batch], real)

@@ -1,0 +1,183 @@
+"""An experiment's parts, built: components from plugins, the network's sizes, the clips."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from cogvid.attention.backend import AttentionBackend
+from cogvid.attention.mask import Stage
+from cogvid.config.schema import ComponentConfig, ExperimentConfig
+from cogvid.data_source import Clip, DataSource
+from cogvid.errors import UserError
+from cogvid.frame_rate import FrameRateScheduler
+from cogvid.frame_tokenizer import FrameTokenizer
+from cogvid.grid import Grid
+from cogvid.interpolation import InterpolationStrategy, Round
+from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+from cogvid.plugins import create_plugin_manager, plugin_digest
+from cogvid.training.callbacks import stage_progress
+from cogvid.video import read_frames
+
+log = logging.getLogger("cogvid")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class TimedClip:
+    """A readable clip of the data stage.
+
+    Attributes:
+        clip: file, caption and split.
+        duration: seconds from its first frame to its last.
+    """
+
+    clip: Clip
+    duration: float
+
+
+class Lab:
+    """Everything an experiment names, built from its configuration.
+
+    Args:
+        config: the resolved experiment.
+
+    Raises:
+        UserError: a component is unknown or its options are wrong; the message names the key.
+    """
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.config = config
+        self.plugins = create_plugin_manager(config.plugins)
+        self.data: DataSource = self._build("data", config.data, "data")
+        self.scheduler: FrameRateScheduler = self._build("frame_rate", config.frame_rate, "frame_rate")
+        self.strategy: InterpolationStrategy = self._build("interpolation", config.interpolation, "interpolation")
+        self.attention: AttentionBackend = self._build("attention", config.attention, "attention")
+        inner = config.stages.interpolation.attention
+        self.inner_attention: AttentionBackend = (
+            self._build("attention", inner, "stages.interpolation.attention") if inner else self.attention
+        )
+        tokenizer = self.build_tokenizer()
+        side, remainder = divmod(config.video.size, tokenizer.downsampling)
+        if remainder:
+            raise UserError(
+                f"video.size: {config.video.size} pixels are not a multiple of the frame tokenizer's "
+                f"{tokenizer.downsampling} pixels a token"
+            )
+        self.grid = Grid(config.video.frames, side, side)
+        self.codes = tokenizer.codebook_size
+        for key, metric in config.evaluation.metrics.items():
+            self._build("metric", metric, f"evaluation.metrics.{key}")
+
+    def build_tokenizer(self) -> FrameTokenizer:
+        """A fresh frame tokenizer."""
+        tokenizer: FrameTokenizer = self._build("frame_tokenizer", self.config.frame_tokenizer, "frame_tokenizer")
+        return tokenizer
+
+    def build_metrics(self) -> dict[str, Any]:
+        """Fresh metrics by their key in the experiment."""
+        metrics = self.config.evaluation.metrics
+        return {key: self._build("metric", m, f"evaluation.metrics.{key}") for key, m in metrics.items()}
+
+    @cached_property
+    def plan(self) -> list[Round]:
+        """The interpolation rounds; none for a strategy without a model."""
+        if not self.strategy.learned:
+            return []
+        return self.strategy.plan(self.config.video.frames, self.config.generation.frames)
+
+    @cached_property
+    def factors(self) -> list[float]:
+        """Frame rates of the interpolation rounds over the key frames' rate.
+
+        A strategy without a model needs none; the real clips it is compared with still have the final rate.
+        """
+        if self.plan:
+            return [r.rate_factor for r in self.plan]
+        return [(self.config.generation.frames - 1) / (self.config.video.frames - 1)]
+
+    def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
+        """The image model, untrained."""
+        return CogVideoTransformer(self._sizes(1, text_vocabulary), None)
+
+    def video_model(self, stage: Stage, text_vocabulary: int) -> CogVideoTransformer:
+        """The model of one of the video stages, untrained."""
+        backend = self.attention if stage == "sequential" else self.inner_attention
+        return CogVideoTransformer(self._sizes(self.grid.frames, text_vocabulary), backend, stage)
+
+    @property
+    def text_offset(self) -> int:
+        """The first text token in the model's vocabulary: behind the image tokens and begin-of-image."""
+        return self.codes + 1
+
+    def identity(self, kind: str, component: ComponentConfig | None) -> Any:
+        """What decides a component's behaviour: name, options and the plugin's version or content."""
+        if component is None:
+            return None
+        info = self.plugins.get(kind, component.name)  # type: ignore[arg-type]
+        return {"name": component.name, "options": component.options, "plugin": plugin_digest(info)}
+
+    def used(self) -> list[dict[str, str]]:
+        """The components of the experiment and the plugins they come from."""
+        config = self.config
+        named = [
+            ("data", config.data),
+            ("frame_rate", config.frame_rate),
+            ("frame_tokenizer", config.frame_tokenizer),
+            ("attention", config.attention),
+            ("attention", config.stages.interpolation.attention),
+            ("interpolation", config.interpolation),
+            *(("metric", metric) for metric in config.evaluation.metrics.values()),
+        ]
+        infos = [self.plugins.get(kind, component.name) for kind, component in named if component]  # type: ignore[arg-type]
+        return [{"kind": i.kind, "name": i.name, "plugin": i.plugin, "version": i.version} for i in infos]
+
+    def _sizes(self, frames: int, text_vocabulary: int) -> TransformerConfig:
+        model = self.config.model
+        return TransformerConfig(
+            layers=model.layers,
+            width=model.width,
+            heads=model.heads,
+            vocabulary=self.text_offset + text_vocabulary,
+            image_vocabulary=self.codes,
+            text_length=self.config.text.length,
+            text_positions=self.config.text.length,
+            grid=Grid(frames, self.grid.height, self.grid.width),
+            positions=model.positions,
+            plus_init=model.plus_init,
+            gate_init=model.gate_init,
+            checkpoint_activations=model.checkpoint_activations,
+        )
+
+    def _build(self, kind: Any, component: ComponentConfig, key: str) -> Any:
+        return self.plugins.create(kind, component.name, component.options, key=key)
+
+
+def read_clips(folder: Path, split: str) -> list[TimedClip]:
+    """The readable clips of a finished data stage."""
+    rows = map(json.loads, (folder / "clips.jsonl").read_text().splitlines())
+    return [
+        TimedClip(Clip(row["id"], folder / row["path"], row["caption"], row["split"]), row["duration"])
+        for row in rows
+        if row["split"] == split
+    ]
+
+
+def decode_clips(clips: list[TimedClip], times: list[np.ndarray], size: int, title: str) -> Iterator[Tensor]:
+    """Frames uint8 (T, 3, size, size) of each clip at its times, in order, with progress."""
+    return with_progress(lambda i: read_frames(clips[i].clip.path, times[i], size), len(clips), title)
+
+
+def with_progress(work: Callable[[int], Item], count: int, title: str) -> Iterator[Item]:
+    """`work(0)`, `work(1)`, ... in two threads, shown as a progress bar."""
+    with stage_progress() as bar, ThreadPoolExecutor(2) as pool:
+        yield from bar.track(pool.map(work, range(count)), total=count, description=title)

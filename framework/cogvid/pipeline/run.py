@@ -1,0 +1,189 @@
+"""A run is a folder: one variant of an experiment with one seed, from its configuration to its metrics."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.logging import RichHandler
+
+from cogvid.config.compose import Resolved, differences
+from cogvid.errors import UserError
+from cogvid.frame_tokenizer import FrameTokenizer
+from cogvid.generation.clips import ClipGenerator
+from cogvid.pipeline.evaluate import evaluation_stage
+from cogvid.pipeline.generate import generation_stage, usable_test_clips
+from cogvid.pipeline.lab import Lab, log
+from cogvid.pipeline.prepare import data_stage, load_tokenizer, text_stage, tokenizer_stage, tokens_stage, training_clips
+from cogvid.pipeline.samples import SampleVideos
+from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json
+from cogvid.pipeline.train import TransformerStages, load_model
+from cogvid.text import TextTokenizer
+
+# Stage folders are shared by all runs below one `runs` folder.
+STAGES = "stages"
+_PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "omegaconf", "pluggy", "av", "vector-quantize-pytorch")
+
+
+class Run:
+    """One run: trains what is not trained yet, generates, evaluates.
+
+    Args:
+        resolved: the experiment, resolved.
+        runs: folder of all runs.
+
+    Raises:
+        UserError: the run's folder holds a run of another configuration; nothing in it is touched.
+    """
+
+    def __init__(self, resolved: Resolved, runs: Path) -> None:
+        config = resolved.config
+        self.resolved, self.config = resolved, config
+        self.folder = runs / config.name / config.variant / str(config.seed)
+        self.store = StageStore(runs / STAGES)
+        saved = self.folder / "config.yaml"
+        if saved.exists():
+            changed = differences(saved, config)
+            if changed:
+                lines = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in changed[:5])
+                raise UserError(
+                    f"{self.folder} holds a run of another configuration: {lines}. Give this one a name of its own "
+                    f"with name=..., or move the old run away; it was left as it is."
+                )
+        self.lab = Lab(config)
+
+    def train(self) -> dict[str, StageResult]:
+        """All stages up to the trained models, by name; the finished ones are taken as they are."""
+        self._describe()
+        lab, store = self.lab, self.store
+        stages: dict[str, StageResult] = {}
+
+        def keep(name: str, stage: StageResult) -> StageResult:
+            stages[name] = stage
+            self._link(f"stages/{name}", stage)
+            return stage
+
+        data = keep("data", data_stage(lab, store))
+        text = keep("text_tokenizer", text_stage(lab, store, data))
+        tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
+        tokens = keep("tokens", tokens_stage(lab, store, data, tokenizer))
+        samples = self._sample_videos(data, text, tokenizer)
+        clips = training_clips(lab, data, tokens)
+        transformers = TransformerStages(lab, store, text, tokens, clips, samples)
+        base = keep("image_base", transformers.image_base())
+        vocabulary = transformers.text.vocabulary
+        samples.models["image_base"] = load_model(lab.image_model(vocabulary), base)
+        sequential = keep("sequential", transformers.video("sequential", base))
+        samples.models["sequential"] = load_model(lab.video_model("sequential", vocabulary), sequential)
+        if lab.plan:
+            keep("interpolation", transformers.video("interpolation", base))
+        return stages
+
+    def finish(self) -> StageResult:
+        """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`."""
+        stages = self.train()
+        trained = trained_run(self.lab, stages)
+        models = {name: stages[name] for name in ("image_base", "sequential", "interpolation") if name in stages}
+        tokenizer = (stages["tokenizer"], trained.tokenizer)
+        samples = generation_stage(self.lab, self.store, stages["data"], tokenizer, models, trained.generator)
+        self._link("samples", samples)
+        metrics = evaluation_stage(self.lab, self.store, stages["data"], samples)
+        speed = {"tokens_per_second": samples.info["tokens_per_second"]}
+        info = metrics.info
+        write_json(self.folder / "metrics.json", {"sets": info["sets"], "protocol": info["protocol"], "speed": speed})
+        return metrics
+
+    def _describe(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "stages").mkdir(exist_ok=True)
+        fresh = self.folder / "config.yaml.fresh"
+        fresh.write_text(self.resolved.to_yaml())
+        os.replace(fresh, self.folder / "config.yaml")
+        write_json(self.folder / "plugins.json", {"components": self.lab.used()})
+        write_json(self.folder / "environment.json", environment())
+        handler = logging.FileHandler(self.folder / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+
+    def _link(self, name: str, stage: StageResult) -> None:
+        link = self.folder / name
+        target = os.path.relpath(stage.folder, link.parent)
+        if link.is_symlink() and os.readlink(link) == target:
+            return
+        fresh = link.with_name(link.name + ".fresh")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(target)
+        os.replace(fresh, link)
+
+    def _sample_videos(self, data: StageResult, text: StageResult, tokenizer: StageResult) -> SampleVideos:
+        tests = usable_test_clips(self.lab, data).part(0, 4)
+        prompts = self.config.trainer.sample_prompts or tests.captions
+        if not tests.seconds:
+            raise UserError("data: the test split has no usable clip; sample videos and evaluation need some")
+        seconds = [tests.seconds[i % len(tests.seconds)] for i in range(len(prompts))]
+        network = load_tokenizer(self.lab, tokenizer)
+        return SampleVideos(self.lab, network, TextTokenizer.load(text.folder / "text.json"), prompts, seconds)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a finished training leaves to generate with."""
+
+    tokenizer: FrameTokenizer
+    generator: ClipGenerator
+
+
+def trained_run(lab: Lab, stages: dict[str, StageResult]) -> TrainedRun:
+    """Load the models of finished stages."""
+    text = TextTokenizer.load(stages["text_tokenizer"].folder / "text.json")
+    words = text.vocabulary
+    base = load_model(lab.image_model(words), stages["image_base"])
+    sequential = load_model(lab.video_model("sequential", words), stages["sequential"])
+    between = None
+    if "interpolation" in stages:
+        between = load_model(lab.video_model("interpolation", words), stages["interpolation"])
+    generator = ClipGenerator(base, sequential, between, text, lab.config.generation, lab.config.text.length)
+    return TrainedRun(load_tokenizer(lab, stages["tokenizer"]), generator)
+
+
+def log_to_terminal() -> None:
+    """Show warnings and notes of the stages where the progress bars are."""
+    if not any(isinstance(handler, RichHandler) for handler in log.handlers):
+        log.addHandler(RichHandler(show_path=False, show_time=False))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+def environment() -> Info:
+    """Versions and hardware of this process."""
+    hardware: Info = {
+        "cpu": _first("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "cogvid": importlib.metadata.version("cogvid"),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "hardware": hardware,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).parent
+    result = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _first(path: str, key: str) -> str | None:
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)

@@ -1,0 +1,92 @@
+"""Sample videos of fixed prompts in TensorBoard, so that one sees a stage learn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+
+from cogvid.frame_tokenizer import FrameTokenizer
+from cogvid.generation.clips import ClipGenerator
+from cogvid.model.transformer import CogVideoTransformer
+from cogvid.pipeline.generate import to_videos
+from cogvid.pipeline.lab import Lab
+from cogvid.text import TextTokenizer
+
+
+class SampleVideos:
+    """Generates the fixed prompts with the models trained so far.
+
+    Args:
+        lab: the experiment's parts.
+        tokenizer: the trained frame tokenizer.
+        text: the trained text tokenizer.
+        prompts: captions.
+        seconds: duration of each prompt's key-frame sequence.
+    """
+
+    def __init__(
+        self, lab: Lab, tokenizer: FrameTokenizer, text: TextTokenizer, prompts: Sequence[str], seconds: Sequence[float]
+    ) -> None:
+        self.lab, self.tokenizer, self.text = lab, tokenizer, text
+        self.prompts, self.seconds = list(prompts), list(seconds)
+        self.models: dict[str, CogVideoTransformer] = {}
+
+    def callback(self, stage: str) -> pl.Callback:
+        """Writes videos while `stage` trains, and keeps its model for the stages after it."""
+        return _SampleCallback(self, stage, self.lab.config.trainer.sample_every)
+
+    def generator(self) -> ClipGenerator:
+        """A generator with the models so far."""
+        return ClipGenerator(
+            self.models["image_base"],
+            self.models.get("sequential"),
+            self.models.get("interpolation"),
+            self.text,
+            self.lab.config.generation,
+            self.lab.config.text.length,
+        )
+
+    def videos(self) -> Tensor:
+        """Videos uint8 (prompts, F, 3, height, width), as far as the stages trained so far go."""
+        generator, config = self.generator(), self.lab.config
+        ids = torch.arange(len(self.prompts))
+        arguments = {"captions": self.prompts, "seconds": self.seconds, "samples": ids, "seed": config.seed}
+        codes = generator.key_frames(**arguments) if "sequential" in self.models else generator.first_frames(**arguments)
+        if "interpolation" in self.models and self.lab.plan:
+            codes = generator.interpolate(codes, plan=self.lab.plan, target=config.generation.frames, **arguments)
+        return to_videos(self.lab, self.tokenizer, codes)
+
+
+class _SampleCallback(pl.Callback):
+    def __init__(self, samples: SampleVideos, stage: str, every: int) -> None:
+        self.samples, self.stage, self.every = samples, stage, every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        last = trainer.global_step >= trainer.max_steps
+        if not trainer.is_global_zero or not (last or (self.every and trainer.global_step % self.every == 0)):
+            return
+        network = module.network
+        assert isinstance(network, CogVideoTransformer)
+        network.eval()
+        self.samples.models[self.stage] = network
+        assert trainer.logger is not None
+        writer = trainer.logger.experiment._get_file_writer()
+        for prompt, video in zip(self.samples.prompts, self.samples.videos(), strict=True):
+            writer.add_summary(Summary(value=[_gif_value(prompt, video)]), trainer.global_step)
+        network.train()
+
+
+def _gif_value(name: str, video: Tensor) -> Summary.Value:
+    """A video uint8 (F, 3, height, width) as an animated image; TensorBoard's own videos need another package."""
+    frames = [Image.fromarray(f.permute(1, 2, 0).numpy()).resize((128, 128), Image.Resampling.NEAREST) for f in video]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=160, loop=0)
+    image = Summary.Image(height=128, width=128, colorspace=3, encoded_image_string=buffer.getvalue())
+    return Summary.Value(tag=f"samples/{name}", image=image)

@@ -1,0 +1,126 @@
+"""The transformer's stages: the image base, then the sequential and the interpolation model on top of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from cogvid.attention.mask import Stage
+from cogvid.config.schema import ImageBaseConfig, InterpolationStageConfig
+from cogvid.errors import UserError
+from cogvid.model.transformer import CogVideoTransformer
+from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.samples import SampleVideos
+from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.text import TextTokenizer
+from cogvid.training.fit import LAST, fit
+from cogvid.training.modules import TransformerModule
+from cogvid.training.sequences import Batches, SequenceSampler, TokenBatch, TokenClips
+
+
+class TransformerStages:
+    """Trains and loads the three transformers of a run.
+
+    Args:
+        lab: the experiment's parts.
+        store: of the stages.
+        text: the finished text tokenizer.
+        tokens: the finished tokens.
+        clips: the tokenised training clips.
+    """
+
+    def __init__(
+        self, lab: Lab, store: StageStore, text: StageResult, tokens: StageResult, clips: TokenClips, samples: SampleVideos
+    ) -> None:
+        self.lab, self.store, self.text_stage, self.tokens, self.clips = lab, store, text, tokens, clips
+        self.text = TextTokenizer.load(text.folder / "text.json")
+        self.samples = samples
+
+    def image_base(self) -> StageResult:
+        """Text to one frame: the model that the video stages build on and never change."""
+        config = self.lab.config
+        model = config.model
+        sizes = {"layers": model.layers, "width": model.width, "heads": model.heads, "length": config.text.length}
+        depends = {"sizes": sizes, "stage": config.stages.image_base, **self._common()}
+
+        def work(folder: Path) -> Info:
+            torch.manual_seed(config.seed)
+            network = self.lab.image_model(self.text.vocabulary)
+            return self._train("image_base", folder, network, config.stages.image_base, [1.0, *self.lab.factors])
+
+        return self.store.finish("image_base", depends, work)
+
+    def video(self, stage: Stage, base: StageResult) -> StageResult:
+        """The plus channel of one video stage on the frozen base."""
+        config = self.lab.config
+        sequential = stage == "sequential"
+        attention = config.attention if sequential else config.stages.interpolation.attention or config.attention
+        settings = config.stages.sequential if sequential else config.stages.interpolation
+        factors = [1.0] if sequential else self.lab.factors
+        depends = {
+            "base": base.key,
+            "model": config.model,
+            "attention": self.lab.identity("attention", attention),
+            "stage": settings,
+            "frames": config.video.frames,
+            "factors": factors,
+            **self._common(),
+        }
+
+        def work(folder: Path) -> Info:
+            torch.manual_seed(config.seed)
+            network = self.lab.video_model(stage, self.text.vocabulary)
+            network.start_plus_channel(load_model(self.lab.image_model(self.text.vocabulary), base))
+            return self._train(stage, folder, network, settings, factors)
+
+        return self.store.finish(stage, depends, work)
+
+    def _common(self) -> Info:
+        config = self.lab.config
+        return {
+            "text": self.text_stage.key,
+            "tokens": self.tokens.key,
+            "precision": config.trainer.precision,
+            "seed": config.seed,
+        }
+
+    def _train(self, name: str, folder: Path, network: CogVideoTransformer, settings, factors: list[float]) -> Info:  # type: ignore[no-untyped-def]
+        config = self.lab.config
+        seed = config.seed * 10 + ("image_base", "sequential", "interpolation").index(name)
+        sampler = SequenceSampler(self.clips, self.lab.scheduler, factors, config.video.frames, seed)
+        one_frame = settings.frames if isinstance(settings, ImageBaseConfig) else None
+        make = TokenBatch(sampler, self.text, config.text.length, one_frame, settings.caption_dropout)
+        module = TransformerModule(network, settings, self.lab.text_offset)
+        batches = Batches(make, settings.batch_size)
+        callbacks = [self.samples.callback(name)]
+        fit(module, batches, folder, config.trainer, title=name, seed=seed, callbacks=callbacks)
+        save_file(network.cpu().state_dict(), folder / "model.safetensors")
+        (folder / LAST).unlink(missing_ok=True)
+        return {
+            "steps": settings.steps,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        }
+
+
+def load_model(network: CogVideoTransformer, stage: StageResult) -> CogVideoTransformer:
+    """Put a finished stage's weights into a network of its shape; eval mode.
+
+    Raises:
+        UserError: the file holds another model's weights; the message names the first tensor that differs.
+    """
+    path = stage.folder / "model.safetensors"
+    state, expected = load_file(path), network.state_dict()
+    for name in sorted(state.keys() | expected.keys()):
+        found, wanted = state.get(name), expected.get(name)
+        if found is None or wanted is None or found.shape != wanted.shape:
+            raise UserError(
+                f"{path} holds another model's weights: {name} is "
+                f"{'missing' if found is None else tuple(found.shape)}, the experiment's model needs "
+                f"{'no such tensor' if wanted is None else tuple(wanted.shape)}. "
+                "Use the run folder's own config.yaml, or train the stage again."
+            )
+    network.load_state_dict(state)
+    return network.eval()

@@ -1,0 +1,132 @@
+"""Importing the module of a plugin, and telling where it comes from and why it cannot be imported."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import traceback
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import Distribution, EntryPoint, distribution, packages_distributions
+from pathlib import Path
+from types import ModuleType
+
+from cogvid.config.options import first_line
+from cogvid.errors import UserError
+
+
+@dataclass(frozen=True)
+class PluginSource:
+    """Where a plugin comes from.
+
+    Attributes:
+        name: the plugin as the entry point or the experiment names it.
+        origin: the distribution or file that holds it, in words.
+        version: of its distribution; empty without one.
+        file: its file, where no version tells one state of its code from another: a ./file.py, or a package
+            installed in editable mode.
+    """
+
+    name: str
+    origin: str
+    version: str = ""
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return f"Plugin {self.name} ({self.origin})"
+
+
+def import_entry_point(entry_point: EntryPoint) -> tuple[PluginSource, ModuleType]:
+    """The plugin of an entry point.
+
+    Raises:
+        UserError: the import fails; the message names the plugin, the line and the cause.
+    """
+    module = _import(entry_point.name, origin_of(entry_point.dist), entry_point.value)
+    return _source(entry_point.name, module, entry_point.dist), module
+
+
+def import_named(name: str, base: Path) -> tuple[PluginSource, ModuleType]:
+    """The plugin that an experiment names: a module, or a ./file.py relative to `base`.
+
+    Raises:
+        UserError: the import fails; the message names the plugin, the line and the cause.
+    """
+    if name.endswith(".py"):
+        path = (base / name).resolve()
+        return PluginSource(name, str(path), file=path), _import_file(name, path)
+    owners = packages_distributions().get(name.partition(".")[0])
+    owner = distribution(owners[0]) if owners else None
+    module = _import(name, origin_of(owner), name)
+    return _source(name, module, owner), module
+
+
+def cause_of(error: BaseException) -> str:
+    """`file:line: ExceptionType: message` of an exception out of a plugin's code, just caught.
+
+    The line is the innermost one in the plugin's own file, whatever libraries it called.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}."
+    # The first frame is the one that caught it, then come those of the import machinery.
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)[1:]
+        if not frame.filename.startswith("<frozen") and frame.filename != importlib.__file__
+    ]
+    own = [f"{frame.filename}:{frame.lineno}: " for frame in frames if frame.filename == frames[0].filename]
+    return f"{own[-1] if own else ''}{type(error).__name__}: {first_line(error)}."
+
+
+def origin_of(owner: Distribution | None) -> str:
+    """The installed distribution that holds a plugin, in words."""
+    return f"{owner.name} {owner.version}" if owner else "not of an installed package"
+
+
+def _import(name: str, origin: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise UserError(
+                f"Plugin {name} ({origin}): there is no module {error.name}. Install the package that has "
+                "it, or name a file as ./plugin.py."
+            ) from error
+        raise UserError(f"Plugin {name} ({origin}) cannot be imported: {cause_of(error)}") from error
+
+
+def _import_file(name: str, path: Path) -> ModuleType:
+    try:
+        code = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Plugin {name}: cannot read {path}: {error.strerror}.") from error
+    # The module's name follows from its content: an edited file is a new module, an unchanged one loads once.
+    module_name = f"cogvid_plugin_{path.stem}_{sha256(str(path).encode() + code).hexdigest()[:12]}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickle look the module of a class up by its name.
+    sys.modules[module_name] = module
+    try:
+        # Not through the loader, whose bytecode cache cannot tell two edits within a second.
+        exec(compile(code, str(path), "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise UserError(f"Plugin {name} ({path}) cannot be imported: {cause_of(error)}") from error
+    return module
+
+
+def _source(name: str, module: ModuleType, owner: Distribution | None) -> PluginSource:
+    direct_url = json.loads((owner and owner.read_text("direct_url.json")) or "{}")
+    editable = direct_url.get("dir_info", {}).get("editable", False)
+    file = Path(module.__file__) if module.__file__ and (editable or owner is None) else None
+    return PluginSource(
+        name,
+        origin_of(owner) if owner else str(module.__file__),
+        version=owner.version if owner else "",
+        file=file,
+    )

@@ -1,0 +1,78 @@
+"""What one optimiser step of each stage is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cogvid.attention.mask import given_frames
+from cogvid.config.schema import StageConfig
+from cogvid.frame_tokenizer import FrameTokenizer
+from cogvid.model.transformer import CogVideoTransformer, frame_inputs
+from cogvid.training.optimizer import build_optimizer
+
+
+class StageModule(pl.LightningModule):
+    """Optimiser, clipping and logging that all stages share."""
+
+    def __init__(self, network: torch.nn.Module, config: StageConfig) -> None:
+        super().__init__()
+        self.network, self.stage_config = network, config
+
+    def configure_optimizers(self) -> Any:
+        """See `build_optimizer`."""
+        optimizer, schedule = build_optimizer(self.network.named_parameters(), self.stage_config)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """All weights, the frozen ones too: a checkpoint stands alone."""
+        state: dict[str, Tensor] = super().state_dict(*args, **kwargs)
+        return state
+
+    def report(self, loss: Tensor, **values: Tensor) -> Tensor:
+        """Log the loss and other scalars of a step."""
+        self.log_dict({"loss": loss.detach(), **values})
+        return loss
+
+
+class FrameTokenizerModule(StageModule):
+    """Learns the frame tokenizer; a batch is frames uint8 (B, 3, height, width)."""
+
+    network: FrameTokenizer
+
+    def training_step(self, frames: Tensor, index: int) -> Tensor:
+        """The tokenizer's own loss."""
+        loss, logs = self.network.training_loss(frames.float() / 255)
+        return self.report(loss, **logs)
+
+
+class TransformerModule(StageModule):
+    """Learns next tokens; a batch is codes (B, F, N), text tokens (B, T) and their mask (B, T).
+
+    The image base learns its one frame, the sequential stage all frames but the first, which the image model
+    generates, and the interpolation stage the frames that are not given.
+    """
+
+    network: CogVideoTransformer
+
+    def __init__(self, network: CogVideoTransformer, config: StageConfig, text_offset: int) -> None:
+        """Args: network; config; text_offset: the text's first token in the vocabulary, behind begin-of-image."""
+        super().__init__(network, config)
+        self.text_offset = text_offset
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
+        """Cross-entropy of the generated frames."""
+        codes, text, text_mask = batch
+        model = self.network
+        frames = codes.shape[1]
+        given = torch.tensor(given_frames(model.stage, frames), device=self.device)
+        if model.backend is not None and model.stage == "sequential":
+            given[0] = True
+        tokens = torch.cat([text + self.text_offset, frame_inputs(codes, self.text_offset - 1)], dim=1)
+        hidden = model.hidden(tokens, text_mask)[:, model.config.text_length :]
+        predicted = model.project(hidden.unflatten(1, (frames, -1))[:, ~given])
+        return self.report(F.cross_entropy(predicted.flatten(0, 2), codes[:, ~given].flatten()))

@@ -1,0 +1,34 @@
+"""Train at one frame rate: the baseline of multi-frame-rate training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cogvid
+from cogvid.frame_rate import frames_at
+
+
+class Fixed(cogvid.FrameRateScheduler):
+    """One rate for all clips; a clip too short for it is left out."""
+
+    @dataclass
+    class Config:
+        """`rate`: frames per second."""
+
+        rate: float = 4.0
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        if not self.config.rate > 0:
+            raise cogvid.UserError(f"fixed: rate must be above 0, got {self.config.rate}")
+
+    def training_rates(self, duration: float, frames: int) -> list[float]:
+        """The rate, if it fits."""
+        return [self.config.rate] if frames_at(duration, self.config.rate) >= frames else []
+
+
+@cogvid.hookimpl
+def register_frame_rate_schedulers() -> dict[str, type]:
+    """The scheduler `fixed`."""
+    return {"fixed": Fixed}

@@ -1,0 +1,155 @@
+"""Data source `shapes`: captioned clips of a procedural world, some combinations kept out of training."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cogvid import Clip, DataSource, UserError, hookimpl
+from cogvid.component import ComponentClass
+from cogvid.data_source import Progress, Split
+from cogvid.video import write_video
+from cogvid_plugins.shapes_world import ALL_ATTRIBUTES, Attributes, Scene, sample_scene
+
+# The share of all combinations of attributes that only the test split shows.
+HELD_OUT = 0.25
+# Two worker processes take about as long to start as one process takes for this many clips.
+WORTH_WORKERS = 300
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip to be rendered."""
+
+    id: str
+    split: Split
+    scene: Scene
+
+
+class Shapes(DataSource):
+    """One shape on a quiet background moves as its caption says (see `shapes_world`).
+
+    Test clips show combinations of size, colour, shape and motion that no training clip shows; each single
+    size, colour, shape and motion is in both splits.
+    """
+
+    @dataclass
+    class Config:
+        clips: int = 2000  # for training
+        test_clips: int = 256
+        size: int = 32  # pixels
+        fps: int = 16
+        durations: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0, 8.0])  # seconds
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        options = self.config
+        if options.clips < 1 or options.test_clips < 0 or options.size < 16 or options.fps < 1:
+            raise UserError(
+                "The data source 'shapes' needs clips >= 1, test_clips >= 0, size >= 16 (smaller shapes look alike) "
+                f"and fps >= 1, not clips={options.clips}, test_clips={options.test_clips}, "
+                f"size={options.size}, fps={options.fps}."
+            )
+        if not options.durations or min(options.durations) * options.fps < 1:
+            raise UserError(
+                "The data source 'shapes' needs durations (in seconds) that hold at least two frames at "
+                f"{options.fps} frames per second, not durations={list(options.durations)}."
+            )
+
+    def clips(self, folder: Path, seed: int, progress: Progress) -> list[Clip]:
+        """Render the clips that are not there yet, then `captions.jsonl`."""
+        jobs = [
+            *plan("train", self.config.clips, list(self.config.durations), seed),
+            *plan("test", self.config.test_clips, list(self.config.durations), seed),
+        ]
+        clips = folder / "clips"
+        clips.mkdir(parents=True, exist_ok=True)
+        # Videos get their names when they are complete: what has one was finished before a stop.
+        finished = {file.name for file in clips.iterdir()}
+        missing = [job for job in jobs if f"{job.id}.mp4" not in finished]
+        render = partial(_render, folder=clips, size=self.config.size, fps=self.config.fps)
+        progress(len(jobs) - len(missing), len(jobs))
+        for done, _ in enumerate(_run(render, missing), start=len(jobs) - len(missing) + 1):
+            progress(done, len(jobs))
+        _write_captions(folder / "captions.jsonl", jobs)
+        return [Clip(job.id, clips / f"{job.id}.mp4", job.scene.caption, job.split) for job in jobs]
+
+
+def plan(split: Split, count: int, durations: list[float], seed: int) -> list[Job]:
+    """What `count` clips of a split show; each depends on the seed and its number alone.
+
+    The split's combinations take turns, so captions repeat as late as they can.
+    """
+    order = np.random.default_rng(seed).permutation(len(ALL_ATTRIBUTES))
+    held_out = round(HELD_OUT * len(order))
+    own = order[:held_out] if split == "test" else order[held_out:]
+    jobs = []
+    for number in range(count):
+        rng = np.random.default_rng([seed, split == "test", number])
+        duration = float(rng.choice(durations))
+        attributes = ALL_ATTRIBUTES[own[number % len(own)]]
+        jobs.append(Job(f"{split}-{number:05d}", split, sample_scene(rng, attributes, duration)))
+    return jobs
+
+
+def read_scenes(folder: Path) -> dict[str, Scene]:
+    """The scenes in the `captions.jsonl` of a folder of this source, by the clips' ids."""
+    scenes = {}
+    for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        attributes = Attributes(row["size"], row["colour"], row["shape"], tuple(row["motion"]))
+        top, bottom = map(tuple, row["background"])
+        scene = Scene(attributes, row["duration"], tuple(row["start"]), row["travel"], (top, bottom))
+        scenes[row["id"]] = scene
+    return scenes
+
+
+def _write_captions(path: Path, jobs: list[Job]) -> None:
+    partial_file = path.with_name(f".{path.name}.partial")
+    try:
+        with partial_file.open("w", encoding="utf-8") as file:
+            for job in jobs:
+                scene = asdict(job.scene)
+                row = {
+                    "id": job.id,
+                    "file": f"clips/{job.id}.mp4",
+                    "caption": job.scene.caption,
+                    "split": job.split,
+                    **scene.pop("attributes"),
+                    **scene,
+                }
+                file.write(json.dumps(row) + "\n")
+        partial_file.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}. Make room there.") from error
+
+
+def _run(render: partial[None], jobs: list[Job]) -> Iterator[None]:
+    """Render the jobs in order, on two processes where that is worth their start."""
+    if len(jobs) < WORTH_WORKERS or (os.cpu_count() or 1) < 2:
+        yield from map(render, jobs)
+        return
+    # Threads would wait for each other: most of the work holds the interpreter's lock. Forking a process
+    # that has run torch is not safe, spawning is.
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as workers:
+        yield from workers.map(render, jobs, chunksize=16)
+
+
+def _render(job: Job, folder: Path, size: int, fps: int) -> None:
+    duration = job.scene.duration
+    times = np.linspace(0, duration, round(duration * fps) + 1)
+    write_video(folder / f"{job.id}.mp4", job.scene.render(times, size), fps)
+
+
+@hookimpl
+def register_data_sources() -> dict[str, ComponentClass]:
+    return {"shapes": Shapes}

@@ -1,0 +1,128 @@
+"""A small convolutional VQ-VAE for frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from vector_quantize_pytorch import VectorQuantize
+
+import cogvid
+
+
+class VQVAE(cogvid.FrameTokenizer):
+    """Convolutional autoencoder with one codebook, learned by moving averages (VQ-VAE, arXiv 1711.00937).
+
+    It trains on square crops, drawn where there is detail: on mostly plain frames, whole frames teach it the
+    background and little else.
+    """
+
+    @dataclass
+    class Config:
+        """`downsampling`: pixels a token stands for, along a side, a power of two; `channels`: width of the
+        network; `codes`: size of the codebook; `code_size`: channels of a code; `crop`: pixels of a training
+        crop, 0 for whole frames; `commitment`: weight of the commitment loss."""
+
+        downsampling: int = 4
+        channels: int = 64
+        codes: int = 256
+        code_size: int = 16
+        crop: int = 16
+        commitment: float = 0.25
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        c = self.config
+        if c.downsampling < 2 or c.downsampling & (c.downsampling - 1):
+            raise cogvid.UserError(f"vqvae: downsampling must be 2, 4, 8, ..., got {c.downsampling}")
+        if c.crop % c.downsampling:
+            raise cogvid.UserError(f"vqvae: crop {c.crop} is not a multiple of downsampling {c.downsampling}")
+        self.codebook_size, self.downsampling = c.codes, c.downsampling
+        halvings = c.downsampling.bit_length() - 1
+        widths = [max(c.channels >> (halvings - i - 1), 16) for i in range(halvings)]
+        down: list[nn.Module] = []
+        for before, after in zip([3, *widths], widths, strict=False):
+            down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.SiLU()]
+        self.encoder = nn.Sequential(*down, Residual(widths[-1]), nn.Conv2d(widths[-1], c.code_size, 1))
+        up: list[nn.Module] = []
+        for before, after in zip(widths[::-1], [*widths[-2::-1], 3], strict=True):
+            up += [nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+        self.decoder = nn.Sequential(nn.Conv2d(c.code_size, widths[-1], 3, padding=1), Residual(widths[-1]), *up)
+        self.quantizer = VectorQuantize(
+            dim=c.code_size,
+            codebook_size=c.codes,
+            decay=0.95,
+            commitment_weight=c.commitment,
+            kmeans_init=True,
+            kmeans_iters=10,
+            threshold_ema_dead_code=1,
+            accept_image_fmap=True,
+        )
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """See `FrameTokenizer`."""
+        features = self.encoder(2 * frames - 1).permute(0, 2, 3, 1)
+        return torch.cdist(features.flatten(0, 2), self.quantizer.codebook).argmin(-1).view(features.shape[:3])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """See `FrameTokenizer`."""
+        quantized = F.embedding(codes, self.quantizer.codebook).permute(0, 3, 1, 2)
+        return ((self.decoder(quantized) + 1) / 2).clamp(0, 1)
+
+    def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `FrameTokenizer`; crops the frames itself."""
+        crops = detailed_crops(frames, self.config.crop) if self.config.crop else frames
+        target = 2 * crops - 1
+        quantized, codes, commitment = self.quantizer(self.encoder(target))
+        reconstruction = F.mse_loss(self.decoder(quantized), target)
+        used = codes.unique().numel() / self.codebook_size
+        logs = {"reconstruction": reconstruction.detach(), "codes_used": torch.tensor(used)}
+        return reconstruction + commitment.sum(), logs
+
+
+class Residual(nn.Module):
+    """Two convolutions around which the input goes."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, height, width), kept."""
+        return x + self.layers(x)
+
+
+def detailed_crops(frames: Tensor, side: int) -> Tensor:
+    """One square crop a frame, at a place drawn in proportion to the squared edges inside it.
+
+    Args:
+        frames: (B, 3, height, width), no side shorter than `side`.
+        side: pixels.
+
+    Returns:
+        (B, 3, side, side).
+    """
+    count, _, height, width = frames.shape
+    edges = torch.zeros(count, 1, height, width, device=frames.device)
+    edges[..., 1:, :] += frames.diff(dim=2).square().sum(1, keepdim=True)
+    edges[..., :, 1:] += frames.diff(dim=3).square().sum(1, keepdim=True)
+    detail = F.avg_pool2d(edges, side, stride=1).flatten(1)
+    places = torch.multinomial(detail + 0.05 * detail.mean(1, keepdim=True) + 1e-8, 1)[:, 0]
+    columns = width - side + 1
+    rows = (places // columns)[:, None] + torch.arange(side, device=frames.device)
+    cols = (places % columns)[:, None] + torch.arange(side, device=frames.device)
+    return frames[torch.arange(count)[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+
+
+@cogvid.hookimpl
+def register_frame_tokenizers() -> dict[str, type]:
+    """The tokenizer `vqvae`."""
+    return {"vqvae": VQVAE}

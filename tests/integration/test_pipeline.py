@@ -1,0 +1,130 @@
+"""The whole way, tiny: what a run leaves, what it shares, and how it goes on after being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cogvid.cli import app
+from cogvid.config.compose import load_experiment
+from cogvid.errors import UserError
+from cogvid.pipeline.run import Run
+
+COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
+
+
+def finish(experiment: Path, runs: Path, *overrides: str, variant: str | None = None) -> Path:
+    run = Run(load_experiment(str(experiment), variant, list(overrides)), runs)
+    run.finish()
+    return run.folder
+
+
+def test_a_run_leaves_everything_that_describes_it(tiny: Path, tmp_path: Path) -> None:
+    folder = finish(tiny, tmp_path / "runs")
+    for name in ("config.yaml", "plugins.json", "environment.json", "metrics.json", "log.txt"):
+        assert (folder / name).is_file()
+    stages = {path.name for path in (folder / "stages").iterdir()}
+    assert stages == {"data", "text_tokenizer", "tokenizer", "tokens", "image_base", "sequential", "interpolation"}
+    for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
+        steps = [json.loads(line)["step"] for line in (folder / "stages" / stage / "history.jsonl").open()]
+        assert steps == [1, 2, 3, 4, 5, 6]
+        assert not (folder / "stages" / stage / "last.ckpt").exists()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["sets"].keys() == {"generated", "key_frames", "hold", "linear", "real", "reconstruction"}
+    assert metrics["sets"]["real"]["oracle"]["all"] == 1
+    assert len(list((folder / "samples" / "generated").glob("*.mp4"))) == 4
+
+
+def test_variants_share_every_stage_that_does_not_depend_on_what_they_change(tiny: Path, tmp_path: Path) -> None:
+    folders = [finish(tiny, tmp_path / "runs", variant=name) for name in ("local", "all")]
+    shared = {
+        name: len({(folder / "stages" / name).resolve() for folder in folders})
+        for name in ("data", "tokenizer", "tokens", "image_base", "sequential", "interpolation")
+    }
+    assert shared == {"data": 1, "tokenizer": 1, "tokens": 1, "image_base": 1, "sequential": 2, "interpolation": 2}
+
+
+def test_a_finished_run_is_not_run_again(tiny: Path, tmp_path: Path) -> None:
+    folder = finish(tiny, tmp_path / "runs")
+    before = {path: path.stat().st_mtime_ns for path in (folder / "stages").glob("*/stage.json")}
+    finish(tiny, tmp_path / "runs")
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "stages").glob("*/stage.json")}
+
+
+def test_a_run_folder_of_another_config_is_refused_and_kept(tiny: Path, tmp_path: Path) -> None:
+    folder = finish(tiny, tmp_path / "runs")
+    metrics = (folder / "metrics.json").read_bytes()
+    with pytest.raises(UserError, match=r"stages\.sequential\.steps was 6, is now 7"):
+        finish(tiny, tmp_path / "runs", "stages.sequential.steps=7")
+    assert (folder / "metrics.json").read_bytes() == metrics
+
+
+@pytest.mark.timeout(280)
+def test_a_run_killed_in_each_stage_ends_with_the_metrics_of_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, "run", str(tiny), "--runs", str(tmp_path / "killed"), "--variant", "local"]
+    whole = finish(tiny, tmp_path / "whole", variant="local")
+    for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
+        kill_after_checkpoint(command, tmp_path / "killed" / "stages", stage)
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    killed = tmp_path / "killed" / "tiny" / "local" / "0"
+    assert json.loads((killed / "stages/sequential/stage.json").read_text())["resumed"]
+    for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
+        model = f"stages/{stage}/model.safetensors"
+        assert (killed / model).read_bytes() == (whole / model).read_bytes(), stage
+        history = f"stages/{stage}/history.jsonl"
+        assert (killed / history).read_text() == (whole / history).read_text()
+    values = [json.loads((folder / "metrics.json").read_text())["sets"] for folder in (whole, killed)]
+    assert values[0] == values[1]
+
+
+def kill_after_checkpoint(command: list[str], stages: Path, stage: str) -> None:
+    """Start the run, and kill -9 it once the stage has written a checkpoint."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < end:
+        if list(stages.glob(f"{stage}-*/last.ckpt")):
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return
+    pytest.fail(f"{stage} left no checkpoint to be killed at")
+
+
+PLUGIN = """
+import cogvid
+
+
+class Cross(cogvid.AttentionBackend):
+    def pattern(self, query, key, layer):
+        return (query.row == key.row) | (query.column == key.column)
+
+
+@cogvid.hookimpl
+def register_attention_backends():
+    return {"cross": Cross}
+"""
+
+
+def test_an_attention_plugin_in_one_file_trains_and_samples(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_attention.py").write_text(PLUGIN)
+    tiny.write_text(tiny.read_text() + "plugins: [./my_attention.py]\nattention: cross\n")
+    folder = finish(tiny, tmp_path / "runs")
+    result = CliRunner().invoke(
+        app, ["sample", str(folder), "a small red circle moves left", "--frames", "9", "--out", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 1
+
+
+def test_a_strategy_without_a_model_trains_no_interpolation_stage(tiny: Path, tmp_path: Path) -> None:
+    folder = finish(tiny, tmp_path / "runs", "interpolation=hold")
+    assert not (folder / "stages" / "interpolation").exists()
+    metrics = json.loads((folder / "metrics.json").read_text())["sets"]
+    assert metrics["generated"] == metrics["hold"]
