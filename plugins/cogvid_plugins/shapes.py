@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from cogvid import Clip, DataSource, UserError, hookimpl
-from cogvid.component import ComponentClass
 from cogvid.data_source import Progress, Split
 from cogvid.video import write_video
 from cogvid_plugins.shapes_world import ALL_ATTRIBUTES, Attributes, Scene, sample_scene
@@ -55,7 +54,7 @@ class Shapes(DataSource):
         options = self.config
         if options.clips < 1 or options.test_clips < 0 or options.size < 16 or options.fps < 1:
             raise UserError(
-                "The data source 'shapes' needs clips >= 1, test_clips >= 0, size >= 16 (smaller shapes look alike) "
+                "The data source 'shapes' needs clips >= 1, test_clips >= 0, size >= 16 "
                 f"and fps >= 1, not clips={options.clips}, test_clips={options.test_clips}, "
                 f"size={options.size}, fps={options.fps}."
             )
@@ -151,5 +150,6 @@ def _render(job: Job, folder: Path, size: int, fps: int) -> None:
 
 
 @hookimpl
-def register_data_sources() -> dict[str, ComponentClass]:
+def register_data_sources() -> dict[str, type]:
+    """The data source `shapes`."""
     return {"shapes": Shapes}

@@ -246,6 +246,15 @@ def test_speeds_of_different_machines_never_share_a_row(tmp_path: Path) -> None:
     assert [split.keys for split in comparison.splits] == [{"cpu": ("Xeon", "EPYC")}]
 
 
+def test_the_time_of_an_interrupted_training_counts_as_unknown(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    stage = run / "stages/sequential/stage.json"
+    stage.write_text(json.dumps(json.loads(stage.read_text()) | {"resumed": True}))
+    comparison = compare(find_runs([run]))
+    assert comparison.undetermined == ("key frames fvd", "training time")
+    assert "resumed" in comparison.notes[0]
+
+
 def test_floors_and_ceilings_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
     make_run(tmp_path)
     comparison = compare(find_runs([tmp_path / "study"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,15 +90,15 @@ def sample(
 
 
 def _load(experiment: str, variant: str | None, changes: list[str], swept: list[str] | None = None) -> Resolved:
-    """One variant with one seed; a sweep's changes become part of the variant's name."""
+    """One variant with one seed; what is swept becomes part of the variant's name."""
     from cogvid.config.compose import load_experiment
 
     resolved = load_experiment(experiment, variant, changes)
     config = resolved.config
-    fixed = [f"seeds=[{config.seed}]"]
-    if swept:
-        fixed.append("variant=" + "+".join([config.variant, *(c.replace("=", "-").replace("/", "-") for c in swept)]))
-    return load_experiment(experiment, variant, [*changes, *fixed])
+    config.seeds = [config.seed]
+    for change in swept or []:
+        config.variant += "+" + re.sub(r"[^\w.-]+", "-", change)
+    return resolved
 
 
 def _execute(resolved: Resolved, runs: Path) -> None:

@@ -48,7 +48,7 @@ class Quantity:
     def better(self) -> Better | None:
         """Which direction is an improvement, by the names in use."""
         words = set(self.name.split("_"))
-        if words & {"std", "stderr", "spread"}:
+        if words & {"std", "se"}:
             return None
         if words & {"fvd", "kvd", "error", "distance", "loss", "time"}:
             return "lower"
@@ -70,6 +70,11 @@ def measurements(run: Run) -> Iterator[Measurement]:
     """Everything that was measured in a run."""
     yield from _scores(run)
     yield from _cost(run)
+
+
+def interrupted(run: Run) -> bool:
+    """Whether a training stage was resumed: its recorded seconds are those of the last part alone."""
+    return any(run.stages[name].summary.get("resumed", 0) for name in TRAINING_STAGES if name in run.stages)
 
 
 def titles(quantities: Iterable[Quantity]) -> dict[Quantity, str]:
@@ -111,6 +116,7 @@ def _cost(run: Run) -> Iterator[Measurement]:
         steps = sum(stage.summary.get("steps", 0) for stage in trained)
         seconds = sum(stage.summary.get("seconds", 0) for stage in trained)
         yield Measurement(Quantity("cost", "", "", "training_steps", "count"), steps, {})
-        yield Measurement(Quantity("cost", "", _SPEED, "training_time", "seconds"), seconds, hardware)
+        time = Quantity("cost", "", _SPEED, "training_time", "seconds")
+        yield Measurement(time, None if interrupted(run) else seconds, hardware)
     for name, value in run.speed.items():
         yield Measurement(Quantity("cost", "", _SPEED, name), value, hardware)

@@ -15,13 +15,14 @@ from cogvid.compare.quantities import (
     Group,
     Protocol,
     Quantity,
+    interrupted,
     measurements,
     titles,
 )
 from cogvid.compare.read import Run
 
 # Keys that name a run and say nothing about what it does.
-_NAMES = ("name", "description", "variant", "seed")
+_NAMES = ("name", "description", "variant", "seed", "seeds")
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,9 @@ def _notes(variants: list[Variant]) -> Iterator[str]:
         differing = _differences([variant], lambda run: run.config, _NAMES)
         if differing:
             yield f"The seeds of {variant.label} differ in more than the seed: {', '.join(differing)}."
+    resumed = [v.label for v in variants if any(interrupted(run) for run in v.runs)]
+    if resumed:
+        yield f"Training was interrupted and resumed, so how long it took is unknown: {', '.join(resumed)}."
     dirty = [v.label for v in variants if any(run.environment.get("git_dirty") for run in v.runs)]
     if dirty:
         yield f"Run from a checkout with uncommitted changes: {', '.join(dirty)}."

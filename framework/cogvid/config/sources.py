@@ -36,19 +36,25 @@ class Layer:
             key = key.rpartition(".")[0]
         return self.places[key]
 
-    def part(self, key: str, label: str) -> Layer:
-        """The layer below the full key `key`."""
+    def part(self, key: str, label: str = "") -> Layer:
+        """The layer below `key`, `label` added to its places; empty where the key has no value.
+
+        Raises:
+            UserError: the value is not a mapping.
+        """
         tree: Any = self.tree
         for name in key.split("."):
-            tree = tree[name]
-        if not isinstance(tree, dict | None):
-            raise UserError(f"{self.place(key)}: {key} must be a mapping of keys to values, got {tree!r}.")
-        below = {
+            tree = tree.get(name) or {}
+            if not isinstance(tree, dict):
+                raise UserError(
+                    f"{self.place(key)}: {key} must be a mapping of keys to values, got {tree!r}."
+                )
+        places = {
             place.removeprefix(key).removeprefix("."): f"{where} ({label})"
             for place, where in self.places.items()
             if f"{place}.".startswith(f"{key}.")
         }
-        return Layer(tree or {}, below, self.folder)
+        return Layer(tree, {"": self.place(key), **places}, self.folder)
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -104,22 +110,23 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
             name = plain(key_node, prefix)
             if not isinstance(name, str):
                 raise UserError(f"{place}: the key {name!r} must be text; put it in quotes.")
+            if "." in name:
+                raise UserError(f"{place}: the key {name!r} has a dot; write one mapping inside the other.")
             if name in mapping:
-                raise UserError(f"{place}: the key {prefix}{name} is given twice; the first is at {places[prefix + name]}.")
+                first = places[prefix + name]
+                raise UserError(f"{place}: the key {prefix}{name} is given twice; the first is at {first}.")
             places[prefix + name] = place
             mapping[name] = plain(value_node, f"{prefix}{name}.")
         return mapping
 
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         return (None if node is None else plain(node, "")), places
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from error
-    finally:
-        loader.dispose()
 
 
 def read_layer(path: Path) -> Layer:
@@ -137,12 +144,14 @@ def read_layer(path: Path) -> Layer:
     if tree is None:
         raise UserError(f"{shown}: the file is empty; it must set at least one key.")
     if not isinstance(tree, dict):
-        raise UserError(f"{shown}: the file must be a mapping of keys to values, not a {type(tree).__name__}.")
+        raise UserError(
+            f"{shown}: the file must be a mapping of keys to values, not a {type(tree).__name__}."
+        )
     return Layer(tree, {"": shown, **places}, path.parent)
 
 
 def shipped() -> Path:
-    """The folder that holds `configs/` and `experiments/`: of the installed package, or of the source checkout."""
+    """The folder of the `configs/` and `experiments/` of cogvid itself, in the package or the checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "_files"
     return installed if installed.is_dir() else package.parents[1]
@@ -168,8 +177,8 @@ def find_experiment(name: str) -> Path:
 def find_fragment(name: str, said_in: Path, experiment: Path, place: str) -> Path:
     """The file of a name under `base`.
 
-    Looked for beside the file that says it, beside the experiment (and in a `configs` folder there or one
-    above), in ./configs and ./experiments, and among those shipped.
+    Looked for beside the file that says it, beside the experiment and in a `configs` folder there or one
+    above, in ./configs and among those shipped, and last among the experiments.
 
     Args:
         name: such as `attention/local3d`, or a path ending in .yaml.
@@ -181,11 +190,11 @@ def find_fragment(name: str, said_in: Path, experiment: Path, place: str) -> Pat
         UserError: there is none; the message lists the names.
     """
     home = experiment.resolve().parent
-    folders = [home / "configs", home.parent / "configs", Path("configs"), shipped() / "configs"]
-    beside = [said_in.parent, home]
-    found = _first_file(_candidates(name, [*beside, *folders[:3], *_experiment_folders()[:1], folders[3], *_experiment_folders()[1:]]))
+    configs = [home / "configs", home.parent / "configs", Path("configs"), shipped() / "configs"]
+    folders = [said_in.parent, home, *configs, *_experiment_folders()]
+    found = _first_file(_candidates(name, folders))
     if found is None:
-        raise UserError(f"{place}: there is no fragment {name!r}.{nearest(name, _names(folders))}")
+        raise UserError(f"{place}: there is no fragment {name!r}.{nearest(name, _names(configs))}")
     return found
 
 

@@ -22,7 +22,7 @@ class ClipGenerator:
 
     Args:
         image_model: generates the first frame; without plus channel, one frame.
-        sequential: generates the other key frames; its grid says how many.
+        sequential: generates the other key frames; its grid says how many. None for first frames alone.
         interpolation: generates the frames between them; None for key frames alone.
         text: tokenizer of the captions.
         config: batch size, frames of a finished clip, and sampling of each model.
@@ -36,7 +36,7 @@ class ClipGenerator:
     def __init__(
         self,
         image_model: CogVideoTransformer,
-        sequential: CogVideoTransformer,
+        sequential: CogVideoTransformer | None,
         interpolation: CogVideoTransformer | None,
         text: TextTokenizer,
         config: GenerationConfig,
@@ -54,7 +54,7 @@ class ClipGenerator:
         seed: int,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Key frames: the first by the image model alone, the others by the sequential stage.
+        """Key frames: the first by the image model alone, the others by the sequential stage if there is one.
 
         Args:
             captions: B captions; may be empty strings.
@@ -66,11 +66,11 @@ class ClipGenerator:
         Returns:
             int64 (B, F, N).
         """
-        grid = self.sequential.config.grid
+        grid = self.image_model.config.grid if self.sequential is None else self.sequential.config.grid
         places = key_frame_places(grid.frames, self.config.frames)
         count = _Counter(len(captions) * grid.tokens, progress)
         clips = []
-        for rows in torch.split(torch.arange(len(captions)), self.config.batch_size):
+        for rows in torch.arange(len(captions)).split(self.config.batch_size):
             chosen = rows.tolist()
             conditions = [captions[i] for i in chosen], [seconds[i] for i in chosen]
             codes = torch.zeros(len(rows), grid.frames, grid.frame_tokens, dtype=torch.long)
@@ -82,25 +82,23 @@ class ClipGenerator:
                 (False,),
                 self.config.first_frame,
                 seed,
-                samples.cpu()[rows],
+                samples[rows],
                 frame_ids[:, :1],
                 count,
             )
-            known = (True,) + (False,) * (grid.frames - 1)
-            sampling = self.config.sequential
-            clips.append(
-                self._generate(
+            if self.sequential is not None:
+                codes = self._generate(
                     self.sequential,
                     *conditions,
                     codes,
-                    known,
-                    sampling,
+                    (True,) + (False,) * (grid.frames - 1),
+                    self.config.sequential,
                     seed,
-                    samples.cpu()[rows],
+                    samples[rows],
                     frame_ids,
                     count,
                 )
-            )
+            clips.append(codes)
         return torch.cat(clips)
 
     def interpolate(

@@ -155,9 +155,9 @@ def to_videos(lab: Lab, tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:
 
 
 def enlarge(video: Tensor) -> Tensor:
-    """uint8 (F, 3, height, width) to (F, height, width, 3), enlarged by a whole factor where it is small."""
+    """A video uint8 (F, 3, height, width), enlarged by a whole factor where it is small."""
     factor = max(1, _VIEW // video.shape[-1])
-    return video.repeat_interleave(factor, 2).repeat_interleave(factor, 3).permute(0, 2, 3, 1)
+    return video.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def _write_videos(folder: Path, videos: dict[str, Tensor], chosen: TestClips) -> None:

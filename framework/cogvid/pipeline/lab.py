@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,13 +50,14 @@ class Lab:
 
     Args:
         config: the resolved experiment.
+        sources: which file gave which key its value, for messages.
 
     Raises:
         UserError: a component is unknown or its options are wrong; the message names the key.
     """
 
-    def __init__(self, config: ExperimentConfig) -> None:
-        self.config = config
+    def __init__(self, config: ExperimentConfig, sources: Mapping[str, str] | None = None) -> None:
+        self.config, self.sources = config, sources
         self.plugins = create_plugin_manager(config.plugins)
         self.data: DataSource = self._build("data", config.data, "data")
         self.scheduler: FrameRateScheduler = self._build("frame_rate", config.frame_rate, "frame_rate")
@@ -76,7 +77,7 @@ class Lab:
         self.grid = Grid(config.video.frames, side, side)
         self.codes = tokenizer.codebook_size
         for key, metric in config.evaluation.metrics.items():
-            self._build("metric", metric, f"evaluation.metrics.{key}")
+            self.plugins.configure("metric", metric.name, metric.options, f"evaluation.metrics.{key}", sources)
 
     def build_tokenizer(self) -> FrameTokenizer:
         """A fresh frame tokenizer."""
@@ -159,7 +160,7 @@ class Lab:
         )
 
     def _build(self, kind: Any, component: ComponentConfig, key: str) -> Any:
-        return self.plugins.create(kind, component.name, component.options, key=key)
+        return self.plugins.create(kind, component.name, component.options, key, self.sources)
 
 
 def read_clips(folder: Path, split: str) -> list[TimedClip]:

@@ -56,7 +56,7 @@ class Run:
                     f"{self.folder} holds a run of another configuration: {lines}. Give this one a name of its own "
                     f"with name=..., or move the old run away; it was left as it is."
                 )
-        self.lab = Lab(config)
+        self.lab = Lab(config, resolved.provenance)
 
     def train(self) -> dict[str, StageResult]:
         """All stages up to the trained models, by name; the finished ones are taken as they are."""

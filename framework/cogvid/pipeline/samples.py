@@ -58,7 +58,7 @@ class SampleVideos:
         generator, config = self.generator(), self.lab.config
         ids = torch.arange(len(self.prompts))
         arguments = {"captions": self.prompts, "seconds": self.seconds, "samples": ids, "seed": config.seed}
-        codes = generator.key_frames(**arguments) if "sequential" in self.models else generator.first_frames(**arguments)
+        codes = generator.key_frames(**arguments)
         if "interpolation" in self.models and self.lab.plan:
             codes = generator.interpolate(codes, plan=self.lab.plan, target=config.generation.frames, **arguments)
         return to_videos(self.lab, self.tokenizer, codes)

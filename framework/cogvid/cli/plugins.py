@@ -1,0 +1,71 @@
+"""`cogvid plugins`: the components there are, their options, and what is broken."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from cogvid.component import ComponentClass
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `plugins`."""
+    app.command("plugins")(_plugins)
+
+
+def _plugins(
+    experiment: Annotated[
+        str | None, typer.Argument(help="Name of an experiment, or a YAML file: list its plugins too.")
+    ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(metavar="MODULE|./FILE.py", help="A plugin to load; may be repeated.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; '???' is an option without default.")
+    ] = False,
+) -> None:
+    """List the components of all plugins, their options, and plugins that are broken."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cogvid.config import load_experiment
+    from cogvid.plugins import create_plugin_manager
+
+    named = load_experiment(experiment).config.plugins if experiment else []
+    manager = create_plugin_manager([*named, *(plugin or [])])
+    components: list[dict[str, Any]] = [
+        {
+            "kind": info.kind,
+            "name": info.name,
+            "plugin": info.plugin,
+            "version": info.version,
+            "origin": info.origin,
+            "options": _options(info.cls),
+        }
+        for info in manager.components()
+    ]
+    broken = [{"name": item.name, "origin": item.origin, "cause": item.cause} for item in manager.broken]
+    if as_json:
+        typer.echo(json.dumps({"components": components, "broken": broken}, indent=2))
+        return
+    table = Table("kind", "name", "options", "from", title="Components", title_justify="left")
+    for item in components:
+        options = "\n".join(
+            f"{name} (required)" if default == "???" else f"{name}: {json.dumps(default)}"
+            for name, default in item["options"].items()
+        )
+        table.add_row(item["kind"], item["name"], options, item["origin"])
+    console = Console()
+    console.print(table)
+    for item in broken:
+        console.print(f"Broken: {item['cause']}", style="red", markup=False, soft_wrap=True)
+
+
+def _options(component: ComponentClass) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    options = OmegaConf.to_container(OmegaConf.structured(component.Config), enum_to_str=True)
+    return cast(dict[str, Any], options)
