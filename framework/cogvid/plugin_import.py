@@ -22,7 +22,7 @@ class PluginSource:
     """Where a plugin comes from.
 
     Attributes:
-        name: the plugin as the entry point or the experiment names it.
+        name: of the entry point, module or file.
         origin: the distribution or file that holds it, in words.
         version: of its distribution; empty without one.
         file: its file, where no version tells one state of its code from another: a ./file.py, or a package
@@ -56,7 +56,7 @@ def import_named(name: str, base: Path) -> tuple[PluginSource, ModuleType]:
     """
     if name.endswith(".py"):
         path = (base / name).resolve()
-        return PluginSource(name, str(path), file=path), _import_file(name, path)
+        return PluginSource(path.name, str(path), file=path), _import_file(path)
     owners = packages_distributions().get(name.partition(".")[0])
     owner = distribution(owners[0]) if owners else None
     module = _import(name, origin_of(owner), name)
@@ -97,11 +97,11 @@ def _import(name: str, origin: str, module: str) -> ModuleType:
         raise UserError(f"Plugin {name} ({origin}) cannot be imported: {cause_of(error)}") from error
 
 
-def _import_file(name: str, path: Path) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
     try:
         code = path.read_bytes()
     except OSError as error:
-        raise UserError(f"Plugin {name}: cannot read {path}: {error.strerror}.") from error
+        raise UserError(f"Plugin {path.name}: cannot read {path}: {error.strerror}.") from error
     # The module's name follows from its content: an edited file is a new module, an unchanged one loads once.
     module_name = f"cogvid_plugin_{path.stem}_{sha256(str(path).encode() + code).hexdigest()[:12]}"
     if module_name in sys.modules:
@@ -116,7 +116,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
         exec(compile(code, str(path), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[module_name]
-        raise UserError(f"Plugin {name} ({path}) cannot be imported: {cause_of(error)}") from error
+        raise UserError(f"Plugin {path.name} ({path}) cannot be imported: {cause_of(error)}") from error
     return module
 
 

@@ -48,7 +48,7 @@ class ComponentInfo:
     """A registered component and where it comes from.
 
     Attributes:
-        plugin: the plugin as the entry point or the experiment names it.
+        plugin: name of the entry point, module or file.
         version: of the installed distribution that holds the plugin; empty without one.
         origin: the distribution or file that holds the plugin, in words.
         file: the plugin's file, where no version tells one state of its code from another.

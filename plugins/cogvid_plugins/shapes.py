@@ -106,8 +106,8 @@ def read_scenes(folder: Path) -> dict[str, Scene]:
     for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         attributes = Attributes(row["size"], row["colour"], row["shape"], tuple(row["motion"]))
-        top, bottom = map(tuple, row["background"])
-        scene = Scene(attributes, row["duration"], tuple(row["start"]), row["travel"], (top, bottom))
+        background = tuple(row["background"])
+        scene = Scene(attributes, row["duration"], tuple(row["start"]), row["travel"], background)
         scenes[row["id"]] = scene
     return scenes
 

@@ -61,7 +61,7 @@ class Shapes3d(nn.Module):
             {name: nn.Linear(FEATURES, len(values)) for name, values in CLASSES.items()}
         )
         # Trained beside the classes, so that the features also say what the caption does not.
-        self.layout = nn.Linear(FEATURES, 2 * PATH_POINTS + 6)
+        self.layout = nn.Linear(FEATURES, 2 * PATH_POINTS + 3)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features (B, 64)."""
@@ -123,10 +123,10 @@ def class_targets(scenes: list[Scene]) -> dict[str, Tensor]:
 
 
 def layout_target(scenes: list[Scene]) -> Tensor:
-    """Positions at five times and the two background colours, (B, 16), roughly in -1..1."""
+    """Positions at five times and the background colour, (B, 13), roughly in -1..1."""
     times = np.linspace(0, 1, PATH_POINTS)
     paths = np.stack([scene.position(times, 1).ravel() for scene in scenes])
-    backgrounds = np.array([scene.background for scene in scenes]).reshape(len(scenes), 6) / 255
+    backgrounds = np.array([scene.background for scene in scenes]) / 255
     return torch.from_numpy(np.concatenate([paths, backgrounds], axis=1) * 2 - 1).float()
 
 

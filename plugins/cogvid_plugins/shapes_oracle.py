@@ -1,17 +1,18 @@
-"""Metric `shapes_oracle`: reads off the pixels whether a clip of the shapes world shows what its caption says.
+"""Metric `shapes_oracle`: reads off the pixels whether a clip of the shapes world shows its caption.
 
-How a frame is measured. The background is the median of each row, for backgrounds of this world change from top
-to bottom only. A pixel belongs to the object colour whose line from the background it lies nearest to, by the
-share of the way it has gone; under a quarter counts as background, over three quarters as object. So antialiased
-and slightly blurred edges weigh what they cover, while a faint ghost weighs nothing. The colour with most weight
-is the object's. No object is present where that is less than half of the smallest shape, or where too much of
-another colour stands beside it. The centre is the centroid of the weights. Shape and size are those of the
-nearest of the eight rendered templates at that centre, and none where even that one is far off, as it is for
-a blot, for two objects, or for the double image of a cross-fade.
+How a frame is measured. The background is the median of the frame. A pixel lies somewhere on the way from the
+background to an object colour, the one whose straight line passes nearest; up to a quarter of the way it is
+background, from three quarters on object, between them in part. So the soft edge of a blurred object weighs
+what it covers, while a faint ghost weighs nothing. The colour with the most weight is the object's. No object
+is present where that is less than half of the smallest shape, or where too much of another colour stands
+beside it. The centre is the centroid of the weights. Shape and size are those of the nearest of the eight
+rendered templates at that centre, or none where even that one is far off, as it is for a blot, for two
+objects, and for the evenly mixed double image of a cross-fade.
 
-How a motion is measured. Each of the sixteen motions is an ideal path with a free start and scale, fitted to the
-centres; the nearest wins. None is right where the object is missing in a frame, goes less than half of the
-shortest way of this world, or follows even the nearest path badly.
+How a motion is measured. Each of the sixteen motions is an ideal path with a free start and scale, fitted to
+the centres; the nearest wins. None is right where the object is missing in a frame, goes less than half of
+the way that motions of this world go, or where even the nearest path leaves more of the movement open than it
+explains.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cogvid import hookimpl
+from cogvid import UserError, hookimpl
 from cogvid.metrics.base import VideoMetric
 from cogvid_plugins.shapes_world import (
     COLOURS,
@@ -46,18 +47,19 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 NONE = -1
+SCORES = ("colour", "shape", "size", "motion", "all", "frame_colour", "frame_shape", "present")
 # Changes whenever the same video may get another value.
 VERSION = 1
 # Of the area of the smallest shape (a small triangle): less is no object.
-SMALLEST_MASS = 0.5
+LEAST_MASS = 0.5
 # Of the weight of all colours: less in one colour is no object.
-PUREST_SHARE = 0.7
+LEAST_PURITY = 0.7
 # Squared error over squared template: more is no shape.
-WORST_MISFIT = 0.35
-# Of the variance of the path: what the motion must explain.
-WORST_FIT = 0.8
-# Of the shortest way of a phase: less is no motion.
-SHORTEST_TRAVEL = 0.5
+MOST_MISFIT = 0.25
+# Of the squared distances from the mean centre: less explained is no motion.
+LEAST_FIT = 0.5
+# Of the way of a phase in this world: less is no motion either.
+LEAST_TRAVEL = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Measured:
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        return self.colour != NONE
+        present: NDArray[np.bool_] = self.colour != NONE
+        return present
 
 
 def measure(videos: NDArray[np.uint8]) -> Measured:
@@ -104,7 +107,7 @@ def measure(videos: NDArray[np.uint8]) -> Measured:
 
 def _segment(images: NDArray[np.float32]) -> tuple[Integers, NDArray[np.float32]]:
     """The object's colour (N,), and the weight of each pixel in it (N, pixels, pixels)."""
-    background = np.median(images, axis=2, keepdims=True)
+    background = np.median(images, axis=(1, 2), keepdims=True)
     difference = images - background
     strength = (difference**2).sum(-1)
     palette = np.asarray(list(COLOURS.values()), dtype=np.float32)
@@ -121,7 +124,7 @@ def _segment(images: NDArray[np.float32]) -> tuple[Integers, NDArray[np.float32]
     colour = mass.argmax(0)
     most = mass.max(0)
     smallest = 2 * (min(RADII.values()) * images.shape[1]) ** 2
-    present = (most >= SMALLEST_MASS * smallest) & (most >= PUREST_SHARE * mass.sum(0))
+    present = (most >= LEAST_MASS * smallest) & (most >= LEAST_PURITY * mass.sum(0))
     return np.where(present, colour, NONE), weights[colour, np.arange(len(images))]
 
 
@@ -148,7 +151,7 @@ def _match(weights: NDArray[np.float32], centre: Floats) -> tuple[Integers, Inte
         errors.append(error)
         misfits.append(error / np.maximum((template**2).sum((1, 2)), 1e-9))
     best = np.argmin(errors, axis=0)
-    fits = np.take_along_axis(np.stack(misfits), best[None], axis=0)[0] <= WORST_MISFIT
+    fits = np.take_along_axis(np.stack(misfits), best[None], axis=0)[0] <= MOST_MISFIT
     size_index, shape_index = np.divmod(best, len(SHAPES))
     return np.where(fits, shape_index, NONE), np.where(fits, size_index, NONE)
 
@@ -164,16 +167,140 @@ def classify_motion(centres: Floats, pixels: int) -> Integers:
     Returns:
         (B,) indices into `MOTIONS`, `NONE` where the centres follow none of them.
     """
-    progress = np.linspace(0, 1, centres.shape[1])
-    paths = np.stack([motion_path(motion, progress) for motion in MOTIONS])
+    paths = np.stack([motion_path(motion, np.linspace(0, 1, centres.shape[1])) for motion in MOTIONS])
     paths -= paths.mean(1, keepdims=True)
+    # Too few frames to tell there and back from rest: no scale then.
+    lengths = np.maximum((paths**2).sum((1, 2)), 1e-9)
     moved = centres - centres.mean(1, keepdims=True)
-    scale = np.einsum("bfx,mfx->bm", moved, paths) / (paths**2).sum((1, 2))
-    explained = np.maximum(scale, 0) ** 2 * (paths**2).sum((1, 2))
-    total = (moved**2).sum((1, 2))
+    scale = np.einsum("bfx,mfx->bm", moved, paths) / lengths
+    explained = np.maximum(scale, 0) ** 2 * lengths
     best = explained.argmax(1)
-    shortest = np.asarray([SHORTEST_TRAVEL * TRAVEL[len(motion)][0] * pixels for motion in MOTIONS])
+    shortest = np.asarray([LEAST_TRAVEL * TRAVEL[len(motion)] * pixels for motion in MOTIONS])
     rows = np.arange(len(centres))
     # Comparisons with NaN are false: a video without an object in some frame follows nothing.
-    follows = (scale[rows, best] >= shortest[best]) & (explained[rows, best] >= WORST_FIT * total)
-    return np.where(follows, best, NONE)
+    enough = scale[rows, best] >= shortest[best]
+    fits = explained[rows, best] >= LEAST_FIT * (moved**2).sum((1, 2))
+    return np.where(enough & fits, best, NONE)
+
+
+def path_error(centres: Floats, motion: Motion, key_frames: int) -> float:
+    """How far the frames between the key frames lie from where the motion has the object at their time.
+
+    The path is the caption's motion, uniform in each phase, with start and length of each phase fitted to the
+    centres in the key frames by least squares. A frame between them without an object counts as if the object
+    stood at the farther of its two key frames, so losing the object is never better than standing still.
+
+    Args:
+        centres: (F, 2) as (x, y) in pixels, the key frames evenly among them; NaN where there is no object.
+        motion: one of `MOTIONS`.
+        key_frames: how many of the F frames are key frames.
+
+    Returns:
+        The mean distance in pixels; NaN where a key frame has no object or no frames lie between key frames.
+    """
+    gaps = key_frames - 1
+    step, rest = divmod(len(centres) - 1, gaps)
+    keys = centres[::step] if step else centres
+    if rest or step < 2 or np.isnan(keys).any():
+        return float("nan")
+    progress = np.linspace(0, 1, len(centres))
+    # Columns: the two coordinates of the start, then the length of each phase.
+    columns = [np.broadcast_to(axis, centres.shape) for axis in np.eye(2)]
+    for phase, direction in enumerate(motion):
+        columns.append(motion_path((direction,), progress * len(motion) - phase))
+    design = np.stack(columns, axis=-1)
+    solution, *_ = np.linalg.lstsq(design[::step].reshape(-1, len(columns)), keys.reshape(-1), rcond=None)
+    path = design @ solution
+    distance = np.linalg.norm(centres - path, axis=-1)
+    gap = np.minimum(np.arange(len(centres)) // step, gaps - 1)
+    standing = np.maximum(
+        np.linalg.norm(keys[gap] - path, axis=-1), np.linalg.norm(keys[gap + 1] - path, axis=-1)
+    )
+    distance = np.where(np.isnan(distance), standing, distance)
+    return float(distance[np.arange(len(centres)) % step != 0].mean())
+
+
+class ShapesOracle(VideoMetric):
+    """Accuracies against the captions, over the videos that are scored; the real videos are not looked at.
+
+    `colour`, `shape`, `size`: the share of videos that have an object in every frame and the caption's
+    value in more than half of them. `motion`: the share that move as the caption says. `all`: the share
+    that are right in all four. `frame_colour`, `frame_shape`: the share of frames with the caption's value;
+    `present`: the share with an object. `path_error`: pixels by which the frames between the key frames
+    miss the uniform motion that the key frames span, over the videos whose key frames move as the caption
+    says (the others say nothing about interpolation); NaN where there are none, or no frames between key
+    frames.
+    """
+
+    key_frames = True
+
+    @dataclass
+    class Config:
+        key_frames: int = 5  # of each video, evenly spaced from the first frame to the last
+
+    hits: Tensor
+    videos: Tensor
+    path_errors: Tensor
+    paths: Tensor
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        if self.config.key_frames < 2:
+            raise UserError(f"shapes_oracle needs at least 2 key_frames, not {self.config.key_frames}.")
+        self.add_state("hits", torch.zeros(len(SCORES), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("videos", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("path_errors", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("paths", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, videos: Tensor, captions: Sequence[str], real: bool) -> None:
+        """Measure the videos (B, F, 3, pixels, pixels) if they are the ones to be scored.
+
+        Raises:
+            UserError: a caption is not of the shapes world.
+        """
+        if real:
+            return
+        wanted = [parse_caption(caption) for caption in captions]
+        measured = measure(videos.cpu().numpy())
+        pixels, frames = videos.shape[-1], videos.shape[1]
+        self.hits += torch.from_numpy(_score(measured, wanted, pixels).sum(0)).to(self.hits)
+        self.videos += len(wanted)
+        step = max(1, (frames - 1) // (self.config.key_frames - 1))
+        spanned = classify_motion(measured.centre[:, ::step], pixels)
+        for centres, index, attributes in zip(measured.centre, spanned, wanted, strict=True):
+            if index != NONE and MOTIONS[index] == attributes.motion:
+                error = path_error(centres, attributes.motion, self.config.key_frames)
+                if not np.isnan(error):
+                    self.path_errors += error
+                    self.paths += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores by name; see the class."""
+        scores = dict(zip(SCORES, self.hits / self.videos, strict=True))
+        return {**scores, "path_error": self.path_errors / self.paths}
+
+    @property
+    def protocol(self) -> dict[str, str | int | float]:
+        """The version of the measurement and the number of key frames."""
+        return {"version": VERSION, "key_frames": self.config.key_frames}
+
+
+def _score(measured: Measured, wanted: list[Attributes], pixels: int) -> Floats:
+    """(B, len(SCORES)) in the order of `SCORES`."""
+    colours = list(COLOURS)
+    colour = measured.colour == np.asarray([[colours.index(attributes.colour)] for attributes in wanted])
+    shape = measured.shape == np.asarray([[SHAPES.index(attributes.shape)] for attributes in wanted])
+    size = measured.size == np.asarray([[SIZES.index(attributes.size)] for attributes in wanted])
+    moves = [MOTIONS.index(attributes.motion) for attributes in wanted]
+    always = measured.present.all(1)
+    videos = [always & (frames.mean(1) > 0.5) for frames in (colour, shape, size)]
+    videos.append(classify_motion(measured.centre, pixels) == moves)
+    everything = np.all(videos, axis=0)
+    shares = [colour.mean(1), shape.mean(1), measured.present.mean(1)]
+    return np.stack([*videos, everything, *shares], axis=1).astype(np.float64)
+
+
+@hookimpl
+def register_metrics() -> dict[str, type]:
+    """The metric `shapes_oracle`."""
+    return {"shapes_oracle": ShapesOracle}

@@ -6,6 +6,7 @@ right, y downwards, and pixel i covers [i, i + 1).
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -40,18 +41,11 @@ DIRECTIONS: dict[str, Point] = {
 }
 # Four simple motions, then the twelve two-phase motions whose second phase differs from the first.
 MOTIONS: tuple[Motion, ...] = (*((name,) for name in DIRECTIONS), *permutations(DIRECTIONS, 2))
-# Shortest and longest way of one phase, by the number of phases.
-TRAVEL: dict[int, Point] = {1: (14 / 32, 16 / 32), 2: (9 / 32, 11 / 32)}
-BACKGROUNDS: tuple[Colour, ...] = (
-    (88, 90, 92),
-    (128, 128, 128),
-    (166, 166, 162),
-    (146, 128, 116),
-    (112, 124, 142),
-    (118, 138, 116),
-)
-# A graded background is darker at the bottom by this factor.
-SHADE = 0.8
+# The way of one phase, by the number of phases: all clips move at one speed relative to their length.
+TRAVEL: dict[int, float] = {1: 16 / 32, 2: 8 / 32}
+# Starts lie on this raster, so that a 17-frame clip at 32 pixels moves by whole pixels.
+RASTER = 1 / 32
+BACKGROUNDS: tuple[Colour, ...] = ((72, 76, 84), (128, 122, 116), (178, 182, 178))
 
 
 @dataclass(frozen=True)
@@ -103,14 +97,14 @@ class Scene:
         duration: seconds; the motion fills them, each phase an equal part.
         start: (x, y) of the shape's centroid at time 0.
         travel: the way of each phase.
-        background: RGB at the top and at the bottom.
+        background: RGB.
     """
 
     attributes: Attributes
     duration: float
     start: Point
     travel: float
-    background: tuple[Colour, Colour]
+    background: Colour
 
     @property
     def caption(self) -> str:
@@ -126,9 +120,7 @@ class Scene:
     def render(self, times: ArrayLike, pixels: int) -> NDArray[np.uint8]:
         """Frames uint8 (T, pixels, pixels, 3) at `times` (T,) in seconds."""
         centres = self.position(times, pixels)
-        top, bottom = np.asarray(self.background, dtype=np.float32)
-        ramp = np.linspace(0, 1, pixels, dtype=np.float32)[:, None, None]
-        background = np.broadcast_to(top + (bottom - top) * ramp, (pixels, pixels, 3))
+        background = np.asarray(self.background, dtype=np.float32)
         colour = np.asarray(COLOURS[self.attributes.colour], dtype=np.float32)
         alpha = coverage(self.attributes.shape, RADII[self.attributes.size] * pixels, centres, pixels)
         frames: NDArray[np.float32] = alpha[..., None] * (colour - background)
@@ -186,15 +178,16 @@ def extent(shape: str, radius: float) -> tuple[Point, Point]:
 
 
 def sample_scene(rng: np.random.Generator, attributes: Attributes, duration: float) -> Scene:
-    """A scene with these attributes: start, travel and background at random, the shape always inside."""
-    travel = rng.uniform(*TRAVEL[len(attributes.motion)])
+    """A scene with these attributes: start and background at random, the shape always inside."""
+    travel = TRAVEL[len(attributes.motion)]
     corners = travel * motion_path(attributes.motion, np.linspace(0, 1, len(attributes.motion) + 1))
     reach = extent(attributes.shape, RADII[attributes.size])
     x, y = (
-        rng.uniform(before - way.min(), 1 - after - way.max())
+        rng.integers(
+            math.ceil((before - way.min()) / RASTER), math.floor((1 - after - way.max()) / RASTER) + 1
+        )
+        * RASTER
         for (before, after), way in zip(reach, corners.T, strict=True)
     )
-    red, green, blue = top = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-    graded = (round(red * SHADE), round(green * SHADE), round(blue * SHADE))
-    bottom = graded if rng.integers(2) else top
-    return Scene(attributes, duration, (x, y), travel, (top, bottom))
+    background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    return Scene(attributes, duration, (float(x), float(y)), travel, background)

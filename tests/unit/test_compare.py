@@ -309,12 +309,14 @@ def test_seeds_of_one_variant_with_different_configurations_are_pointed_out(tmp_
 def test_many_variants_are_wrapped_into_tables_that_fit_the_terminal(tmp_path: Path) -> None:
     for index in range(9):
         make_run(tmp_path, f"variant-{index}", fvd=100.0 + index)
+    make_run(tmp_path, "swept+" + "stages.sequential.steps-1000+" * 3, fvd=123.4)
     text = printed(compare(find_runs([tmp_path / "study"])), width=80)
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "…" not in text
     for index in range(9):
         assert f"variant-{index}" in text
         assert f"{100.0 + index:.1f}" in text
+    assert "123.4" in text
 
 
 class _Page(HTMLParser):

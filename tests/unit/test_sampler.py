@@ -6,9 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
 from torch import Tensor
 
 from cogvid import AttentionBackend, Grid
@@ -20,6 +17,9 @@ from cogvid.generation.sampling import choose, guided, uniforms
 from cogvid.interpolation import Round, Window
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
 from cogvid.text import TextTokenizer
+from cogvid_plugins.local3d import Local3D
+from cogvid_plugins.naive import Naive
+from cogvid_plugins.swin_ar import SwinAR
 
 GRID = Grid(3, 3, 4)
 N = GRID.frame_tokens
@@ -121,7 +121,9 @@ def test_cached_generation_gives_the_tokens_of_recomputation(
 ) -> None:
     model, clips, known = tiny_model(BACKENDS[name], stage, positions), batch(), known_frames(stage)
     without = unconditional() if sampling.guidance != 1 else None
-    expected = generate_uncached(model, known=known, sampling=sampling, seed=5, unconditional=without, **clips)
+    expected = generate_uncached(
+        model, known=known, sampling=sampling, seed=5, unconditional=without, **clips
+    )
     # What stands in the frames to generate is never read.
     clips["codes"][:, ~torch.tensor(known)] = 0
     codes = generate(
@@ -216,7 +218,7 @@ def test_whole_clips_are_the_same_for_any_batch_size_and_keep_their_key_frames()
         assert calls[-1] == (3 * 6 * N, 3 * 6 * N)
         assert all(before[0] < after[0] for before, after in pairwise(calls))
     assert torch.equal(*clips)
-    assert clips[0][:, 1:8].flatten(2).std() > 1
+    assert len(clips[0][:, 1:8].unique()) > 3
 
 
 def test_a_window_is_conditioned_on_its_own_duration(monkeypatch: pytest.MonkeyPatch) -> None:

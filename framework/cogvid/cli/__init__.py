@@ -18,7 +18,7 @@ from cogvid.cli.errors import plain_errors
 
 
 class _Commands(TyperGroup):
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         with plain_errors(debug=ctx.params["debug"]):
             return super().invoke(ctx)
 

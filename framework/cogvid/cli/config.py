@@ -33,11 +33,11 @@ def _config(
         return
     values = OmegaConf.to_container(OmegaConf.structured(resolved.config), enum_to_str=True)
     lines = list(_lines(cast(dict[str, Any], values), resolved.provenance))
-    column = min(60, max(len(line) for line, _ in lines) + 2)
+    column = min(60, max(len(line) for line, _ in lines))
     console = Console(highlight=False)
     for line, source in lines:
         style = "dim" if source == "default" else "cyan"
-        console.print(Text(f"{line:{column}}").append(source, style), soft_wrap=True)
+        console.print(Text(f"{line:{column}}  ").append(source, style), soft_wrap=True)
     if resolved.variants:
         console.print(Text(f"variants: {', '.join(resolved.variants)}", "dim"), soft_wrap=True)
 

@@ -49,12 +49,12 @@ def _plugins(
     ]
     broken = [{"name": item.name, "origin": item.origin, "cause": item.cause} for item in manager.broken]
     if as_json:
-        typer.echo(json.dumps({"components": components, "broken": broken}, indent=2))
+        typer.echo(json.dumps({"components": components, "broken": broken}, indent=2, default=str))
         return
     table = Table("kind", "name", "options", "from", title="Components", title_justify="left")
     for item in components:
         options = "\n".join(
-            f"{name} (required)" if default == "???" else f"{name}: {json.dumps(default)}"
+            f"{name} (required)" if default == "???" else f"{name}: {json.dumps(default, default=str)}"
             for name, default in item["options"].items()
         )
         table.add_row(item["kind"], item["name"], options, item["origin"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +22,8 @@ _TITLES: dict[Group, str] = {
     "cost": "Cost",
 }
 _PADDING = 2
+# A variant made by a sweep carries all its overrides in its name.
+_LABEL_WIDTH = 24
 _STYLES = {"better": "green", "worse": "red", None: "dim"}
 
 
@@ -56,7 +60,7 @@ def _tables(comparison: Comparison, rows: Sequence[Row], name: str, width: int) 
     """Tables no wider than the terminal; each repeats the titles and the first variant."""
     titles = [Text("seeds", style="dim"), *(Text(formatting.title(row)) for row in rows)]
     columns = [_column(comparison, rows, index) for index in range(len(comparison.variants))]
-    widths = [max(cell.cell_len for cell in column) + _PADDING for column in columns]
+    widths = [max(_width(cell) for cell in column) + _PADDING for column in columns]
     room = width - max(text.cell_len for text in titles) - _PADDING - widths[0]
     blocks: list[list[int]] = [[]]
     used = 0
@@ -78,9 +82,14 @@ def _tables(comparison: Comparison, rows: Sequence[Row], name: str, width: int) 
         yield table
 
 
+def _width(text: Text) -> int:
+    return max(cell_len(line) for line in text.plain.splitlines())
+
+
 def _column(comparison: Comparison, rows: Sequence[Row], index: int) -> list[Text]:
     variant = comparison.variants[index]
-    cells = [Text(variant.label, style="bold"), Text(formatting.seeds(variant), style="dim")]
+    label = "\n".join(wrap(variant.label, _LABEL_WIDTH))
+    cells = [Text(label, style="bold"), Text(formatting.seeds(variant), style="dim")]
     for row in rows:
         cell = Text(formatting.value(row, index, variant))
         difference = formatting.difference(row, index) if row.group != "bounds" else ""

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cogvid.config.options import first_line
@@ -34,6 +35,12 @@ def without_none(expected: Any) -> tuple[Any, bool]:
     return expected, False
 
 
+@cache
+def schema() -> DictConfig:
+    """The experiment's types and defaults, made once; `OmegaConf.merge` copies it."""
+    return cast(DictConfig, OmegaConf.structured(ExperimentConfig))
+
+
 def checked(layer: Layer) -> dict[str, Any]:
     """The layer's tree, shorthands spelt out and plugin files absolute.
 
@@ -50,7 +57,7 @@ def checked(layer: Layer) -> dict[str, Any]:
     if "plugins" in tree:
         _locate_plugins(tree, layer)
     try:
-        OmegaConf.merge(OmegaConf.structured(ExperimentConfig), tree)
+        OmegaConf.merge(schema(), tree)
     except (OmegaConfBaseException, TypeError) as error:
         key = str(getattr(error, "full_key", None) or "")
         raise UserError(f"{layer.place(key.partition('[')[0])}: {key}: {first_line(error)}.") from error

@@ -11,7 +11,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cogvid.config.check import checked, types_below, without_none
+from cogvid.config.check import checked, schema, types_below, without_none
 from cogvid.config.options import first_line
 from cogvid.config.overrides import expand_sweeps, override_layer
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
@@ -180,11 +180,11 @@ def _merge(
 
 
 def _typed(tree: dict[str, Any], provenance: dict[str, str], path: Path) -> ExperimentConfig:
-    merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), tree)
-    missing = ", ".join(sorted(OmegaConf.missing_keys(merged)))
-    if missing:
-        raise UserError(f"{display(path)}: no value for {missing}; set it there or in one of its bases.")
+    merged = OmegaConf.merge(schema(), tree)
     try:
+        missing = ", ".join(sorted(OmegaConf.missing_keys(merged)))
+        if missing:
+            raise UserError(f"{display(path)}: no value for {missing}; set it there or in one of its bases.")
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = str(error.full_key or "")

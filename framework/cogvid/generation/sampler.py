@@ -85,7 +85,7 @@ def generate(
         model.config.heads,
         head_size,
         text_mask,
-        grid.tokens,
+        grid,
         plus=model.backend is not None,
         dtype=model.word_embeddings.weight.dtype,
     )

@@ -44,7 +44,9 @@ class VideoExtractor(ABC):
 
     def __init__(self, network: nn.Module, weights: Path) -> None:
         self.sha256 = sha256(weights.read_bytes()).hexdigest()
-        self._network = network.eval().requires_grad_(False)
+        self._network = network.eval()
+        for parameter in network.parameters():  # a script module has no `requires_grad_`
+            parameter.requires_grad_(False)
 
     @abstractmethod
     def _read(self, network: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ The layers know neither; they ask a context for both channels' attention. See `t
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,11 @@ def with_text(text_mask: Tensor, frames_visible: Tensor) -> Tensor:
 
 
 class FullSequence:
-    """All slots of a sequence in one pass, for training and scoring."""
+    """All slots of a sequence in one pass, for training and scoring.
+
+    Frames are attended from one by one, each to the text and to the frames it sees anything of, so that a
+    pattern that is short in time costs accordingly.
+    """
 
     def __init__(
         self, backend: AttentionBackend | None, grid: Grid, given: tuple[bool, ...], text_mask: Tensor
@@ -55,54 +59,99 @@ class FullSequence:
         self.text = text_mask.shape[1]
 
     def base(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See `AttentionContext`; frames are batched, so the cost grows with their number alone."""
-        t, f = self.text, self.grid.frames
+        """See `AttentionContext`."""
+        t = self.text
         text = text_attention(q[:, :, :t], k[:, :, :t], v[:, :, :t], self.text_mask)
-        # (B, H, F * N, K) to (B * F, H, N, K), the text's keys in front of each frame's.
-        q, k_own, v_own = (x[:, :, t:].unflatten(2, (f, -1)).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
-        k_text, v_text = (x[:, :, :t].repeat_interleave(f, dim=0) for x in (k, v))
-        n = self.grid.frame_tokens
-        triangle = torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
-        own = triangle | torch.tensor(self.given, device=q.device)[:, None, None]
-        visible = torch.cat(
-            [
-                self.text_mask.repeat_interleave(f, dim=0)[:, None, None, :].expand(-1, 1, n, -1),
-                own.repeat(len(self.text_mask), 1, 1)[:, None],
-            ],
-            dim=-1,
-        )
-        k_all, v_all = torch.cat([k_text, k_own], dim=2), torch.cat([v_text, v_own], dim=2)
-        frames = masked_attention(q, k_all, v_all, visible).unflatten(0, (-1, f)).transpose(1, 2).flatten(2, 3)
+        frames = self._attend(q, k, v, _own_frame_band(self.grid, self.given, q.device), None)
         return torch.cat([text, frames], dim=2)
 
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
         """See `AttentionContext`; the dense computation of the backend's mask."""
         assert self.backend is not None
-        mask = _dense_mask(self.backend, self.grid, self.given, layer, q.device)
+        return self._attend(q, k, v, _band(self.backend, self.grid, self.given, layer, q.device), bias)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, band: Band, bias: nn.Module | None) -> Tensor:
+        t, f = self.text, self.grid.frames
+        # (B, F, H, N, K) queries; keys of the text, then of the frames each one sees: (B, F, H, T + M * N, K).
+        q = q[:, :, t:].unflatten(2, (f, -1)).transpose(1, 2)
+        k, v = (self._keys(x, band.key_frames) for x in (k, v))
+        text = self.text_mask[:, None, None, None, :].expand(-1, f, -1, q.shape[3], -1)
+        visible = torch.cat([text, band.visible[None, :, None].expand(len(text), -1, -1, -1, -1)], dim=-1)
         score_bias = None
         if bias is not None:
-            position = self.grid.positions(q.device)
-            query, key = (Position(*(axis.unsqueeze(d) for axis in position)) for d in (1, 0))
             # Text keys are not on the grid: their scores stay as they are.
-            score_bias = nn.functional.pad(bias(query, key), (self.text, 0))[None]
-        return masked_attention(q[:, :, self.text :], k, v, with_text(self.text_mask, mask), score_bias)
+            score_bias = nn.functional.pad(bias(band.query, band.key), (t, 0)).transpose(0, 1)[None]
+        return masked_attention(q, k, v, visible, score_bias).transpose(1, 2).flatten(2, 3)
+
+    def _keys(self, x: Tensor, key_frames: Tensor) -> Tensor:
+        t, (f, m) = self.text, key_frames.shape
+        frames = x[:, :, t:].unflatten(2, (f, -1)).index_select(2, key_frames.flatten())
+        frames = frames.unflatten(2, (f, m)).flatten(3, 4).transpose(1, 2)
+        text = x[:, None, :, :t].expand(-1, f, -1, -1, -1)
+        return torch.cat([text, frames], dim=3)
+
+
+class Band(NamedTuple):
+    """Which frames each frame sees anything of, and what of them.
+
+    Attributes:
+        key_frames: int64 (F, M); a frame that sees fewer than M has one twice, the second time invisible.
+        visible: bool (F, N, M * N).
+        query, key: positions (F, N, 1) and (F, 1, M * N).
+    """
+
+    key_frames: Tensor
+    visible: Tensor
+    query: Position
+    key: Position
 
 
 @lru_cache(maxsize=64)
-def _dense_mask(
+def _band(
     backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layer: int, device: torch.device
-) -> Tensor:
-    """The mask does not change between steps; a pattern usually repeats after two layers at most."""
-    return Visibility(backend, grid, given, layer).dense(device)
+) -> Band:
+    """The band of a layer's mask, which does not change between steps."""
+    return _band_of(Visibility(backend, grid, given, layer).dense(device), grid)
+
+
+@lru_cache(maxsize=16)
+def _own_frame_band(grid: Grid, given: tuple[bool, ...], device: torch.device) -> Band:
+    """The base channel's: each frame sees itself, whole where it is given, raster-causally where not."""
+    slots = torch.arange(grid.tokens, device=device)
+    return _band_of(own_frame(grid, given, slots), grid)
+
+
+def own_frame(grid: Grid, given: tuple[bool, ...], queries: Tensor) -> Tensor:
+    """What the base channel lets slots (Q,) see of the frames, bool (Q, tokens)."""
+    slots = torch.arange(grid.tokens, device=queries.device)
+    same = queries[:, None] // grid.frame_tokens == slots // grid.frame_tokens
+    whole = torch.tensor(given, device=queries.device)[queries // grid.frame_tokens]
+    return same & ((slots <= queries[:, None]) | whole[:, None])
+
+
+def _band_of(mask: Tensor, grid: Grid) -> Band:
+    f, n = grid.frames, grid.frame_tokens
+    seen = mask.view(f, n, f, n).any(dim=(1, 3)) if f > 1 else mask.new_ones(1, 1)
+    width = int(seen.sum(1).max())
+    # Seen frames first, in order; then frames of which nothing is visible.
+    key_frames = torch.sort((~seen).int(), dim=1, stable=True).indices[:, :width]
+    tokens = torch.arange(n, device=mask.device)
+    keys = (key_frames[:, :, None] * n + tokens).flatten(1)
+    queries = torch.arange(grid.tokens, device=mask.device).view(f, n)
+    visible = mask.view(f, n, -1).gather(2, keys[:, None].expand(-1, n, -1))
+    return Band(key_frames, visible, grid.position(queries[:, :, None]), grid.position(keys[:, None, :]))
 
 
 class Cache:
-    """Keys and values of both channels of every layer, and of the text, for one batch of sequences.
+    """Keys and values of both channels of every layer, for one batch of sequences.
+
+    In the plus channel the text stands once, before all frames; in the base channel once before each frame, so
+    that what a slot sees there lies in one piece and need not be gathered.
 
     Args:
         layers, heads, head_size: of the model.
         text_mask: bool (B, T).
-        slots: frame slots of the sequence, F * N.
+        grid: the frames of the sequences.
         plus: whether there is a plus channel.
         dtype: of keys and values.
     """
@@ -113,28 +162,49 @@ class Cache:
         heads: int,
         head_size: int,
         text_mask: Tensor,
-        slots: int,
+        grid: Grid,
         plus: bool,
         dtype: torch.dtype,
     ) -> None:
         self.text_mask = text_mask
         batch, text = text_mask.shape
-        shape = (layers, 2 if plus else 1, 2, batch, heads, text + slots, head_size)
-        self.values = torch.zeros(shape, dtype=dtype, device=text_mask.device)
+        device = text_mask.device
+        pieces = [(grid.frames, grid.frame_tokens)] + [(1, grid.tokens)] * plus
+        self._channels = [
+            torch.zeros(layers, 2, batch, heads, copies, text + slots, head_size, dtype=dtype, device=device)
+            for copies, slots in pieces
+        ]
         # Added to scores: what text and any number of visible frame keys look like.
-        self.padding = torch.zeros(batch, 1, 1, text + slots, dtype=dtype, device=text_mask.device)
+        self.padding = torch.zeros(batch, 1, 1, text + grid.tokens, dtype=dtype, device=device)
         self.padding[..., :text].masked_fill_(~text_mask[:, None, None, :], float("-inf"))
 
     def write(self, layer: int, channel: int, places: slice | Tensor, k: Tensor, v: Tensor) -> None:
-        """Keep keys and values (B, H, S, K) at `places` (S,)."""
-        keys, values = self.values[layer, channel]
+        """Keep keys and values (B, H, S, K) of frame slots at `places` (S,)."""
+        keys, values = self._channels[channel][layer].flatten(3, 4)
         keys[:, :, places], values[:, :, places] = k, v
+
+    def write_text(self, layer: int, channel: int, k: Tensor, v: Tensor) -> None:
+        """Keep keys and values (B, H, T, K) of the text."""
+        keys, values = self._channels[channel][layer]
+        text = k.shape[2]
+        keys[:, :, :, :text], values[:, :, :, :text] = k[:, :, None], v[:, :, None]
 
     def read(self, layer: int, channel: int, places: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, K) at `places` (S,); a slice is not copied."""
-        both = self.values[layer, channel]
+        both = self._channels[channel][layer].flatten(3, 4)
         chosen = both[:, :, :, places] if isinstance(places, slice) else both.index_select(3, places)
         return chosen[0], chosen[1]
+
+
+def _places(slots: Tensor, text: int, piece: int) -> Tensor:
+    """Where frame slots stand in a channel of the cache: the text comes before every `piece` of them."""
+    return slots + (slots // piece + 1) * text
+
+
+def _as_slice(places: Tensor) -> slice | Tensor:
+    """Rising places that follow each other as a slice: then nothing has to be gathered."""
+    first, last = (int(places[0]), int(places[-1])) if len(places) else (0, -1)
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 class VisibleKeys:
@@ -143,25 +213,22 @@ class VisibleKeys:
     Args:
         rows: mask rows, bool (Q, tokens).
         text: T, text slots.
+        piece: frame slots behind each copy of the text in this channel of the cache.
         grid: the frames of the sequence.
     """
 
-    def __init__(self, rows: Tensor, text: int, grid: Grid) -> None:
+    def __init__(self, rows: Tensor, text: int, piece: int, grid: Grid) -> None:
         slots = rows.any(0).nonzero()[:, 0]
         visible = rows[:, slots]
         self.positions = grid.position(slots)
-        self.places = _as_slice(torch.cat([torch.arange(text, device=slots.device), slots + text]))
+        first = slots[:1] // piece * (text + piece)
+        before = torch.arange(text, device=slots.device) + (first if len(first) else 0)
+        self.places = _as_slice(torch.cat([before, _places(slots, text, piece)]))
         self.count = text + len(slots)
         self.hidden = None
         if not visible.all():
             hidden = torch.zeros(len(rows), self.count, device=slots.device)
             self.hidden = hidden.masked_fill_(nn.functional.pad(~visible, (text, 0)), float("-inf"))
-
-
-def _as_slice(places: Tensor) -> slice | Tensor:
-    """Sorted places that follow each other as a slice: then nothing has to be gathered."""
-    first, last = (int(places[0]), int(places[-1])) if len(places) else (0, -1)
-    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 class StepPlan:
@@ -187,19 +254,21 @@ class StepPlan:
     ) -> None:
         self.slots, self.text = slots, text
         self.positions = Position(*(axis[:, None] for axis in grid.position(slots)))
-        self.places = _as_slice(slots + text)
-        self.places_with_text = _as_slice(torch.cat([torch.arange(text, device=slots.device), slots + text]))
+        n = grid.frame_tokens
+        self.base_places = _as_slice(_places(slots, text, n))
+        self.plus_places = _as_slice(_places(slots, text, grid.tokens))
         keys = torch.arange(grid.tokens, device=slots.device)
-        own = slots[:, None] // grid.frame_tokens == keys // grid.frame_tokens
-        whole = torch.tensor(given, device=slots.device)[slots // grid.frame_tokens]
-        self.base = VisibleKeys(own & ((keys <= slots[:, None]) | whole[:, None]), text, grid)
+        own = slots[:, None] // n == keys // n
+        whole = torch.tensor(given, device=slots.device)[slots // n]
+        self.base = VisibleKeys(own & ((keys <= slots[:, None]) | whole[:, None]), text, n, grid)
         self.plus: list[VisibleKeys] = []
         if backend is not None:
             rows = [Visibility(backend, grid, given, layer).rows(slots) for layer in range(layers)]
             for layer, mine in enumerate(rows):
                 # A pattern usually repeats after one or two layers.
                 same = next(i for i in range(layer + 1) if torch.equal(rows[i], mine))
-                self.plus.append(VisibleKeys(mine, text, grid) if same == layer else self.plus[same])
+                seen = VisibleKeys(mine, text, grid.tokens, grid) if same == layer else self.plus[same]
+                self.plus.append(seen)
 
 
 class CachedStep:
@@ -209,11 +278,10 @@ class CachedStep:
         """Args: cache, written to; plan of the step; text: whether this pass computes the text, too."""
         self.cache, self.plan = cache, plan
         self.text = plan.text if text else 0
-        self.places = plan.places_with_text if text else plan.places
 
     def base(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `AttentionContext`."""
-        self.cache.write(layer, 0, self.places, k, v)
+        self._write(layer, 0, self.plan.base_places, k, v)
         t = self.text
         frames = self._attend(layer, 0, q[:, :, t:], self.plan.base, None)
         if not t:
@@ -223,8 +291,14 @@ class CachedStep:
 
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
         """See `AttentionContext`."""
-        self.cache.write(layer, 1, self.places, k, v)
+        self._write(layer, 1, self.plan.plus_places, k, v)
         return self._attend(layer, 1, q[:, :, self.text :], self.plan.plus[layer], bias)
+
+    def _write(self, layer: int, channel: int, places: slice | Tensor, k: Tensor, v: Tensor) -> None:
+        t = self.text
+        if t:
+            self.cache.write_text(layer, channel, k[:, :, :t], v[:, :, :t])
+        self.cache.write(layer, channel, places, k[:, :, t:], v[:, :, t:])
 
     def _attend(
         self, layer: int, channel: int, q: Tensor, seen: VisibleKeys, bias: nn.Module | None

@@ -161,7 +161,11 @@ class CogVideoTransformer(nn.Module):
             nn.init.constant_(block.gate, self.config.gate_init)
         if self.later_position_embeddings is not None:
             image = self.position_embeddings.weight.data[self.config.text_positions :]
-            self.later_position_embeddings.weight.data.copy_(image.repeat(self.config.grid.frames - 1, 1))
+            later = image.repeat(self.config.grid.frames - 1, 1, 1)
+            if self.config.plus_init is PlusInit.random:
+                # From copies alone, every slot would have to learn by itself which frame it is in.
+                later = later + 0.5 * image.std() * torch.randn_like(later[:, :1])
+            self.later_position_embeddings.weight.data.copy_(later.flatten(0, 1))
         self.freeze_base()
 
     def freeze_base(self) -> None:

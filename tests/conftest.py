@@ -1,0 +1,61 @@
+"""Small models, and the folders of material that only some checkouts have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cogvid import AttentionBackend, Grid
+from cogvid.attention.mask import Stage
+from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+
+MakeModel = Callable[..., CogVideoTransformer]
+
+
+def shared(name: str) -> Path:
+    folder = Path(__file__).resolve().parents[2] / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"needs ../shared/{name} beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Weights and logits of the 2022 release, at toy size."""
+    return shared("reference")
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """Real video files of several formats."""
+    return shared("clips")
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """Builds models of 11 image tokens, begin-of-image and 8 text tokens."""
+
+    def make(
+        backend: AttentionBackend | None = None,
+        grid: Grid = Grid(3, 2, 3),
+        stage: Stage = "sequential",
+        *,
+        layers: int = 2,
+        text_length: int = 4,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        **sizes: object,
+    ) -> CogVideoTransformer:
+        torch.manual_seed(seed)
+        defaults = {"width": 16, "heads": 2, "vocabulary": 20, "image_vocabulary": 11, "text_positions": 12}
+        config = TransformerConfig(layers=layers, text_length=text_length, grid=grid, **{**defaults, **sizes})
+        model = CogVideoTransformer(config, backend, stage)
+        # Weights of order one: whatever reaches a logit is then far above rounding.
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        return model.to(dtype).eval()
+
+    return make

@@ -1,0 +1,197 @@
+"""Every registered attention backend keeps the order of generation; the built-in patterns are what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from cogvid_plugins.local3d import Local3D
+from cogvid_plugins.naive import Naive
+from cogvid_plugins.swin_ar import SwinAR
+from torch import Tensor
+
+from cogvid import AttentionBackend, Grid, Position, UserError
+from cogvid.attention.mask import Stage, Visibility, given_frames
+from cogvid.config.schema import Positions
+from cogvid.model.transformer import CogVideoTransformer
+from cogvid.plugins import create_plugin_manager
+
+MakeModel = Callable[..., CogVideoTransformer]
+Place = tuple[int, int, int]
+
+REGISTERED = [info for info in create_plugin_manager().components() if info.kind == "attention"]
+# Beside the defaults of whatever is registered: neighbourhoods smaller than the grids below.
+BACKENDS: dict[str, AttentionBackend] = {
+    **{info.name: info.cls(info.cls.Config()) for info in REGISTERED},
+    "small local3d": Local3D(Local3D.Config(extent=[2, 2, 1])),
+    "local3d with a bias": Local3D(Local3D.Config(extent=[2, 2, 2], bias=True)),
+    "small swin_ar": SwinAR(SwinAR.Config(window=[2, 2])),
+    "swin_ar with a bias": SwinAR(SwinAR.Config(window=[2, 2], frames=2, bias=True)),
+}
+every_backend = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+both_stages = pytest.mark.parametrize("stage", ["sequential", "interpolation"])
+both_positions = pytest.mark.parametrize("positions", list(Positions), ids=lambda p: p.value)
+small_grids = pytest.mark.parametrize("grid", [Grid(3, 2, 3), Grid(5, 2, 2)], ids=["3x2x3", "5x2x2"])
+
+
+def order_of_generation(stage: Stage, grid: Grid) -> Tensor:
+    """Whether the logits of a slot (rows) may depend on the input of another, from the paper's rule."""
+    n, indices = grid.frame_tokens, range(grid.tokens)
+
+    def allowed(query: int, key: int) -> bool:
+        if stage == "interpolation" and (key // n) % 2 == 0:
+            return True
+        return key <= query and not (stage == "interpolation" and (query // n) % 2 == 0)
+
+    return torch.tensor([[allowed(query, key) for key in indices] for query in indices])
+
+
+def logits_before_and_after(model: CogVideoTransformer, changed: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of a sequence, and of copies of it with other inputs in the slots that `changed` (copies, slots) marks."""
+    text = model.config.text_length
+    tokens = torch.randint(11, (1, text + changed.shape[1]), generator=torch.Generator().manual_seed(1))
+    tokens = tokens.repeat(len(changed), 1)
+    other = tokens.clone()
+    other[:, text:] = torch.where(changed, (tokens[:, text:] + 1) % 11, tokens[:, text:])
+    mask = torch.ones(len(changed), text, dtype=torch.bool)
+    mask[:, 0] = False
+    with torch.no_grad():
+        return tuple(model(sequence, text_mask=mask)[:, text:] for sequence in (tokens, other))
+
+
+def test_the_built_in_backends_are_registered() -> None:
+    assert {"naive", "local3d", "swin_ar"} <= {info.name for info in REGISTERED}
+
+
+@every_backend
+@both_stages
+@both_positions
+@small_grids
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_no_logit_depends_on_anything_generated_later(
+    make_model: MakeModel,
+    backend: AttentionBackend,
+    stage: Stage,
+    positions: Positions,
+    grid: Grid,
+    dtype: torch.dtype,
+) -> None:
+    model = make_model(backend, grid, stage, positions=positions, dtype=dtype)
+    # Copy i changes everything that slot i must not know.
+    before, after = logits_before_and_after(model, ~order_of_generation(stage, grid))
+    assert torch.equal(before.diagonal(dim1=0, dim2=1), after.diagonal(dim1=0, dim2=1))
+    assert not torch.equal(before, after)
+
+
+@every_backend
+@both_stages
+@both_positions
+@small_grids
+def test_one_layer_sees_its_own_frame_and_the_pattern_and_nothing_else(
+    make_model: MakeModel, backend: AttentionBackend, stage: Stage, positions: Positions, grid: Grid
+) -> None:
+    model = make_model(backend, grid, stage, layers=1, positions=positions)
+    # Copy j changes slot j alone.
+    before, after = logits_before_and_after(model, torch.eye(grid.tokens, dtype=torch.bool))
+    depends = (before != after).any(-1).mT
+    frame = torch.arange(grid.tokens) // grid.frame_tokens
+    own_frame = (frame[:, None] == frame) & order_of_generation(stage, grid)
+    visible = Visibility(backend, grid, given_frames(stage, grid.frames), layer=0).dense()
+    assert torch.equal(depends, visible | own_frame)
+
+
+@every_backend
+@both_stages
+def test_every_token_sees_itself_in_every_layer(backend: AttentionBackend, stage: Stage) -> None:
+    grid = Grid(3, 5, 7)
+    for layer in range(4):
+        assert Visibility(backend, grid, given_frames(stage, 3), layer).dense().diagonal().all()
+
+
+def pattern(backend: AttentionBackend, layer: int = 0) -> list[list[bool]]:
+    axes = Grid(3, 5, 7).positions()
+    query, key = (Position(*(axis.unsqueeze(d) for axis in axes)) for d in (1, 0))
+    return backend.pattern(query, key, layer).tolist()
+
+
+def written_out(near: Callable[[Place, Place], bool]) -> list[list[bool]]:
+    places = list(product(range(3), range(5), range(7)))
+    return [[near(query, key) for key in places] for query in places]
+
+
+def test_naive_sees_everything() -> None:
+    assert pattern(Naive()) == written_out(lambda query, key: True)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("extent", [[2, 3, 1], [1, 2, 4], [3, 7, 5]], ids=str)
+def test_local3d_sees_less_than_extent_away(extent: list[int], layer: int) -> None:
+    frames, columns, rows = extent
+    backend = Local3D(Local3D.Config(extent=extent))
+    assert pattern(backend, layer) == written_out(
+        lambda q, k: abs(q[0] - k[0]) < frames and abs(q[1] - k[1]) < rows and abs(q[2] - k[2]) < columns
+    )
+
+
+@pytest.mark.parametrize("layer", range(4))
+@pytest.mark.parametrize("frames", [None, 1, 2])
+@pytest.mark.parametrize("window", [[3, 3], [2, 5], [10, 10], [1, 1]], ids=str)
+def test_swin_ar_sees_its_window_shifted_by_half_rounded_down_in_odd_layers(
+    window: list[int], frames: int | None, layer: int
+) -> None:
+    def cells(size: int, side: int) -> list[int]:
+        """Which window each coordinate lies in: they begin at the shift, a smaller one before it."""
+        first = int(side / 2) if layer in (1, 3) else 0
+        return [-1 if place < first else int((place - first) / side) for place in range(size)]
+
+    rows, columns = cells(5, window[0]), cells(7, window[1])
+    backend = SwinAR(SwinAR.Config(window=window, frames=frames))
+    assert pattern(backend, layer) == written_out(
+        lambda q, k: (
+            rows[q[1]] == rows[k[1]]
+            and columns[q[2]] == columns[k[2]]
+            and (frames is None or abs(q[0] - k[0]) < frames)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "named"),
+    [
+        (Local3D, {"extent": [1, 2]}, "extent"),
+        (Local3D, {"extent": [1, 0, 2]}, "extent"),
+        (SwinAR, {"window": [3]}, "window"),
+        (SwinAR, {"window": [0, 3]}, "window"),
+        (SwinAR, {"frames": 0}, "frames"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused_by_name(
+    cls: type[AttentionBackend], options: dict[str, object], named: str
+) -> None:
+    with pytest.raises(UserError, match=named):
+        cls(cls.Config(**options))
+
+
+def test_the_bias_is_one_number_a_head_for_each_offset_up_to_its_border() -> None:
+    bias = Local3D(Local3D.Config(extent=[2, 4, 3], bias=True)).bias(heads=2)
+    assert bias is not None
+    assert bias.table.shape == (2, 3, 5, 7)
+    torch.nn.init.normal_(bias.table, generator=torch.Generator().manual_seed(0))
+    query = Position(*(torch.tensor(x) for x in (4, 4, 4)))
+    for frames, rows, columns in [(0, 0, 0), (1, -2, 3), (-1, 2, -3), (3, -4, 4)]:
+        key = Position(query.frame - frames, query.row - rows, query.column - columns)
+        place = (max(-1, min(frames, 1)) + 1, max(-2, min(rows, 2)) + 2, max(-3, min(columns, 3)) + 3)
+        assert torch.equal(bias(query, key), bias.table[(slice(None), *place)])
+
+
+@pytest.mark.parametrize("cls", [Local3D, SwinAR])
+def test_the_bias_of_every_layer_learns(make_model: MakeModel, cls: type[AttentionBackend]) -> None:
+    model = make_model(cls(cls.Config(bias=True)))
+    tokens = torch.randint(11, (2, 4 + 18), generator=torch.Generator().manual_seed(1))
+    model(tokens, text_mask=torch.ones(2, 4)).square().mean().backward()
+    tables = [block.bias.table for block in model.blocks]
+    assert len(tables) == len({id(table) for table in tables}) == 2
+    assert all(table.grad is not None and table.grad.abs().max() > 0 for table in tables)

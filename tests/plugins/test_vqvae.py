@@ -1,0 +1,130 @@
+"""The built-in frame tokenizer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cogvid_plugins.vqvae import VQVAE, detailed_crops
+from torch import Tensor
+
+from cogvid import UserError
+
+
+def coloured_squares(count: int, seed: int = 0) -> Tensor:
+    """One plain square on grey in each frame, (count, 3, 16, 16) in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.full((count, 3, 16, 16), 0.5)
+    places = torch.randint(0, 9, (count, 2), generator=generator).tolist()
+    colours = torch.rand(count, 3, 1, 1, generator=generator)
+    for frame, (row, column), colour in zip(frames, places, colours, strict=True):
+        frame[:, row : row + 8, column : column + 8] = colour
+    return frames
+
+
+def tiny(**options: int) -> VQVAE:
+    torch.manual_seed(0)
+    sizes = {"channels": 16, "codes": 32, "code_size": 8, "crop": 8}
+    return VQVAE(VQVAE.Config(**{**sizes, **options}))
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[VQVAE, list[float]]:
+    """A tokenizer after 60 steps, in eval mode, and the reconstruction losses on the way."""
+    model = tiny()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(60):
+        loss, logs = model.training_loss(coloured_squares(16, seed=step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(logs["reconstruction"]))
+    return model.eval(), losses
+
+
+def test_training_learns_coloured_squares(trained: tuple[VQVAE, list[float]]) -> None:
+    model, losses = trained
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    frames = coloured_squares(16, seed=1000)
+    assert (model.decode(model.encode(frames)) - frames).square().mean() < (frames - 0.5).square().mean()
+
+
+@pytest.mark.parametrize("downsampling", [2, 4, 8])
+def test_a_code_stands_for_a_square_of_pixels(downsampling: int) -> None:
+    model = tiny(downsampling=downsampling).eval()
+    codes = model.encode(torch.rand(2, 3, 16, 24))
+    assert codes.shape == (2, 16 // downsampling, 24 // downsampling)
+    assert codes.dtype == torch.long
+    assert model.decode(codes).shape == (2, 3, 16, 24)
+    assert (model.codebook_size, model.downsampling) == (32, downsampling)
+
+
+def test_decoded_frames_lie_between_black_and_white(trained: tuple[VQVAE, list[float]]) -> None:
+    model = tiny()
+    model.load_state_dict(trained[0].state_dict())
+    # A decoder that overshoots in both directions.
+    torch.nn.init.normal_(model.decoder[-1].weight, std=10.0)
+    frames = model.decode(torch.arange(32).view(2, 4, 4))
+    assert frames.min() == 0
+    assert frames.max() == 1
+
+
+def test_a_frame_has_the_same_codes_whatever_the_batch(trained: tuple[VQVAE, list[float]]) -> None:
+    model, frames = trained[0], coloured_squares(8)
+    codes = model.encode(frames)
+    assert torch.equal(model.encode(frames), codes)
+    assert torch.equal(torch.cat([model.encode(frame[None]) for frame in frames]), codes)
+    assert codes.unique().numel() > 1
+
+
+def test_codes_are_those_that_the_quantizer_trained_with(trained: tuple[VQVAE, list[float]]) -> None:
+    model, frames = trained[0], coloured_squares(8)
+    _, indices, _ = model.quantizer(model.encoder(2 * frames - 1))
+    assert torch.equal(model.encode(frames), indices)
+
+
+def test_what_was_saved_codes_the_same(trained: tuple[VQVAE, list[float]]) -> None:
+    model, frames = trained[0], coloured_squares(8)
+    loaded = tiny(codes=32)
+    loaded.load_state_dict(model.state_dict())
+    codes = loaded.eval().encode(frames)
+    assert torch.equal(codes, model.encode(frames))
+    assert torch.equal(loaded.decode(codes), model.decode(codes))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"downsampling": 1}, "downsampling"),
+        ({"downsampling": 6}, "downsampling"),
+        ({"downsampling": 8, "crop": 12}, "crop"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused_by_name(options: dict[str, int], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        VQVAE(VQVAE.Config(**options))
+
+
+def test_whole_frames_train_where_no_crop_is_asked_for() -> None:
+    loss, logs = tiny(crop=0).training_loss(coloured_squares(8))
+    assert torch.isfinite(loss)
+    assert 0 < float(logs["codes_used"]) <= 1
+
+
+def test_crops_are_drawn_where_there_is_detail() -> None:
+    torch.manual_seed(0)
+    frames = torch.zeros(300, 3, 32, 32)
+    frames[:, :, 4:8, 22:26] = torch.rand(300, 3, 4, 4) + 0.5
+    crops = detailed_crops(frames, 8)
+    assert crops.shape == (300, 3, 8, 8)
+    # Places drawn evenly would hit in about one of five.
+    assert (crops.amax((1, 2, 3)) > 0).float().mean() > 0.9
+
+
+def test_crops_are_pieces_of_their_frames() -> None:
+    torch.manual_seed(0)
+    frames = torch.arange(2 * 3 * 6 * 7, dtype=torch.float).view(2, 3, 6, 7)
+    for frame, crop in zip(frames, detailed_crops(frames, 4), strict=True):
+        pieces = frame.unfold(1, 4, 1).unfold(2, 4, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        assert (pieces == crop).flatten(1).all(1).sum() == 1

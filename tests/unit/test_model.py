@@ -1,0 +1,204 @@
+"""The transformer: text, padding, the gate, the frozen image model, rotary positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from cogvid_plugins.local3d import Local3D
+from cogvid_plugins.naive import Naive
+from torch import Tensor
+
+from cogvid import Grid, Position
+from cogvid.attention.mask import Stage
+from cogvid.config.schema import PlusInit, Positions, StageConfig
+from cogvid.model.rotary import rotate, rotation
+from cogvid.model.transformer import CogVideoTransformer, frame_inputs
+from cogvid.training.modules import TransformerModule
+from cogvid.training.optimizer import build_optimizer
+
+MakeModel = Callable[..., CogVideoTransformer]
+
+GRID = Grid(3, 2, 3)
+TEXT_OFFSET = 12
+both_stages = pytest.mark.parametrize("stage", ["sequential", "interpolation"])
+both_positions = pytest.mark.parametrize("positions", list(Positions), ids=lambda p: p.value)
+
+
+def random_tokens(seed: int, *shape: int, first: int = 0, count: int = 11) -> Tensor:
+    return torch.randint(first, first + count, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def frame_logits(model: CogVideoTransformer, text: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(torch.cat([text, frames], 1), text_mask=mask)[:, model.config.text_length :]
+
+
+@both_stages
+@both_positions
+def test_padding_on_the_left_changes_no_logit(
+    make_model: MakeModel, stage: Stage, positions: Positions
+) -> None:
+    text, frames = random_tokens(0, 2, 4, first=TEXT_OFFSET, count=8), random_tokens(1, 2, GRID.tokens)
+    options = {"stage": stage, "positions": positions}
+    short = frame_logits(make_model(Naive(), **options), text, torch.ones(2, 4), frames)
+    padding = random_tokens(2, 2, 5)
+    padded_mask = torch.tensor([[0] * 5 + [1] * 4] * 2)
+    longer = make_model(Naive(), text_length=9, **options)
+    long = frame_logits(longer, torch.cat([padding, text], 1), padded_mask, frames)
+    torch.testing.assert_close(long, short, rtol=1e-10, atol=1e-10)
+
+
+def test_a_token_under_the_padding_changes_no_frame_logit(make_model: MakeModel) -> None:
+    model, frames = make_model(Naive()), random_tokens(1, 1, GRID.tokens)
+    mask = torch.tensor([[0, 1, 1, 1]])
+    one, other = (frame_logits(model, torch.tensor([[p, 13, 14, 15]]), mask, frames) for p in (0, 17))
+    assert torch.equal(one, other)
+
+
+def test_every_text_token_changes_every_frame_logit(make_model: MakeModel) -> None:
+    model, frames = make_model(Naive()), random_tokens(1, 1, GRID.tokens)
+    text, mask = torch.tensor([[12, 13, 14, 15]]), torch.ones(1, 4)
+    before = frame_logits(model, text, mask, frames)
+    for slot in range(4):
+        other = text.clone()
+        other[0, slot] = 19
+        assert (frame_logits(model, other, mask, frames) != before).any(-1).all()
+
+
+def test_no_text_state_depends_on_the_frames(make_model: MakeModel) -> None:
+    model, text = make_model(Naive()), torch.tensor([[12, 13, 14, 15]])
+    with torch.no_grad():
+        one, other = (
+            model(torch.cat([text, random_tokens(seed, 1, GRID.tokens)], 1), text_mask=torch.ones(1, 4))
+            for seed in (1, 2)
+        )
+    assert torch.equal(one[:, :4], other[:, :4])
+
+
+def test_a_sequence_that_ends_inside_a_frame_is_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="whole frames"):
+        make_model(Naive())(torch.zeros(1, 4 + 7, dtype=torch.long), text_mask=torch.ones(1, 4))
+
+
+def test_with_the_gate_open_every_frame_is_what_the_image_model_makes_of_it_alone(
+    make_model: MakeModel,
+) -> None:
+    model = make_model(Naive(), GRID, positions=Positions.rotary)
+    image = make_model(None, Grid(1, 2, 3))
+    image.load_state_dict({k: v for k, v in model.state_dict().items() if k in image.state_dict()})
+    for block in model.blocks:
+        torch.nn.init.constant_(block.gate, 100.0)
+    text, mask = random_tokens(0, 2, 4, first=TEXT_OFFSET, count=8), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    frames = random_tokens(1, 2, GRID.tokens)
+    together = frame_logits(model, text, mask, frames).chunk(3, dim=1)
+    for own, logits in zip(frames.chunk(3, dim=1), together, strict=True):
+        torch.testing.assert_close(logits, frame_logits(image, text, mask, own), rtol=1e-10, atol=1e-10)
+
+
+def test_with_the_gate_closed_the_base_channel_changes_no_frame(make_model: MakeModel) -> None:
+    model = make_model(Naive(), GRID, layers=1)
+    torch.nn.init.constant_(model.blocks[0].gate, -1000.0)
+    text, mask, frames = torch.full((1, 4), 13), torch.ones(1, 4), random_tokens(1, 1, GRID.tokens)
+    before = frame_logits(model, text, mask, frames)
+    torch.nn.init.normal_(model.blocks[0].base.qkv.weight, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(frame_logits(model, text, mask, frames), before)
+
+
+@pytest.mark.parametrize("plus_init", list(PlusInit), ids=lambda p: p.value)
+def test_the_plus_channel_starts_as_configured(make_model: MakeModel, plus_init: PlusInit) -> None:
+    base = make_model(None, Grid(1, 2, 3), seed=1)
+    model = make_model(Naive(), seed=2, plus_init=plus_init, gate_init=1.5)
+    model.start_plus_channel(base)
+    for block, source in zip(model.blocks, base.blocks, strict=True):
+        for name, weight in source.base.state_dict().items():
+            assert torch.equal(block.base.state_dict()[name], weight)
+            assert torch.equal(block.plus.state_dict()[name], weight) == (plus_init is PlusInit.copy)
+        assert (block.gate == 1.5).all()
+    first = base.position_embeddings.weight[model.config.text_positions :]
+    assert model.later_position_embeddings is not None
+    assert torch.equal(model.later_position_embeddings.weight, first.repeat(2, 1))
+
+
+@both_stages
+@both_positions
+@pytest.mark.parametrize("muon_lr", [0.0, 0.05])
+@pytest.mark.filterwarnings("ignore:.*self.log.*")
+def test_training_a_video_stage_moves_its_own_parameters_and_nothing_of_the_base(
+    make_model: MakeModel, stage: Stage, positions: Positions, muon_lr: float
+) -> None:
+    backend = Local3D(Local3D.Config(extent=[2, 2, 2], bias=True))
+    model = make_model(backend, GRID, stage, positions=positions, dtype=torch.float32)
+    model.start_plus_channel(make_model(None, Grid(1, 2, 3), seed=1, dtype=torch.float32))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config = StageConfig(steps=20, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, weight_decay=0.01)
+    module = TransformerModule(model, config, TEXT_OFFSET)
+    optimizer, schedule = build_optimizer(module.network.named_parameters(), config)
+    batch = (random_tokens(0, 2, 3, 6), random_tokens(1, 2, 4, count=8), torch.ones(2, 4, dtype=torch.bool))
+    model.train()
+    for step in range(3):
+        module.training_step(batch, step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    own = (".plus.", ".gate", ".bias.table", "later_position_embeddings")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (not any(part in name for part in own)), name
+
+
+@pytest.mark.filterwarnings("ignore:.*self.log.*")
+@pytest.mark.parametrize(
+    ("stage", "learned"), [("sequential", [1, 2]), ("interpolation", [1]), (None, [0])], ids=str
+)
+def test_each_stage_learns_the_frames_that_it_generates(
+    make_model: MakeModel, stage: Stage | None, learned: list[int]
+) -> None:
+    model = make_model(Naive(), GRID, stage) if stage else make_model(None, Grid(1, 2, 3))
+    module = TransformerModule(model, StageConfig(steps=1, batch_size=1), TEXT_OFFSET)
+    codes = random_tokens(0, 1, 3 if stage else 1, 6)
+    text = (random_tokens(1, 1, 4, count=8), torch.ones(1, 4))
+    before = module.training_step((codes, *text), 0)
+    for frame in range(codes.shape[1]):
+        other = codes.clone()
+        # The last token of a frame is only ever predicted, never an input.
+        other[0, frame, -1] = (other[0, frame, -1] + 1) % 11
+        changed = not torch.equal(module.training_step((other, *text), 0), before)
+        assert changed == (frame in learned)
+
+
+def test_recomputing_activations_changes_no_gradient(make_model: MakeModel) -> None:
+    tokens, gradients = random_tokens(0, 1, 4 + GRID.tokens), []
+    for checkpointed in (False, True):
+        model = make_model(Naive(), checkpoint_activations=checkpointed).train()
+        model(tokens, text_mask=torch.ones(1, 4)).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
+def test_inputs_are_the_tokens_shifted_behind_begin_of_image() -> None:
+    codes = torch.tensor([[[1, 2, 3], [4, 5, 6]]])
+    assert frame_inputs(codes, 9).tolist() == [[9, 1, 2, 9, 4, 5]]
+
+
+@pytest.mark.parametrize("shift", [(2, 0, 0), (0, 3, 0), (0, 0, 5), (1, 2, 3)], ids=str)
+def test_rotary_scores_depend_on_relative_positions_alone(shift: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 2, GRID.tokens, 16, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    def scores(offset: tuple[int, ...], only_keys: bool = False) -> Tensor:
+        here = GRID.positions()
+        there = Position(*(axis + o for axis, o in zip(here, offset, strict=True)))
+        return rotate(q, rotation(here if only_keys else there, 16), 0) @ rotate(k, rotation(there, 16), 0).mT
+
+    torch.testing.assert_close(scores(shift), scores((0, 0, 0)), rtol=0, atol=1e-5)
+    assert (scores(shift, only_keys=True) - scores((0, 0, 0))).abs().max() > 0.1
+
+
+def test_rotary_positions_leave_the_text_as_it_is() -> None:
+    x = torch.randn(1, 2, 3 + GRID.tokens, 16, generator=torch.Generator().manual_seed(0))
+    turned = rotate(x, rotation(GRID.positions(), 16), 3)
+    assert torch.equal(turned[:, :, :3], x[:, :, :3])
+    # Of all frame slots only the first one stands at the origin.
+    assert (turned[:, :, 4:] != x[:, :, 4:]).any(-1).all()

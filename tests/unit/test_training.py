@@ -1,0 +1,286 @@
+"""Optimiser, sequences, and trainings that are interrupted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from cogvid_plugins.lowest_fit import LowestFit
+from cogvid_plugins.naive import Naive
+from cogvid_plugins.uniform import Uniform
+from torch import Tensor, nn
+
+from cogvid import Grid
+from cogvid.config.schema import BaseFrames, StageConfig, TrainerConfig
+from cogvid.model.transformer import CogVideoTransformer
+from cogvid.text import TextTokenizer, with_duration
+from cogvid.training.fit import LAST, fit
+from cogvid.training.modules import TransformerModule
+from cogvid.training.optimizer import build_optimizer, orthogonal
+from cogvid.training.sequences import Batches, SequenceSampler, TokenBatch, TokenClips, frame_times
+
+MakeModel = Callable[..., CogVideoTransformer]
+
+DURATIONS = (1.0, 2.0, 4.0, 0.5, 1.5)
+CAPTIONS = tuple(f"clip {letter}" for letter in "abcde")
+RATES = (1.0, 2.0, 4.0)
+# Codes go up to 499; begin-of-image and the text follow.
+OFFSET = 501
+VOCABULARY = {"vocabulary": OFFSET + 280, "image_vocabulary": OFFSET - 1, "text_positions": 30}
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
+
+
+def learn(network: nn.Module, optimizer: Any, schedule: Any, steps: range) -> None:
+    for step in steps:
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        network(x).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 48, 16), (2, 16, 64)], ids=str)
+def test_muon_updates_have_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrices))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_each_matrix_of_a_batch_is_made_orthogonal_by_itself() -> None:
+    matrices = torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0))
+    alone = torch.cat([orthogonal(matrix[None]) for matrix in matrices])
+    torch.testing.assert_close(orthogonal(matrices * torch.tensor([1.0, 10.0, 0.1])[:, None, None]), alone)
+
+
+def test_the_rate_warms_up_stays_and_cools_down_to_zero() -> None:
+    config = StageConfig(steps=100, batch_size=1, adam_lr=0.5, warmup=0.1, cooldown=0.2)
+    optimizer, schedule = build_optimizer(small_network().named_parameters(), config)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        schedule.step()
+    assert rates[0] > 0
+    assert np.all(np.diff(rates[:11]) > 0)
+    assert rates[10:81] == [1.0] * 71
+    np.testing.assert_allclose(rates[80:], np.arange(20, 0, -1) / 20)
+    assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_muon_gets_the_matrices_and_adam_embeddings_norms_and_biases(make_model: MakeModel) -> None:
+    model = make_model(Naive())
+    config = StageConfig(steps=10, batch_size=1, adam_lr=0.01, muon_lr=0.02)
+    optimizer, _ = build_optimizer(model.named_parameters(), config)
+    names = {id(p): name for name, p in model.named_parameters()}
+    by_muon = {g["muon"]: {names[id(p)] for p in g["params"]} for g in optimizer.param_groups}
+    assert by_muon[True] | by_muon[False] == set(names.values())
+    layers = ("base.qkv", "base.out", "plus.qkv", "plus.out", "expand", "contract")
+    assert by_muon[True] == {f"blocks.{i}.{layer}.weight" for i in range(2) for layer in layers}
+
+
+def test_without_muon_every_step_is_one_of_published_adam() -> None:
+    ours, theirs = small_network(), small_network()
+    config = StageConfig(steps=12, batch_size=1, adam_lr=0.01, weight_decay=0.1)
+    optimizer, schedule = build_optimizer(ours.named_parameters(), config)
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    learn(ours, optimizer, schedule, range(12))
+    learn(theirs, adam, torch.optim.lr_scheduler.LambdaLR(adam, schedule.lr_lambdas[0]), range(12))
+    assert_same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize("muon_lr", [0.0, 0.02])
+def test_a_restored_optimizer_goes_on_as_if_nothing_had_happened(muon_lr: float) -> None:
+    config = StageConfig(steps=12, batch_size=1, adam_lr=0.01, muon_lr=muon_lr)
+    network = small_network()
+    optimizer, schedule = build_optimizer(network.named_parameters(), config)
+    learn(network, optimizer, schedule, range(5))
+    restored = small_network()
+    restored.load_state_dict(network.state_dict())
+    again, schedule_again = build_optimizer(restored.named_parameters(), config)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    schedule_again.load_state_dict(schedule.state_dict())
+    learn(network, optimizer, schedule, range(5, 12))
+    learn(restored, again, schedule_again, range(5, 12))
+    assert_same_weights(network, restored)
+
+
+@pytest.fixture(scope="module")
+def token_clips() -> TokenClips:
+    """Clips at 8 frames per second; all codes of a frame are 100 * clip + its number."""
+    counts = [int(seconds * 8) + 1 for seconds in DURATIONS]
+    numbers = torch.cat([100 * clip + torch.arange(count) for clip, count in enumerate(counts)])
+    times = torch.cat([torch.arange(count, dtype=torch.float64) / 8 for count in counts])
+    offsets = torch.tensor(np.cumsum([0, *counts]))
+    return TokenClips(numbers.int()[:, None, None].repeat(1, 2, 3), times, offsets, CAPTIONS)
+
+
+@pytest.fixture
+def sampler(token_clips: TokenClips) -> SequenceSampler:
+    return SequenceSampler(token_clips, LowestFit(LowestFit.Config(rates=list(RATES))), (1.0,), 3, seed=7)
+
+
+@pytest.fixture(scope="module")
+def text() -> TextTokenizer:
+    return TextTokenizer.train([with_duration(caption, 2.0) for caption in CAPTIONS], 280)
+
+
+def test_the_same_number_draws_the_same_sequence(sampler: SequenceSampler) -> None:
+    for number in range(20):
+        codes, caption, seconds = sampler.draw(number)
+        again, same_caption, same_seconds = replace(sampler).draw(number)
+        assert torch.equal(codes, again)
+        assert (caption, seconds) == (same_caption, same_seconds)
+    other = [replace(sampler, seed=8).draw(number)[1] for number in range(20)]
+    assert other != [sampler.draw(number)[1] for number in range(20)]
+
+
+def test_each_clip_comes_once_an_epoch_in_an_order_of_its_own(sampler: SequenceSampler) -> None:
+    epochs = [[sampler.draw(5 * epoch + place)[1] for place in range(5)] for epoch in range(6)]
+    assert all(sorted(epoch) == sorted(CAPTIONS) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_a_clip_too_short_for_every_rate_is_left_out(sampler: SequenceSampler) -> None:
+    slow = replace(sampler, scheduler=LowestFit(LowestFit.Config(rates=[1.0, 2.0])))
+    assert {slow.draw(number)[1] for number in range(8)} == set(CAPTIONS) - {CAPTIONS[3]}
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(
+    sampler: SequenceSampler, factor: float
+) -> None:
+    scheduler = Uniform(Uniform.Config(rates=list(RATES)))
+    sampler = replace(sampler, scheduler=scheduler, factors=(factor,))
+    drawn = set()
+    for number in range(60):
+        codes, caption, seconds = sampler.draw(number)
+        clip, numbers = CAPTIONS.index(caption), codes[:, 0, 0] % 100
+        assert (codes // 100 == clip).all()
+        rate = 2 / seconds
+        assert rate / factor in scheduler.training_rates(DURATIONS[clip], 3)
+        assert numbers.diff().tolist() == [8 / rate] * 2
+        assert numbers[0] * rate % 8 == 0
+        drawn.add((clip, rate))
+    assert len(drawn) > len(CAPTIONS)
+
+
+def test_the_frame_nearest_to_a_time_is_taken_the_earlier_one_of_two(token_clips: TokenClips) -> None:
+    times = np.array([0.0, 0.05, 0.0625, 0.07, 0.9, 1.0, 5.0])
+    assert (token_clips.frames(0, times)[:, 0, 0]).tolist() == [0, 0, 0, 1, 7, 8, 8]
+
+
+def test_a_clip_of_one_frame_has_that_frame_at_all_times() -> None:
+    one = TokenClips(torch.full((1, 1, 1), 3).int(), torch.zeros(1, dtype=torch.float64), torch.tensor([0, 1]), ["a"])
+    assert one.frames(0, np.array([0.0, 2.0])).flatten().tolist() == [3, 3]
+
+
+def test_saved_clips_are_loaded(token_clips: TokenClips, tmp_path: Path) -> None:
+    token_clips.save(tmp_path / "tokens.safetensors")
+    loaded = TokenClips.load(tmp_path / "tokens.safetensors", CAPTIONS)
+    for name in ("codes", "times", "offsets"):
+        assert torch.equal(getattr(loaded, name), getattr(token_clips, name))
+
+
+def test_every_time_that_training_may_want_is_among_the_frame_times() -> None:
+    assert frame_times(1.0, [1.0, 3.0], [2.0]).tolist() == [0, 0.166667, 0.333333, 0.5, 0.666667, 0.833333, 1]
+
+
+def test_batches_from_a_step_are_the_tail_of_those_from_the_start(
+    sampler: SequenceSampler, text: TextTokenizer
+) -> None:
+    def first(count: int, step: int) -> list[tuple[Tensor, ...]]:
+        batches = Batches(TokenBatch(sampler, text, 30, caption_dropout=0.5), batch_size=4)
+        batches.start(step, rank=0, processes=1)
+        return list(islice(batches, count))
+
+    for whole, tail in zip(first(7, 0)[3:], first(4, 3), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(whole, tail, strict=True))
+
+
+def test_processes_share_the_samples_of_a_step() -> None:
+    shares = []
+    for rank in range(2):
+        batches = Batches(list, batch_size=4)
+        batches.start(step=5, rank=rank, processes=2)
+        shares.append(next(iter(batches)))
+    assert shares == [[20, 22], [21, 23]]
+
+
+@pytest.mark.parametrize(("one_frame", "places"), [(BaseFrames.first, {0}), (BaseFrames.any, {0, 1, 2})])
+def test_the_image_base_gets_the_first_or_any_frame(
+    sampler: SequenceSampler, text: TextTokenizer, one_frame: BaseFrames, places: set[int]
+) -> None:
+    codes, _, _ = TokenBatch(sampler, text, 30, one_frame)(range(30))
+    assert codes.shape == (30, 1, 6)
+    whole, _, _ = TokenBatch(sampler, text, 30)(range(30))
+    assert set((whole == codes).all(-1).int().argmax(1).tolist()) == places
+
+
+def test_dropping_the_caption_keeps_the_duration(sampler: SequenceSampler, text: TextTokenizer) -> None:
+    numbers = range(40)
+    _, tokens, mask = TokenBatch(sampler, text, 30, caption_dropout=0.5)(numbers)
+    draws = [sampler.draw(number) for number in numbers]
+    with_caption, _ = text.encode([with_duration(caption, seconds) for _, caption, seconds in draws], 30)
+    without, _ = text.encode([with_duration("", seconds) for *_, seconds in draws], 30)
+    dropped = (tokens == without).all(1)
+    assert torch.equal(~dropped, (tokens == with_caption).all(1))
+    assert 10 <= int(dropped.sum()) <= 30
+    assert mask.any(1).all()
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process."""
+
+
+class KillBefore(pl.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("muon_lr", [0.0, 0.02])
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_training_ends_where_an_uninterrupted_one_does(
+    make_model: MakeModel, sampler: SequenceSampler, text: TextTokenizer, tmp_path: Path, muon_lr: float
+) -> None:
+    config = StageConfig(
+        steps=8, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, checkpoint_every=4, caption_dropout=0.3
+    )
+
+    def train(folder: Path, *callbacks: pl.Callback) -> nn.Module:
+        model = make_model(Naive(), Grid(3, 2, 3), text_length=30, seed=3, dtype=torch.float32, **VOCABULARY)
+        model.start_plus_channel(make_model(None, Grid(1, 2, 3), text_length=30, seed=4, dtype=torch.float32, **VOCABULARY))
+        batches = Batches(TokenBatch(sampler, text, 30, caption_dropout=0.3), config.batch_size)
+        trainer = TrainerConfig(accelerator="cpu", log_every=1)
+        fit(TransformerModule(model, config, OFFSET), batches, folder, trainer, title="tiny", seed=1, callbacks=callbacks)
+        return model
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", KillBefore(6))
+    assert (tmp_path / "killed" / LAST).exists()
+    assert_same_weights(train(tmp_path / "killed"), whole)
+    histories = [(tmp_path / name / "history.jsonl").read_text() for name in ("whole", "killed")]
+    assert histories[0] == histories[1]
+    assert histories[0].count("\n") == 8
