@@ -17,7 +17,7 @@ import numpy as np
 from cogvid import Clip, DataSource, UserError, hookimpl
 from cogvid.data_source import Progress, Split
 from cogvid.video import write_video
-from cogvid_plugins.shapes_world import ALL_ATTRIBUTES, Attributes, Scene, sample_scene
+from cogvid_plugins.shapes_world import ALL_ATTRIBUTES, RASTER, Attributes, Scene, sample_scene
 
 # The share of all combinations of attributes that only the test split shows.
 HELD_OUT = 0.25
@@ -47,15 +47,23 @@ class Shapes(DataSource):
         test_clips: int = 256
         size: int = 32  # pixels
         fps: int = 16
+        raster: int = RASTER  # steps across the canvas between starts; finer ones are harder to learn
         durations: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0, 8.0])  # seconds
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         options = self.config
-        if options.clips < 1 or options.test_clips < 0 or options.size < 16 or options.fps < 1:
+        if (
+            options.clips < 1
+            or options.test_clips < 0
+            or options.size < 16
+            or options.fps < 1
+            or options.raster < 8
+        ):
             raise UserError(
-                "The data source 'shapes' needs clips >= 1, test_clips >= 0, size >= 16 "
-                f"and fps >= 1, not clips={options.clips}, test_clips={options.test_clips}, "
+                "The data source 'shapes' needs clips >= 1, test_clips >= 0, size >= 16, "
+                "fps >= 1 and raster >= 8, not "
+                f"raster={options.raster}, clips={options.clips}, test_clips={options.test_clips}, "
                 f"size={options.size}, fps={options.fps}."
             )
         if not options.durations or min(options.durations) * options.fps < 1:
@@ -67,8 +75,8 @@ class Shapes(DataSource):
     def clips(self, folder: Path, seed: int, progress: Progress) -> list[Clip]:
         """Render the clips that are not there yet, then `captions.jsonl`."""
         jobs = [
-            *plan("train", self.config.clips, list(self.config.durations), seed),
-            *plan("test", self.config.test_clips, list(self.config.durations), seed),
+            *plan("train", self.config.clips, list(self.config.durations), seed, self.config.raster),
+            *plan("test", self.config.test_clips, list(self.config.durations), seed, self.config.raster),
         ]
         clips = folder / "clips"
         clips.mkdir(parents=True, exist_ok=True)
@@ -83,7 +91,7 @@ class Shapes(DataSource):
         return [Clip(job.id, clips / f"{job.id}.mp4", job.scene.caption, job.split) for job in jobs]
 
 
-def plan(split: Split, count: int, durations: list[float], seed: int) -> list[Job]:
+def plan(split: Split, count: int, durations: list[float], seed: int, raster: int = RASTER) -> list[Job]:
     """What `count` clips of a split show; each depends on the seed and its number alone.
 
     The split's combinations take turns, so captions repeat as late as they can.
@@ -96,7 +104,7 @@ def plan(split: Split, count: int, durations: list[float], seed: int) -> list[Jo
         rng = np.random.default_rng([seed, split == "test", number])
         duration = float(rng.choice(durations))
         attributes = ALL_ATTRIBUTES[own[number % len(own)]]
-        jobs.append(Job(f"{split}-{number:05d}", split, sample_scene(rng, attributes, duration)))
+        jobs.append(Job(f"{split}-{number:05d}", split, sample_scene(rng, attributes, duration, raster)))
     return jobs
 
 

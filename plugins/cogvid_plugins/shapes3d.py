@@ -105,7 +105,7 @@ def normalised(pixels: Tensor) -> Tensor:
 def random_scenes(rng: np.random.Generator, count: int) -> list[Scene]:
     """Scenes of one second, all attributes equally likely."""
     chosen = rng.integers(len(ALL_ATTRIBUTES), size=count)
-    return [sample_scene(rng, ALL_ATTRIBUTES[index], duration=1.0) for index in chosen]
+    return [sample_scene(rng, ALL_ATTRIBUTES[index], duration=1.0, raster=PIXELS) for index in chosen]
 
 
 def render(scenes: list[Scene], frames: int, end: float = 1.0) -> Tensor:

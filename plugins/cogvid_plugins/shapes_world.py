@@ -43,9 +43,9 @@ DIRECTIONS: dict[str, Point] = {
 MOTIONS: tuple[Motion, ...] = (*((name,) for name in DIRECTIONS), *permutations(DIRECTIONS, 2))
 # The way of one phase, by the number of phases: all clips move at one speed relative to their length.
 TRAVEL: dict[int, float] = {1: 16 / 32, 2: 8 / 32}
-# Starts lie on this raster, so that a 17-frame clip at 32 pixels moves by whole pixels.
-RASTER = 1 / 32
-BACKGROUNDS: tuple[Colour, ...] = ((72, 76, 84), (128, 122, 116), (178, 182, 178))
+# Steps across the canvas between which objects start; the five frames of a 4-interval clip lie on it, too.
+RASTER = 8
+BACKGROUNDS: tuple[Colour, ...] = ((72, 76, 84), (178, 180, 172))
 
 
 @dataclass(frozen=True)
@@ -177,17 +177,26 @@ def extent(shape: str, radius: float) -> tuple[Point, Point]:
     return (radius, radius), (up, down)
 
 
-def sample_scene(rng: np.random.Generator, attributes: Attributes, duration: float) -> Scene:
-    """A scene with these attributes: start and background at random, the shape always inside."""
+def sample_scene(
+    rng: np.random.Generator, attributes: Attributes, duration: float, raster: int = RASTER
+) -> Scene:
+    """A scene with these attributes: start and background at random, the shape always inside.
+
+    Args:
+        rng: of the start and the background.
+        attributes: what the caption will say.
+        duration: seconds.
+        raster: the middle of the shape's bounding box starts at a multiple of 1 / raster of the canvas. A coarse
+            raster is easy to learn: at 8, the key frames at 32 pixels show each shape in one alignment to the
+            grid of 4x4-pixel tokens; at 32, in sixteen.
+    """
     travel = TRAVEL[len(attributes.motion)]
     corners = travel * motion_path(attributes.motion, np.linspace(0, 1, len(attributes.motion) + 1))
     reach = extent(attributes.shape, RADII[attributes.size])
-    x, y = (
-        rng.integers(
-            math.ceil((before - way.min()) / RASTER), math.floor((1 - after - way.max()) / RASTER) + 1
-        )
-        * RASTER
-        for (before, after), way in zip(reach, corners.T, strict=True)
-    )
+    start = []
+    for (before, after), way in zip(reach, corners.T, strict=True):
+        half = (before + after) / 2
+        first, last = math.ceil((half - way.min()) * raster), math.floor((1 - half - way.max()) * raster)
+        start.append(float(rng.integers(first, last + 1) / raster + (before - after) / 2))
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-    return Scene(attributes, duration, (float(x), float(y)), travel, background)
+    return Scene(attributes, duration, (start[0], start[1]), travel, background)

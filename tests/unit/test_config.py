@@ -227,7 +227,7 @@ OPTIONS = st.recursive(
 
 
 @given(options=st.dictionaries(st.sampled_from(["on", "x", "no"]), OPTIONS))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_any_option_survives_saving(options: dict[str, Any]) -> None:
     config = ExperimentConfig(name="lab", attention=ComponentConfig("naive", options))
     saved = parse_yaml(to_yaml(config), "saved")[0]

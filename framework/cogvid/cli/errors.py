@@ -1,4 +1,4 @@
-"""What the command line shows of errors: a paragraph for a mistake of the user, a traceback for one of ours."""
+"""What the command line shows of errors: a paragraph for a mistake of the user, else a traceback."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ def _plugins(
     """List the components of all plugins, their options, and plugins that are broken."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from cogvid.config import load_experiment
     from cogvid.plugins import create_plugin_manager
@@ -57,7 +58,7 @@ def _plugins(
             f"{name} (required)" if default == "???" else f"{name}: {json.dumps(default, default=str)}"
             for name, default in item["options"].items()
         )
-        table.add_row(item["kind"], item["name"], options, item["origin"])
+        table.add_row(*map(Text, (item["kind"], item["name"], options, item["origin"])))
     console = Console()
     console.print(table)
     for item in broken:

@@ -70,7 +70,7 @@ class ClipGenerator:
         places = key_frame_places(grid.frames, self.config.frames)
         count = _Counter(len(captions) * grid.tokens, progress)
         clips = []
-        for rows in torch.arange(len(captions)).split(self.config.batch_size):
+        for rows in torch.split(torch.arange(len(captions)), self.config.batch_size):
             chosen = rows.tolist()
             conditions = [captions[i] for i in chosen], [seconds[i] for i in chosen]
             codes = torch.zeros(len(rows), grid.frames, grid.frame_tokens, dtype=torch.long)

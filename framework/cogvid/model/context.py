@@ -72,7 +72,7 @@ class FullSequence:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, band: Band, bias: nn.Module | None) -> Tensor:
         t, f = self.text, self.grid.frames
-        # (B, F, H, N, K) queries; keys of the text, then of the frames each one sees: (B, F, H, T + M * N, K).
+        # Queries (B, F, H, N, K); keys of the text, then of the frames each sees: (B, F, H, T + M * N, K).
         q = q[:, :, t:].unflatten(2, (f, -1)).transpose(1, 2)
         k, v = (self._keys(x, band.key_frames) for x in (k, v))
         text = self.text_mask[:, None, None, None, :].expand(-1, f, -1, q.shape[3], -1)
@@ -145,8 +145,8 @@ def _band_of(mask: Tensor, grid: Grid) -> Band:
 class Cache:
     """Keys and values of both channels of every layer, for one batch of sequences.
 
-    In the plus channel the text stands once, before all frames; in the base channel once before each frame, so
-    that what a slot sees there lies in one piece and need not be gathered.
+    In the plus channel the text stands once, before all frames; in the base channel once before each frame,
+    so that what a slot sees there lies in one piece and need not be gathered.
 
     Args:
         layers, heads, head_size: of the model.
@@ -176,7 +176,7 @@ class Cache:
         ]
         # Added to scores: what text and any number of visible frame keys look like.
         self.padding = torch.zeros(batch, 1, 1, text + grid.tokens, dtype=dtype, device=device)
-        self.padding[..., :text].masked_fill_(~text_mask[:, None, None, :], float("-inf"))
+        self.padding[..., :text].masked_fill_(text_mask & False | False & ~text_mask[:, None, None, :], float("-inf"))
 
     def write(self, layer: int, channel: int, places: slice | Tensor, k: Tensor, v: Tensor) -> None:
         """Keep keys and values (B, H, S, K) of frame slots at `places` (S,)."""

@@ -77,9 +77,10 @@ class CogVideoTransformer(nn.Module):
         self.final_norm = nn.LayerNorm(config.width)
         self.apply(_initialise)
         for block in self.blocks:
-            # As in GPT-2: the residual stream's variance should not grow with depth.
-            for projection in (block.base.out, block.contract):
-                nn.init.normal_(projection.weight, std=0.02 / (2 * config.layers) ** 0.5)
+            # Sandwich-LN gives every sublayer's output unit variance: the residual stream's should not grow
+            # with depth, nor drown the embeddings at the start.
+            for norm in (block.mixed_norm, block.fed_norm):
+                nn.init.constant_(norm.weight, (2 * config.layers) ** -0.5)
 
     def forward(self, tokens: Tensor, *, text_mask: Tensor) -> Tensor:
         """Logits of a whole sequence.
@@ -126,7 +127,7 @@ class CogVideoTransformer(nn.Module):
         """
         x = self.word_embeddings(tokens) + self.positions(slots, text_mask, context.text)
         angles = None
-        if self.backend is not None and self.config.positions is Positions.rotary:
+        if self.config.positions is Positions.rotary:
             angles = rotation(self.config.grid.position(slots), self.config.width // self.config.heads)
         for block in self.blocks:
             if self.config.checkpoint_activations and self.training:
@@ -208,14 +209,11 @@ class Block(nn.Module):
 
     def mix(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, context: AttentionContext) -> Tensor:
         """`sigmoid(a) * base + (1 - sigmoid(a)) * plus` on frame slots, the base channel alone on text."""
-        base = self.base.merge(context.base(self.layer, *self.base.split(x)))
+        text = context.text
+        base = self.base.merge(context.base(self.layer, *self.base.split(x, angles, text)))
         if self.plus is None:
             return base
-        text = context.text
-        q, k, v = self.plus.split(x)
-        if angles is not None:
-            q, k = rotate(q, angles, text), rotate(k, angles, text)
-        plus = self.plus.merge(context.plus(self.layer, q, k, v, self.bias))
+        plus = self.plus.merge(context.plus(self.layer, *self.plus.split(x, angles, text), self.bias))
         share = torch.sigmoid(self.gate)
         frames = share * base[:, text:] + (1 - share) * plus
         return torch.cat([base[:, :text], frames], dim=1) if text else frames
@@ -230,9 +228,13 @@ class Channel(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, S, D) to queries, keys and values (B, H, S, K)."""
+    def split(
+        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, text: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, D) to queries, keys and values (B, H, S, K); those of frame slots turned by `angles`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if angles is not None:
+            q, k = rotate(q, angles, text), rotate(k, angles, text)
         return q, k, v
 
     def merge(self, y: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cogvid.attention.backend import AttentionBackend
@@ -78,6 +79,12 @@ class Lab:
         self.codes = tokenizer.codebook_size
         for key, metric in config.evaluation.metrics.items():
             self.plugins.configure("metric", metric.name, metric.options, f"evaluation.metrics.{key}", sources)
+
+    @property
+    def device(self) -> torch.device:
+        """Where finished models generate: a GPU if there is one and the trainer may use it."""
+        allowed = self.config.trainer.accelerator in ("auto", "gpu", "cuda")
+        return torch.device("cuda" if allowed and torch.cuda.is_available() else "cpu")
 
     def build_tokenizer(self) -> FrameTokenizer:
         """A fresh frame tokenizer."""

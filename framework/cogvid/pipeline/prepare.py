@@ -119,7 +119,7 @@ def load_tokenizer(lab: Lab, stage: StageResult) -> FrameTokenizer:
     """The trained frame tokenizer, frozen."""
     tokenizer = lab.build_tokenizer()
     tokenizer.load_state_dict(load_file(stage.folder / "model.safetensors"))
-    return tokenizer.eval().requires_grad_(False)
+    return tokenizer.eval().requires_grad_(False).to(lab.device)
 
 
 def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: StageResult) -> StageResult:
@@ -158,15 +158,17 @@ def training_clips(lab: Lab, data: StageResult, tokens: StageResult) -> TokenCli
 
 
 def encode(tokenizer: FrameTokenizer, frames: Tensor) -> Tensor:
-    """Frames uint8 (T, 3, height, width) to codes int64 (T, rows, columns)."""
+    """Frames uint8 (T, 3, height, width) to codes int64 (T, rows, columns), on the CPU."""
+    device = next(tokenizer.parameters()).device
     with torch.inference_mode():
-        return torch.cat([tokenizer.encode(part.float() / 255) for part in frames.split(256)])
+        return torch.cat([tokenizer.encode(part.to(device).float() / 255).cpu() for part in frames.split(256)])
 
 
 def decode(tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:
-    """Codes (T, rows, columns) to frames uint8 (T, 3, height, width)."""
+    """Codes (T, rows, columns) to frames uint8 (T, 3, height, width), on the CPU."""
+    device = next(tokenizer.parameters()).device
     with torch.inference_mode():
-        parts = [tokenizer.decode(part).mul(255).round().to(torch.uint8) for part in codes.split(256)]
+        parts = [tokenizer.decode(part.to(device)).mul(255).round().to(torch.uint8).cpu() for part in codes.split(256)]
     return torch.cat(parts)
 
 

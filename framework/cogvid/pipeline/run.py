@@ -148,6 +148,9 @@ def trained_run(lab: Lab, stages: dict[str, StageResult]) -> TrainedRun:
     between = None
     if "interpolation" in stages:
         between = load_model(lab.video_model("interpolation", words), stages["interpolation"])
+    for network in (base, sequential, between):
+        if network is not None:
+            network.to(lab.device)
     generator = ClipGenerator(base, sequential, between, text, lab.config.generation, lab.config.text.length)
     return TrainedRun(load_tokenizer(lab, stages["tokenizer"]), generator)
 

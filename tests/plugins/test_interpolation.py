@@ -1,0 +1,122 @@
+"""Interpolation strategies: plans as plain data, and frames filled in without a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import cogvid
+from cogvid.errors import UserError
+from cogvid.plugins import create_component
+
+GIVEN = (True, False, True, False, True)
+
+
+def strategy(name: str) -> cogvid.InterpolationStrategy:
+    made = create_component("interpolation", name)
+    assert isinstance(made, cogvid.InterpolationStrategy)
+    return made
+
+
+def video(*levels: int) -> Tensor:
+    """One tiny clip, each frame of one grey level."""
+    return torch.tensor(levels, dtype=torch.uint8).view(1, -1, 1, 1, 1).expand(1, len(levels), 3, 2, 2)
+
+
+def levels(frames: Tensor) -> list[int]:
+    return frames[0, :, 0, 0, 0].tolist()
+
+
+def test_recursive_doubles_five_frames_in_rounds_of_five_frame_windows() -> None:
+    assert strategy("recursive").plan(5, 17) == [
+        cogvid.Round(
+            (cogvid.Window((0, 2, 4, 6, 8), GIVEN), cogvid.Window((8, 10, 12, 14, 16), GIVEN)),
+            rate_factor=2.0,
+        ),
+        cogvid.Round(
+            tuple(cogvid.Window((i, i + 1, i + 2, i + 3, i + 4), GIVEN) for i in (0, 4, 8, 12)),
+            rate_factor=4.0,
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key_frames", "target", "windows"),
+    [(5, 5, []), (5, 9, [2]), (5, 33, [2, 4, 8]), (3, 9, [1, 2]), (7, 13, [3]), (9, 33, [4, 8])],
+)
+def test_recursive_has_one_round_for_each_doubling(key_frames: int, target: int, windows: list[int]) -> None:
+    assert [len(step.windows) for step in strategy("recursive").plan(key_frames, target)] == windows
+
+
+@pytest.mark.parametrize(("key_frames", "target"), [(3, 17), (5, 33), (9, 17)])
+def test_every_round_is_given_known_frames_and_generates_each_missing_one_once(
+    key_frames: int, target: int
+) -> None:
+    known = set(range(0, target, (target - 1) // (key_frames - 1)))
+    for step in strategy("recursive").plan(key_frames, target):
+        places = [
+            (frame, given)
+            for window in step.windows
+            for frame, given in zip(window.frames, window.given, strict=True)
+        ]
+        generated = [frame for frame, given in places if not given]
+        assert {frame for frame, given in places if given} == known
+        assert len(set(generated)) == len(generated)
+        assert known.isdisjoint(generated)
+        known.update(generated)
+    assert known == set(range(target))
+
+
+@pytest.mark.parametrize("target", [16, 13, 3, 1])
+def test_recursive_names_the_numbers_of_frames_it_reaches(target: int) -> None:
+    with pytest.raises(
+        UserError, match=rf"5 key frames do not double to {target} frames: use 5, 9, 17, 33, 65"
+    ):
+        strategy("recursive").plan(5, target)
+
+
+@pytest.mark.parametrize("key_frames", [0, 1, 2, 4, 6])
+def test_recursive_needs_three_known_frames_for_every_window(key_frames: int) -> None:
+    with pytest.raises(UserError, match=f"{key_frames} key frames do not fill windows of three"):
+        strategy("recursive").plan(key_frames, 17)
+
+
+def test_hold_repeats_each_key_frame_until_the_next() -> None:
+    assert levels(strategy("hold").fill(video(10, 20, 30), 5)) == [10, 10, 20, 20, 30]
+    assert levels(strategy("hold").fill(video(10, 20, 30), 6)) == [10, 10, 10, 20, 20, 30]
+
+
+def test_linear_fades_between_key_frames() -> None:
+    assert levels(strategy("linear").fill(video(0, 100, 0), 9)) == [0, 25, 50, 75, 100, 75, 50, 25, 0]
+    assert levels(strategy("linear").fill(video(0, 90), 4)) == [0, 30, 60, 90]
+
+
+def test_linear_rounds_to_the_nearest_level_and_neither_wraps_nor_clips() -> None:
+    assert levels(strategy("linear").fill(video(0, 1, 2), 5)) == [0, 1, 1, 2, 2]
+    assert levels(strategy("linear").fill(video(255, 254, 255), 7)) == [255, 255, 254, 254, 254, 255, 255]
+    assert levels(strategy("linear").fill(video(255, 255), 4)) == [255] * 4
+
+
+@pytest.mark.parametrize("name", ["hold", "linear"])
+@pytest.mark.parametrize(("key_frames", "target"), [(1, 1), (1, 4), (2, 3), (5, 5), (5, 17)])
+def test_filling_keeps_the_key_frames_the_dtype_and_the_batch(
+    name: str, key_frames: int, target: int
+) -> None:
+    torch.manual_seed(0)
+    frames = torch.randint(256, (2, key_frames, 3, 4, 6), dtype=torch.uint8)
+    filled = strategy(name).fill(frames, target)
+    assert (filled.shape, filled.dtype) == ((2, target, 3, 4, 6), torch.uint8)
+    step = (target - 1) // max(key_frames - 1, 1)
+    kept = filled[:, ::step] if key_frames > 1 else filled[:, :1]
+    assert torch.equal(kept, frames)
+
+
+@pytest.mark.parametrize("name", ["hold", "linear"])
+def test_filling_cannot_drop_key_frames(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}: 3 key frames do not fit into 2 frames"):
+        strategy(name).fill(video(1, 2, 3), 2)
+
+
+def test_only_recursive_needs_the_interpolation_model() -> None:
+    assert [name for name in ("recursive", "hold", "linear") if strategy(name).learned] == ["recursive"]
