@@ -8,6 +8,9 @@ from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.grid import Grid, Position
 from cogvid.hookspecs import hookimpl
 from cogvid.interpolation import InterpolationStrategy, Round, Window
+from cogvid.metrics.base import VideoMetric
+from cogvid.model.released import load_released
+from cogvid.plugins import create_component
 
 __all__ = [
     "AttentionBackend",
@@ -20,6 +23,9 @@ __all__ = [
     "Position",
     "Round",
     "UserError",
+    "VideoMetric",
     "Window",
+    "create_component",
     "hookimpl",
+    "load_released",
 ]

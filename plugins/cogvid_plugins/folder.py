@@ -78,8 +78,8 @@ class Folder(DataSource):
         rows = [row for row in rows if row.file not in missing]
         if not rows:
             raise UserError(
-                f"{captions}: none of its videos exists, {min(missing)} for one. Paths in the column file start "
-                f"at {home}."
+                f"{captions}: none of its videos exists, {min(missing)} for one. The paths in the column file "
+                "start at the folder."
             )
         tested = _choose_test({row.file for row in rows if not row.split}, self.config.test_share, seed)
         clips = [
@@ -125,7 +125,8 @@ def _read(path: Path) -> list[Row]:
     except FileNotFoundError as error:
         raise UserError(
             f"The captions file {path} does not exist. Write one line for each video, such as {EXAMPLE}, or "
-            "set the option captions of the data source 'folder' to a .csv file with columns file and caption."
+            "set the option captions of the data source 'folder' to a .csv file with columns file and "
+            "caption."
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"The captions file {path} is not in UTF-8. Save it in that encoding.") from error

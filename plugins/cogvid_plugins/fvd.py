@@ -28,8 +28,8 @@ def open_extractor(config: ExtractorConfig) -> VideoExtractor:
         case "shapes3d":
             if config.path:
                 raise UserError(
-                    f"The extractor shapes3d brings its own weights and would not read {config.path!r}. Leave "
-                    "path empty, or set extractor to i3d or c3d."
+                    f"The extractor shapes3d brings its own weights and does not read {config.path!r}. "
+                    "Leave path empty, or set extractor to i3d or c3d."
                 )
             return Shapes3dExtractor()
         case "i3d" | "c3d" as kind:
@@ -40,7 +40,9 @@ def open_extractor(config: ExtractorConfig) -> VideoExtractor:
 class Fvd(FrechetVideoDistance):
     """Fréchet video distance by the extractor that the options name."""
 
-    Config = ExtractorConfig
+    @dataclass
+    class Config(ExtractorConfig):
+        """Which network reads the videos."""
 
     def __init__(self, config: Any = None) -> None:
         config = self.Config() if config is None else config

@@ -31,7 +31,7 @@ COLOURS: dict[str, Colour] = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 # Half the width of the shape's bounding box.
-RADII: dict[str, float] = {"small": 4 / 32, "big": 7 / 32}
+RADII: dict[str, float] = {"small": 5 / 32, "big": 7 / 32}
 SIZES = tuple(RADII)
 DIRECTIONS: dict[str, Point] = {
     "left": (-1.0, 0.0),

@@ -415,7 +415,8 @@ def test_bases_in_a_circle_are_shown(write: Write) -> None:
     write("configs/b.yaml", "base: [a]\n")
     write("experiments/lab.yaml", "base: [a]\n")
     with pytest.raises(
-        UserError, match=r"experiments/lab\.yaml -> configs/a\.yaml -> configs/b\.yaml -> configs/a\.yaml"
+        UserError,
+        match=r"circle: experiments/lab\.yaml -> configs/a\.yaml -> configs/b\.yaml -> configs/a\.yaml\.$",
     ):
         load_experiment("lab")
 

@@ -72,3 +72,15 @@ def test_rows_of_a_mask_equal_those_of_the_whole_mask(stage: Stage, layer: int) 
     visibility = Visibility(backend, GRID, given_frames(stage, GRID.frames), layer)
     chosen = torch.tensor([17, 0, 4, 29])
     assert torch.equal(visibility.rows(chosen), visibility.dense()[chosen])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_mask_is_the_causal_order_within_the_pattern(stage: Stage, layer: int) -> None:
+    backend = SwinAR(SwinAR.Config(window=[2, 2], frames=2))
+    visible = Visibility(backend, GRID, given_frames(stage, GRID.frames), layer).dense()
+    allowed = causal(*pairs(GRID), GRID.width, torch.tensor(given_frames(stage, GRID.frames)))
+    near = backend.pattern(*pairs(GRID), layer)
+    assert torch.equal(visible, allowed & near)
+    assert not torch.equal(visible, allowed)
+    assert not torch.equal(visible, near)

@@ -27,11 +27,13 @@ def draw(n: int, d: int, seed: int, shift: float = 0.0) -> Tensor:
     """Correlated features (n, d)."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(d, d, generator=torch.Generator().manual_seed(d), dtype=DOUBLE) / math.sqrt(d)
-    return torch.randn(n, d, generator=generator, dtype=DOUBLE) @ (mixing + torch.eye(d, dtype=DOUBLE)) + shift
+    return (
+        torch.randn(n, d, generator=generator, dtype=DOUBLE) @ (mixing + torch.eye(d, dtype=DOUBLE)) + shift
+    )
 
 
 def with_moments(n: int, mean: Tensor, factor: Tensor, seed: int) -> Tensor:
-    """Features whose empirical mean is `mean` and whose unbiased covariance is `factor.T @ factor`, exactly."""
+    """Features whose mean is `mean` and whose unbiased covariance is `factor.T @ factor`, exactly."""
     white = draw(n, len(mean), seed)
     white = torch.linalg.qr(white - white.mean(0)).Q * math.sqrt(n - 1)
     return white @ factor + mean
@@ -198,7 +200,8 @@ def test_inception_score_reads_only_generated_videos_in_contiguous_parts(extract
     generated = videos(20, seed=1)
     feed(metric, videos(9, seed=0, frames=3), real=True)
     feed(metric, generated, real=False)
-    scores = torch.tensor([inception_score(extractor.logits(part)) for part in generated.split(7)])
+    scores = [inception_score(extractor.logits(part)) for part in generated.split(7)]
+    scores = torch.tensor(scores, dtype=DOUBLE)
     values = metric.compute()
     assert float(values["is"]) == pytest.approx(float(scores.mean()))
     assert float(values["is_std"]) == pytest.approx(float(scores.std(correction=0)))
@@ -273,6 +276,40 @@ def test_merged_metrics_equal_one_that_saw_everything(others: int, extractor: Pl
     assert left.protocol == whole.protocol
 
 
+def test_ranks_are_gathered_also_where_one_saw_no_video(extractor: Planes) -> None:
+    full, empty = FrechetVideoDistance(extractor), FrechetVideoDistance(extractor)
+    for seed, real in ((0, True), (1, False)):
+        feed(full, videos(20, seed), real)
+    sent: list[Tensor] = []
+
+    def record(tensor: Tensor, group: object = None) -> list[Tensor]:
+        sent.append(tensor)
+        return [tensor]
+
+    empty.sync(dist_sync_fn=record, distributed_available=lambda: True)
+    from_empty = iter(sent)
+
+    def gather(tensor: Tensor, group: object = None) -> list[Tensor]:
+        other = next(from_empty)
+        # What a collective needs of all ranks.
+        assert (tensor.dtype, tensor.ndim) == (other.dtype, other.ndim)
+        return [tensor, other]
+
+    expected = full.compute()
+    protocol = full.protocol
+    full.sync(dist_sync_fn=gather, distributed_available=lambda: True)
+    assert frechet_distance(full.real_features, full.generated_features) == expected["fvd"]
+    assert full.protocol == protocol
+
+
+def test_a_feature_that_is_nan_makes_every_value_nan(extractor: Planes) -> None:
+    metric = FrechetVideoDistance(extractor)
+    for seed, real in ((0, True), (1, False)):
+        feed(metric, videos(20, seed), real)
+    metric.generated_features[0][0, 0] = math.nan
+    assert all(value.isnan() for value in metric.compute().values())
+
+
 def test_videos_of_another_shape_are_refused(extractor: Planes) -> None:
     metric = FrechetVideoDistance(extractor)
     feed(metric, videos(2, seed=0), real=True)
@@ -282,7 +319,9 @@ def test_videos_of_another_shape_are_refused(extractor: Planes) -> None:
 
 class TinyI3d(nn.Module):
     def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
-        assert rescale and resize and return_features
+        assert rescale
+        assert resize
+        assert return_features
         return x.mean(dim=[1, 2, 3, 4])[:, None] * torch.ones(400)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from cogvid import Grid, Position
 from cogvid.attention.mask import Stage
 from cogvid.config.schema import PlusInit, Positions, StageConfig
+from cogvid.model.context import FullSequence
 from cogvid.model.rotary import rotate, rotation
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 from cogvid.training.modules import TransformerModule
@@ -82,19 +83,30 @@ def test_a_sequence_that_ends_inside_a_frame_is_refused(make_model: MakeModel) -
         make_model(Naive())(torch.zeros(1, 4 + 7, dtype=torch.long), text_mask=torch.ones(1, 4))
 
 
+@both_positions
 def test_with_the_gate_open_every_frame_is_what_the_image_model_makes_of_it_alone(
-    make_model: MakeModel,
+    make_model: MakeModel, positions: Positions
 ) -> None:
-    model = make_model(Naive(), GRID, positions=Positions.rotary)
-    image = make_model(None, Grid(1, 2, 3))
+    model = make_model(Naive(), GRID, positions=positions)
+    image = make_model(None, GRID, positions=positions)
     image.load_state_dict({k: v for k, v in model.state_dict().items() if k in image.state_dict()})
     for block in model.blocks:
         torch.nn.init.constant_(block.gate, 100.0)
-    text, mask = random_tokens(0, 2, 4, first=TEXT_OFFSET, count=8), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    if model.later_position_embeddings is not None:
+        first = image.position_embeddings.weight.detach()[model.config.text_positions :]
+        model.later_position_embeddings.weight.data.copy_(first.repeat(2, 1))
+    text, mask = (
+        random_tokens(0, 2, 4, first=TEXT_OFFSET, count=8),
+        torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]]),
+    )
     frames = random_tokens(1, 2, GRID.tokens)
-    together = frame_logits(model, text, mask, frames).chunk(3, dim=1)
-    for own, logits in zip(frames.chunk(3, dim=1), together, strict=True):
-        torch.testing.assert_close(logits, frame_logits(image, text, mask, own), rtol=1e-10, atol=1e-10)
+    together = frame_logits(model, text, mask, frames)
+    for slots in torch.arange(GRID.tokens).chunk(3):
+        context = FullSequence(None, Grid(1, 2, 3), (False,), mask.bool())
+        with torch.no_grad():
+            states = image.run(torch.cat([text, frames[:, slots]], 1), slots, mask, context)[:, 4:]
+        alone = states @ image.word_embeddings.weight.mT
+        torch.testing.assert_close(together[:, slots], alone, rtol=1e-10, atol=1e-10)
 
 
 def test_with_the_gate_closed_the_base_channel_changes_no_frame(make_model: MakeModel) -> None:
@@ -118,7 +130,14 @@ def test_the_plus_channel_starts_as_configured(make_model: MakeModel, plus_init:
         assert (block.gate == 1.5).all()
     first = base.position_embeddings.weight[model.config.text_positions :]
     assert model.later_position_embeddings is not None
-    assert torch.equal(model.later_position_embeddings.weight, first.repeat(2, 1))
+    later = model.later_position_embeddings.weight.unflatten(0, (2, -1))
+    offsets = later - first
+    if plus_init is PlusInit.copy:
+        assert (offsets == 0).all()
+    else:
+        # One offset a frame: where a token stands inside its frame is as in the image model.
+        torch.testing.assert_close(offsets, offsets[:, :1].expand_as(offsets))
+        assert not torch.allclose(offsets[0], offsets[1])
 
 
 @both_stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def released_state() -> dict[str, Tensor]:
     return state
 
 
-NAMES = sorted(released_state())
+# One layer of each kind of tensor, the last one.
+NAMES = sorted(name for name in released_state() if not re.search(r"\.0(\.|$)", name))
 
 
 def load(state: dict[str, Tensor]) -> None:
@@ -103,7 +105,7 @@ def test_a_tensor_too_many_is_named(name: str) -> None:
 
 def test_position_rows_past_those_of_a_sequence_are_left_out() -> None:
     state = released_state()
-    for name in NAMES:
+    for name in list(state):
         if "position_embeddings" in name:
             state[name] = torch.cat([state[name], torch.ones(7, WIDTH)])
     load(state)

@@ -32,7 +32,12 @@ def test_texts_stand_at_the_right_behind_masked_padding(text: TextTokenizer) -> 
 
 
 def test_different_texts_have_different_tokens(text: TextTokenizer) -> None:
-    texts = [*CAPTIONS, "a small red square moves left", with_duration(CAPTIONS[0], 1), with_duration(CAPTIONS[0], 4)]
+    texts = [
+        *CAPTIONS,
+        "a small red square moves left",
+        with_duration(CAPTIONS[0], 1),
+        with_duration(CAPTIONS[0], 4),
+    ]
     tokens, _ = text.encode(texts, 60)
     assert len(tokens.unique(dim=0)) == len(texts)
 

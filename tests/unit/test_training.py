@@ -188,7 +188,9 @@ def test_the_frame_nearest_to_a_time_is_taken_the_earlier_one_of_two(token_clips
 
 
 def test_a_clip_of_one_frame_has_that_frame_at_all_times() -> None:
-    one = TokenClips(torch.full((1, 1, 1), 3).int(), torch.zeros(1, dtype=torch.float64), torch.tensor([0, 1]), ["a"])
+    one = TokenClips(
+        torch.full((1, 1, 1), 3).int(), torch.zeros(1, dtype=torch.float64), torch.tensor([0, 1]), ["a"]
+    )
     assert one.frames(0, np.array([0.0, 2.0])).flatten().tolist() == [3, 3]
 
 
@@ -270,10 +272,20 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
 
     def train(folder: Path, *callbacks: pl.Callback) -> nn.Module:
         model = make_model(Naive(), Grid(3, 2, 3), text_length=30, seed=3, dtype=torch.float32, **VOCABULARY)
-        model.start_plus_channel(make_model(None, Grid(1, 2, 3), text_length=30, seed=4, dtype=torch.float32, **VOCABULARY))
+        model.start_plus_channel(
+            make_model(None, Grid(1, 2, 3), text_length=30, seed=4, dtype=torch.float32, **VOCABULARY)
+        )
         batches = Batches(TokenBatch(sampler, text, 30, caption_dropout=0.3), config.batch_size)
         trainer = TrainerConfig(accelerator="cpu", log_every=1)
-        fit(TransformerModule(model, config, OFFSET), batches, folder, trainer, title="tiny", seed=1, callbacks=callbacks)
+        fit(
+            TransformerModule(model, config, OFFSET),
+            batches,
+            folder,
+            trainer,
+            title="tiny",
+            seed=1,
+            callbacks=callbacks,
+        )
         return model
 
     whole = train(tmp_path / "whole")

@@ -176,7 +176,7 @@ class Cache:
         ]
         # Added to scores: what text and any number of visible frame keys look like.
         self.padding = torch.zeros(batch, 1, 1, text + grid.tokens, dtype=dtype, device=device)
-        self.padding[..., :text].masked_fill_(text_mask & False | False & ~text_mask[:, None, None, :], float("-inf"))
+        self.padding[..., :text].masked_fill_(~text_mask[:, None, None, :], float("-inf"))
 
     def write(self, layer: int, channel: int, places: slice | Tensor, k: Tensor, v: Tensor) -> None:
         """Keep keys and values (B, H, S, K) of frame slots at `places` (S,)."""

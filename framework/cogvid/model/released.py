@@ -14,6 +14,7 @@ from cogvid.attention.mask import Stage
 from cogvid.errors import UserError
 from cogvid.grid import Grid
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+from cogvid.plugins import create_component
 
 # The release: five frames of 20x20 tokens, first frame at positions 512..911 of the image model's table,
 # the first 20000 rows of a vocabulary of 150010 are image tokens.
@@ -83,7 +84,12 @@ def load_released(
     for name, used in (("position_embeddings", _TEXT_POSITIONS + n), ("later_position_embeddings", (_FRAMES - 1) * n)):
         state[f"{name}.weight"] = state.get(f"{name}.weight", torch.empty(0))[:used]
     sequential = stage in (1, "sequential")
-    model = CogVideoTransformer(config, _ReleasedAttention(window), "sequential" if sequential else "interpolation")
+    backend: AttentionBackend = (
+        create_component("attention", "naive")
+        if window < 0
+        else create_component("attention", "swin_ar", {"window": [window, window]})
+    )
+    model = CogVideoTransformer(config, backend, "sequential" if sequential else "interpolation")
     expected = model.state_dict()
     for name in sorted(expected.keys() | state.keys()):
         if name not in state or name not in expected or state[name].shape != expected[name].shape:
@@ -98,19 +104,3 @@ def _size(state: Mapping[str, Tensor], name: str, dimension: int) -> int:
     if name not in state:
         raise UserError(f"released weights: {name} is missing")
     return state[name].shape[dimension]
-
-
-class _ReleasedAttention(AttentionBackend):
-    """Full attention, or windows shifted by half in odd layers: what the release computes."""
-
-    def __init__(self, window: int) -> None:
-        super().__init__()
-        self.window = window
-
-    def pattern(self, query, key, layer):  # type: ignore[no-untyped-def]
-        if self.window < 0:
-            return torch.ones_like(query.frame == key.frame)
-        shift = self.window // 2 if layer % 2 else 0
-        return ((query.row - shift) // self.window == (key.row - shift) // self.window) & (
-            (query.column - shift) // self.window == (key.column - shift) // self.window
-        )

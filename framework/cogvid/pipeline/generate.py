@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.errors import UserError
@@ -18,7 +18,7 @@ from cogvid.generation.clips import ClipGenerator
 from cogvid.interpolation import InterpolationStrategy
 from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, read_clips
 from cogvid.pipeline.prepare import decode, encode
-from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.training.callbacks import stage_progress
 from cogvid.video import write_video
 
@@ -108,8 +108,8 @@ def generation_stage(
             videos[name] = strategy.fill(videos["key_frames"], target)
         videos["reconstruction"] = to_videos(lab, network, codes["real"])
         videos["real"] = real
-        save_file({name: value.int().contiguous() for name, value in codes.items()}, folder / "tokens.safetensors")
-        save_file({name: value.contiguous() for name, value in videos.items()}, folder / "videos.safetensors")
+        write_tensors(folder / "tokens.safetensors", {name: value.int() for name, value in codes.items()})
+        write_tensors(folder / "videos.safetensors", videos)
         _write_videos(folder, videos, chosen)
         return {"clips": len(keys), "tokens_per_second": round(generator.tokens / generator.seconds, 1)}
 

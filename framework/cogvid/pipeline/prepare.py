@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.errors import UserError
 from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, log, read_clips, with_progress
-from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.text import TextTokenizer, with_duration
 from cogvid.training.callbacks import stage_progress
 from cogvid.training.fit import LAST, fit
@@ -108,7 +108,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         batches = Batches(batch, settings.batch_size)
         fit(module, batches, folder, config.trainer, title="tokenizer", seed=config.seed)
         tokenizer = module.network.eval().cpu()
-        save_file(tokenizer.state_dict(), folder / "model.safetensors")
+        write_tensors(folder / "model.safetensors", tokenizer.state_dict())
         (folder / LAST).unlink(missing_ok=True)
         return {"steps": settings.steps, "parameters": sum(p.numel() for p in tokenizer.parameters())}
 
@@ -142,7 +142,7 @@ def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: Stag
                 squared, pixels = squared + float(error.square().sum()), pixels + error.numel()
         offsets = torch.tensor([0, *np.cumsum([len(c) for c in codes])])
         seconds = torch.from_numpy(np.concatenate(times))
-        TokenClips(torch.cat(codes), seconds, offsets, []).save(folder / "tokens.safetensors")
+        write_tensors(folder / "tokens.safetensors", TokenClips(torch.cat(codes), seconds, offsets, []).tensors())
         psnr = 10 * np.log10(255**2 / max(squared / pixels, 1e-12))
         used = int(torch.cat(codes).unique().numel())
         log.info("tokens: %d frames, reconstruction %.1f dB, %d of %d codes used", len(seconds), psnr, used, lab.codes)

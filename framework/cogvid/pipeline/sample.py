@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 
 from cogvid.config.schema import ExperimentConfig
 from cogvid.errors import UserError
 from cogvid.pipeline.generate import enlarge, generate_codes, to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.run import trained_run
-from cogvid.pipeline.stage import StageResult
+from cogvid.pipeline.stage import StageResult, write_tensors
 from cogvid.video import write_video
 
 
@@ -61,7 +60,7 @@ def sample_clips(
         videos = lab.strategy.fill(videos, config.generation.frames)
     out.mkdir(parents=True, exist_ok=True)
     for path, video, own, length in zip(paths, videos, codes, seconds, strict=True):
-        save_file({"codes": own.int().contiguous()}, path.with_suffix(".safetensors"))
+        write_tensors(path.with_suffix(".safetensors"), {"codes": own.int()})
         write_video(path, enlarge(video), (len(video) - 1) / length, lossless=False)
     return paths
 

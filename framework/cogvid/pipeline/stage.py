@@ -15,6 +15,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
 from cogvid.errors import UserError
 
 Info = dict[str, Any]
@@ -88,6 +91,13 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_plain(v) for v in value]
     return value.name if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file that is whole or not there."""
+    fresh = path.with_name(path.name + ".fresh")
+    fresh.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    os.replace(fresh, path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from cogvid.attention.mask import Stage
-from cogvid.config.schema import ImageBaseConfig, InterpolationStageConfig
+from cogvid.config.schema import ImageBaseConfig, StageConfig
 from cogvid.errors import UserError
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.samples import SampleVideos
-from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.text import TextTokenizer
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import TransformerModule
@@ -86,7 +86,9 @@ class TransformerStages:
             "seed": config.seed,
         }
 
-    def _train(self, name: str, folder: Path, network: CogVideoTransformer, settings, factors: list[float]) -> Info:  # type: ignore[no-untyped-def]
+    def _train(
+        self, name: str, folder: Path, network: CogVideoTransformer, settings: StageConfig, factors: list[float]
+    ) -> Info:
         config = self.lab.config
         seed = config.seed * 10 + ("image_base", "sequential", "interpolation").index(name)
         sampler = SequenceSampler(self.clips, self.lab.scheduler, factors, config.video.frames, seed)
@@ -96,7 +98,7 @@ class TransformerStages:
         batches = Batches(make, settings.batch_size)
         callbacks = [self.samples.callback(name)]
         fit(module, batches, folder, config.trainer, title=name, seed=seed, callbacks=callbacks)
-        save_file(network.cpu().state_dict(), folder / "model.safetensors")
+        write_tensors(folder / "model.safetensors", network.cpu().state_dict())
         (folder / LAST).unlink(missing_ok=True)
         return {
             "steps": settings.steps,

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -56,13 +56,13 @@ class TokenClips:
     def _seconds(self) -> np.ndarray:
         return self.times.numpy()
 
-    def save(self, path: Path) -> None:
-        """Write the tensors to a safetensors file; the captions stay with the data."""
-        save_file({"codes": self.codes, "times": self.times, "offsets": self.offsets}, path)
+    def tensors(self) -> dict[str, Tensor]:
+        """What `load` reads; the captions stay with the data."""
+        return {"codes": self.codes, "times": self.times, "offsets": self.offsets}
 
     @classmethod
     def load(cls, path: Path, captions: Sequence[str]) -> TokenClips:
-        """Read what `save` wrote."""
+        """Read a safetensors file of `tensors()`."""
         return cls(**load_file(path), captions=captions)
 
 

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cogvid import Clip, UserError
+from cogvid.video import probe, read_frames
+from cogvid_plugins import shapes
+from cogvid_plugins.shapes import Shapes, plan, read_scenes
+from cogvid_plugins.shapes_world import (
+    ALL_ATTRIBUTES,
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    RADII,
+    SHAPES,
+    SIZES,
+    Attributes,
+    Scene,
+    coverage,
+    extent,
+    parse_caption,
+    sample_scene,
+)
+
+RIGHT_THEN_UP = Scene(
+    Attributes("small", "red", "circle", ("right", "up")), 4.0, (0.25, 0.75), 0.25, (99, 99, 99)
+)
+
+
+def some_scenes(count: int) -> list[Scene]:
+    rng = np.random.default_rng(0)
+    return [sample_scene(rng, ALL_ATTRIBUTES[i % len(ALL_ATTRIBUTES)], 2.0) for i in range(count)]
+
+
+def make(
+    folder: Path, seed: int = 0, progress: Callable[[int, int], None] = lambda *_: None, **options
+) -> list[Clip]:
+    options = {"clips": 5, "test_clips": 3, "durations": [0.5, 1.0], **options}
+    return Shapes(Shapes.Config(**options)).clips(folder, seed, progress)
+
+
+def test_captions_read_as_documented() -> None:
+    assert Attributes("small", "red", "circle", ("right",)).caption == "a small red circle moves right"
+    assert RIGHT_THEN_UP.caption == "a small red circle moves right, then up"
+
+
+def test_there_are_four_simple_and_twelve_two_phase_motions() -> None:
+    assert [len(motion) for motion in MOTIONS] == [1] * 4 + [2] * 12
+    assert all(len(set(motion)) == len(motion) for motion in MOTIONS)
+
+
+def test_every_caption_gives_its_attributes_back() -> None:
+    assert [parse_caption(attributes.caption) for attributes in ALL_ATTRIBUTES] == list(ALL_ATTRIBUTES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red small circle moves right",
+        "a small red circle moves right, then right",
+        "a small red circle moves right, then up, then left",
+        "a small red circle",
+        "a small red circle moves right quickly",
+        "",
+    ],
+)
+def test_other_texts_are_no_captions(text: str) -> None:
+    with pytest.raises(UserError, match="does not describe"):
+        parse_caption(text)
+
+
+def test_the_phase_changes_in_the_middle_and_each_phase_is_uniform() -> None:
+    way = RIGHT_THEN_UP.position([0, 1, 2, 3, 4], 32)
+    np.testing.assert_allclose(way, [[8, 24], [12, 24], [16, 24], [16, 20], [16, 16]])
+
+
+def test_positions_scale_with_the_canvas() -> None:
+    times = np.linspace(0, 4, 9)
+    np.testing.assert_allclose(RIGHT_THEN_UP.position(times, 64), 2 * RIGHT_THEN_UP.position(times, 32))
+
+
+@pytest.mark.parametrize("pixels", [32, 48])
+def test_the_shape_stays_inside_the_canvas(pixels: int) -> None:
+    for scene in some_scenes(len(ALL_ATTRIBUTES)):
+        reach = extent(scene.attributes.shape, RADII[scene.attributes.size] * pixels)
+        way = scene.position(np.linspace(0, scene.duration, 9), pixels)
+        for (before, after), places in zip(reach, way.T, strict=True):
+            assert places.min() - before >= -1e-9
+            assert places.max() + after <= pixels + 1e-9
+
+
+@pytest.mark.parametrize(("shape", "size"), product(SHAPES, SIZES))
+def test_a_shape_keeps_its_area_and_centroid_between_pixels(shape: str, size: str) -> None:
+    radius = RADII[size] * 32
+    centres = np.random.default_rng(0).uniform(14, 18, (50, 2))
+    alpha = coverage(shape, radius, centres, 32)
+    area = alpha.sum((1, 2))
+    assert np.ptp(area) < 0.06 * area.mean()
+    places = np.arange(32) + 0.5
+    centroid = np.stack([alpha.sum(1) @ places, alpha.sum(2) @ places], axis=-1) / area[:, None]
+    assert abs(centroid - centres).max() < 0.15
+
+
+def test_the_smallest_big_shape_is_clearly_larger_than_the_largest_small_one() -> None:
+    area = {
+        size: [coverage(shape, RADII[size] * 32, np.array([[16.0, 16.0]]), 32).sum() for shape in SHAPES]
+        for size in SIZES
+    }
+    assert min(area["big"]) > 1.4 * max(area["small"])
+
+
+def test_colours_are_far_from_each_other_and_from_the_backgrounds() -> None:
+    palette = np.array(list(COLOURS.values()), dtype=float)
+    others = np.concatenate([palette, np.array(BACKGROUNDS, dtype=float)])
+    distance = np.linalg.norm(palette[:, None] - others, axis=-1)
+    assert distance[distance > 0].min() > 110
+
+
+def test_rendered_frames_show_the_shape_in_its_colour_on_the_background() -> None:
+    frames = RIGHT_THEN_UP.render([0, 4], 32)
+    assert frames.shape == (2, 32, 32, 3)
+    assert frames.dtype == np.uint8
+    for frame, (x, y) in zip(frames, [(8, 24), (16, 16)], strict=True):
+        assert tuple(frame[y, x]) == COLOURS["red"]
+        assert tuple(frame[0, 0]) == (99, 99, 99)
+        assert (frame != 99).any(-1).sum() == pytest.approx(np.pi * 4**2, rel=0.3)
+
+
+def test_clips_are_written_without_loss_with_both_end_frames(tmp_path: Path) -> None:
+    clips = make(tmp_path)
+    scenes = read_scenes(tmp_path)
+    assert len(clips) == 8
+    for clip in clips:
+        scene = scenes[clip.id]
+        times = np.linspace(0, scene.duration, round(scene.duration * 16) + 1)
+        np.testing.assert_allclose(probe(clip.path).timestamps, times, atol=1e-4)
+        expected = torch.from_numpy(scene.render(times, 32)).permute(0, 3, 1, 2)
+        assert torch.equal(read_frames(clip.path, times.tolist()), expected)
+
+
+def test_the_captions_file_holds_what_the_clips_show(tmp_path: Path) -> None:
+    clips = make(tmp_path)
+    jobs = [*plan("train", 5, [0.5, 1.0], 0), *plan("test", 3, [0.5, 1.0], 0)]
+    assert read_scenes(tmp_path) == {job.id: job.scene for job in jobs}
+    assert [(clip.id, clip.caption, clip.split) for clip in clips] == [
+        (job.id, job.scene.caption, job.split) for job in jobs
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_test_clips_show_combinations_that_training_never_shows(seed: int) -> None:
+    train = {job.scene.attributes for job in plan("train", 2000, [1.0], seed)}
+    test = {job.scene.attributes for job in plan("test", 256, [1.0], seed)}
+    assert train.isdisjoint(test)
+    assert len(train) + len(test) == len(ALL_ATTRIBUTES)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("name", ["size", "colour", "shape", "motion"])
+def test_every_single_attribute_is_in_both_splits(split, name: str) -> None:
+    seen = {getattr(job.scene.attributes, name) for job in plan(split, 256, [1.0], 0)}
+    assert seen == {getattr(attributes, name) for attributes in ALL_ATTRIBUTES}
+
+
+def test_a_clip_depends_on_the_seed_and_its_number_alone() -> None:
+    assert plan("train", 20, [1.0, 2.0], 3) == plan("train", 50, [1.0, 2.0], 3)[:20]
+    assert plan("train", 20, [1.0, 2.0], 3) != plan("train", 20, [1.0, 2.0], 4)
+
+
+def test_a_stopped_run_is_continued_with_the_clips_that_are_missing(tmp_path: Path) -> None:
+    clips = make(tmp_path / "whole")
+    made = {clip.id: clip.path.read_bytes() for clip in clips}
+    make(tmp_path / "stopped", clips=3)
+    (tmp_path / "stopped" / "clips" / ".train-00003.mp4.partial").write_bytes(b"unfinished")
+    kept = tmp_path / "stopped" / "clips" / "train-00000.mp4"
+    kept.write_bytes(b"not touched")
+    calls: list[tuple[int, int]] = []
+    clips = make(tmp_path / "stopped", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(6, 8), (7, 8), (8, 8)]
+    assert kept.read_bytes() == b"not touched"
+    assert all(clip.path.read_bytes() == made[clip.id] for clip in clips if clip.path != kept)
+    names = {file.name for file in (tmp_path / "stopped" / "clips").iterdir()}
+    assert names == {f"{clip.id}.mp4" for clip in clips}
+
+
+def test_worker_processes_write_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = make(tmp_path / "alone")
+    monkeypatch.setattr(shapes, "WORTH_WORKERS", 0)
+    shared = make(tmp_path / "shared")
+    assert [clip.path.read_bytes() for clip in shared] == [clip.path.read_bytes() for clip in alone]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"clips": 0}, "clips=0"),
+        ({"test_clips": -1}, "test_clips=-1"),
+        ({"size": 8}, "size=8"),
+        ({"fps": 0}, "fps=0"),
+        ({"durations": []}, r"durations=\[\]"),
+        ({"durations": [1.0, 0.01]}, "0.01"),
+    ],
+)
+def test_options_that_make_no_clips_are_named(options: dict, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        Shapes(Shapes.Config(**options))
