@@ -128,9 +128,7 @@ class PluginManager:
             UserError: an option is unknown, of a wrong type or missing; the message names its full key.
         """
         component = self.get(kind, name, key)
-        return checked_options(
-            component.cls.Config, options or {}, f"the {kind} component {name!r}", key, sources
-        )
+        return checked_options(component.cls.Config, options or {}, f"the {kind} component {name!r}", key, sources)
 
     def create(
         self,
@@ -277,11 +275,7 @@ def _check_classes(hook: str, classes: Any, base: type) -> None:
         if not issubclass(cls, base):
             raise UserError(f"{registers}, which is no subclass of cogvid's {base.__name__}.")
         # `abc` guards only classes with its metaclass, and only when they are instantiated.
-        missing = [
-            member
-            for member in dir(cls)
-            if getattr(getattr(cls, member, None), "__isabstractmethod__", False)
-        ]
+        missing = [member for member in dir(cls) if getattr(getattr(cls, member, None), "__isabstractmethod__", False)]
         if missing:
             raise UserError(f"{registers}, which does not define {', '.join(missing)}.")
         _check_config_class(registers, getattr(cls, "Config", None))

@@ -78,8 +78,8 @@ class Folder(DataSource):
         rows = [row for row in rows if row.file not in missing]
         if not rows:
             raise UserError(
-                f"{captions}: none of its videos exists, {min(missing)} for one. The paths in the column file "
-                "start at the folder."
+                f"{captions}: none of its videos exists, {min(missing)} for one. The column file has paths "
+                f"relative to {home}."
             )
         tested = _choose_test({row.file for row in rows if not row.split}, self.config.test_share, seed)
         clips = [
@@ -139,9 +139,7 @@ def _read(path: Path) -> list[Row]:
         if not row.id:
             row = replace(row, id=row.file if captions[row.file] == 1 else f"{row.file}#{captions[row.file]}")
         if row.id in rows:
-            raise UserError(
-                f"{path}:{number}: the id {row.id!r} stands on an earlier line, too. Ids are unique."
-            )
+            raise UserError(f"{path}:{number}: the id {row.id!r} stands on an earlier line, too. Ids are unique.")
         rows[row.id] = row
     if not rows:
         raise UserError(f"The captions file {path} has no lines.")

@@ -15,9 +15,7 @@ class Recursive(cogvid.InterpolationStrategy):
     def plan(self, key_frames: int, target: int) -> list[cogvid.Round]:
         """One round for each doubling."""
         if key_frames < 3 or key_frames % 2 == 0:
-            raise cogvid.UserError(
-                f"recursive: {key_frames} key frames do not fill windows of three: use 3, 5, 7, ..."
-            )
+            raise cogvid.UserError(f"recursive: {key_frames} key frames do not fill windows of three: use 3, 5, 7, ...")
         gap, remainder = divmod(target - 1, key_frames - 1)
         if remainder or gap < 1 or gap.bit_count() != 1:
             reachable = ", ".join(str((key_frames - 1) * 2**rounds + 1) for rounds in range(5))

@@ -53,13 +53,7 @@ class Shapes(DataSource):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         options = self.config
-        if (
-            options.clips < 1
-            or options.test_clips < 0
-            or options.size < 16
-            or options.fps < 1
-            or options.raster < 8
-        ):
+        if options.clips < 1 or options.test_clips < 0 or options.size < 16 or options.fps < 1 or options.raster < 8:
             raise UserError(
                 "The data source 'shapes' needs clips >= 1, test_clips >= 0, size >= 16, "
                 "fps >= 1 and raster >= 8, not "

@@ -58,9 +58,7 @@ class Shapes3d(nn.Module):
             nn.ReLU(),
         )
         self.features = nn.Linear(TIME_BINS * 128, FEATURES)
-        self.scores = nn.ModuleDict(
-            {name: nn.Linear(FEATURES, len(values)) for name, values in CLASSES.items()}
-        )
+        self.scores = nn.ModuleDict({name: nn.Linear(FEATURES, len(values)) for name, values in CLASSES.items()})
         # Trained beside the classes, so that features also tell apart what captions do not.
         self.layout = nn.Linear(FEATURES, 2 * PATH_POINTS + 3)
 

@@ -55,7 +55,7 @@ LEAST_MASS = 0.5
 # Of the weight of all colours: less in one colour is no object.
 LEAST_PURITY = 0.7
 # Squared error over squared template: more is no shape.
-MOST_MISFIT = 0.25
+MOST_MISFIT = 0.2
 # Of the squared distances from the mean centre: less explained is no motion.
 LEAST_FIT = 0.5
 # Of the way of a phase in this world: less is no motion either.
@@ -213,9 +213,7 @@ def path_error(centres: Floats, motion: Motion, key_frames: int) -> float:
     path = design @ solution
     distance = np.linalg.norm(centres - path, axis=-1)
     gap = np.minimum(np.arange(len(centres)) // step, gaps - 1)
-    standing = np.maximum(
-        np.linalg.norm(keys[gap] - path, axis=-1), np.linalg.norm(keys[gap + 1] - path, axis=-1)
-    )
+    standing = np.maximum(np.linalg.norm(keys[gap] - path, axis=-1), np.linalg.norm(keys[gap + 1] - path, axis=-1))
     distance = np.where(np.isnan(distance), standing, distance)
     return float(distance[np.arange(len(centres)) % step != 0].mean())
 

@@ -64,9 +64,7 @@ class Attributes:
 
 ALL_ATTRIBUTES = tuple(Attributes(*values) for values in product(SIZES, COLOURS, SHAPES, MOTIONS))
 
-_CAPTION = re.compile(
-    rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) moves (\w+)(?:, then (\w+))?"
-)
+_CAPTION = re.compile(rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) moves (\w+)(?:, then (\w+))?")
 
 
 def parse_caption(text: str) -> Attributes:
@@ -177,18 +175,16 @@ def extent(shape: str, radius: float) -> tuple[Point, Point]:
     return (radius, radius), (up, down)
 
 
-def sample_scene(
-    rng: np.random.Generator, attributes: Attributes, duration: float, raster: int = RASTER
-) -> Scene:
+def sample_scene(rng: np.random.Generator, attributes: Attributes, duration: float, raster: int = RASTER) -> Scene:
     """A scene with these attributes: start and background at random, the shape always inside.
 
     Args:
         rng: of the start and the background.
         attributes: what the caption will say.
         duration: seconds.
-        raster: the middle of the shape's bounding box starts at a multiple of 1 / raster of the canvas. A coarse
-            raster is easy to learn: at 8, the key frames at 32 pixels show each shape in one alignment to the
-            grid of 4x4-pixel tokens; at 32, in sixteen.
+        raster: the middle of the shape's bounding box starts at a multiple of 1 / raster of the canvas. A
+            coarse raster is easy to learn: at 8, the key frames at 32 pixels show each shape in one alignment
+            to the grid of 4x4-pixel tokens; at 32, in sixteen.
     """
     travel = TRAVEL[len(attributes.motion)]
     corners = travel * motion_path(attributes.motion, np.linspace(0, 1, len(attributes.motion) + 1))

@@ -21,9 +21,7 @@ class Uniform(cogvid.FrameRateScheduler):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         if not self.config.rates or not all(rate > 0 for rate in self.config.rates):
-            raise cogvid.UserError(
-                f"uniform: rates must be a list of numbers above 0, got {self.config.rates}"
-            )
+            raise cogvid.UserError(f"uniform: rates must be a list of numbers above 0, got {self.config.rates}")
 
     def training_rates(self, duration: float, frames: int) -> list[float]:
         """The rates that fit, lowest first."""

@@ -24,13 +24,16 @@ class VQVAE(cogvid.FrameTokenizer):
     class Config:
         """`downsampling`: pixels a token stands for, along a side, a power of two; `channels`: width of the
         network; `codes`: size of the codebook; `code_size`: channels of a code; `crop`: pixels of a training
-        crop, 0 for whole frames; `commitment`: weight of the commitment loss."""
+        crop, 0 for whole frames; `overlap`: let a token see its neighbours' pixels, too, which helps
+        reconstruction; without, equal patches get equal tokens, which are easier to predict; `commitment`: weight
+        of the commitment loss."""
 
         downsampling: int = 4
         channels: int = 64
         codes: int = 256
         code_size: int = 16
         crop: int = 16
+        overlap: bool = True
         commitment: float = 0.25
 
     def __init__(self, config: Any = None) -> None:
@@ -45,12 +48,15 @@ class VQVAE(cogvid.FrameTokenizer):
         widths = [max(c.channels >> (halvings - i - 1), 16) for i in range(halvings)]
         down: list[nn.Module] = []
         for before, after in zip([3, *widths], widths, strict=False):
-            down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.SiLU()]
-        self.encoder = nn.Sequential(*down, Residual(widths[-1]), nn.Conv2d(widths[-1], c.code_size, 1))
+            sampled = nn.Conv2d(before, after, 4, 2, padding=1) if c.overlap else nn.Conv2d(before, after, 2, 2)
+            down += [sampled, nn.SiLU()]
+        self.encoder = nn.Sequential(
+            *down, Residual(widths[-1], 3 if c.overlap else 1), nn.Conv2d(widths[-1], c.code_size, 1)
+        )
         up: list[nn.Module] = []
         for before, after in zip(widths[::-1], [*widths[-2::-1], 3], strict=True):
             up += [nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
-        self.decoder = nn.Sequential(nn.Conv2d(c.code_size, widths[-1], 3, padding=1), Residual(widths[-1]), *up)
+        self.decoder = nn.Sequential(nn.Conv2d(c.code_size, widths[-1], 3, padding=1), Residual(widths[-1], 3), *up)
         self.quantizer = VectorQuantize(
             dim=c.code_size,
             codebook_size=c.codes,
@@ -59,7 +65,7 @@ class VQVAE(cogvid.FrameTokenizer):
             kmeans_init=True,
             kmeans_iters=10,
             # A code that one batch in twenty uses is rare, not dead: it may be the only one for a fine detail.
-            threshold_ema_dead_code=0.05,  # type: ignore[arg-type]
+            threshold_ema_dead_code=0.05,
             accept_image_fmap=True,
         )
 
@@ -87,11 +93,11 @@ class VQVAE(cogvid.FrameTokenizer):
 class Residual(nn.Module):
     """Two convolutions around which the input goes."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, kernel, padding=kernel // 2),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 1),
         )

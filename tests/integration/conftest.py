@@ -28,6 +28,12 @@ variants:
 """
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    """The experiment itself."""
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """An experiment file in an empty folder."""

@@ -32,7 +32,15 @@ def test_a_run_leaves_everything_that_describes_it(tiny: Path, tmp_path: Path) -
     for name in ("config.yaml", "plugins.json", "environment.json", "metrics.json", "log.txt"):
         assert (folder / name).is_file()
     stages = {path.name for path in (folder / "stages").iterdir()}
-    assert stages == {"data", "text_tokenizer", "tokenizer", "tokens", "image_base", "sequential", "interpolation"}
+    assert stages == {
+        "data",
+        "text_tokenizer",
+        "tokenizer",
+        "tokens",
+        "image_base",
+        "sequential",
+        "interpolation",
+    }
     for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
         steps = [json.loads(line)["step"] for line in (folder / "stages" / stage / "history.jsonl").open()]
         assert steps == [1, 2, 3, 4, 5, 6]
@@ -49,7 +57,14 @@ def test_variants_share_every_stage_that_does_not_depend_on_what_they_change(tin
         name: len({(folder / "stages" / name).resolve() for folder in folders})
         for name in ("data", "tokenizer", "tokens", "image_base", "sequential", "interpolation")
     }
-    assert shared == {"data": 1, "tokenizer": 1, "tokens": 1, "image_base": 1, "sequential": 2, "interpolation": 2}
+    assert shared == {
+        "data": 1,
+        "tokenizer": 1,
+        "tokens": 1,
+        "image_base": 1,
+        "sequential": 2,
+        "interpolation": 2,
+    }
 
 
 def test_a_finished_run_is_not_run_again(tiny: Path, tmp_path: Path) -> None:
@@ -117,7 +132,16 @@ def test_an_attention_plugin_in_one_file_trains_and_samples(tiny: Path, tmp_path
     tiny.write_text(tiny.read_text() + "plugins: [./my_attention.py]\nattention: cross\n")
     folder = finish(tiny, tmp_path / "runs")
     result = CliRunner().invoke(
-        app, ["sample", str(folder), "a small red circle moves left", "--frames", "9", "--out", str(tmp_path / "out")]
+        app,
+        [
+            "sample",
+            str(folder),
+            "a small red circle moves left",
+            "--frames",
+            "9",
+            "--out",
+            str(tmp_path / "out"),
+        ],
     )
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 1

@@ -7,9 +7,6 @@ from itertools import product
 
 import pytest
 import torch
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
 from torch import Tensor
 
 from cogvid import AttentionBackend, Grid, Position, UserError
@@ -17,6 +14,9 @@ from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.config.schema import Positions
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.plugins import create_plugin_manager
+from cogvid_plugins.local3d import Local3D
+from cogvid_plugins.naive import Naive
+from cogvid_plugins.swin_ar import SwinAR
 
 MakeModel = Callable[..., CogVideoTransformer]
 Place = tuple[int, int, int]

@@ -58,9 +58,7 @@ def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
     assert list_clips(tmp_path, captions="captions.csv") == list_clips(tmp_path)
 
 
-def test_a_relative_path_starts_at_the_current_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_starts_at_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_videos(tmp_path / "videos", ["a.mp4"])
     write_captions(tmp_path / "videos", captioned(["a.mp4"]))
     monkeypatch.chdir(tmp_path)

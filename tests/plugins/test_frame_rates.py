@@ -24,9 +24,7 @@ FRAMES = 5
         (0.0, []),
     ],
 )
-def test_lowest_fit_takes_the_lowest_rate_that_yields_enough_frames(
-    duration: float, rates: list[float]
-) -> None:
+def test_lowest_fit_takes_the_lowest_rate_that_yields_enough_frames(duration: float, rates: list[float]) -> None:
     assert create_component("frame_rate", "lowest_fit").training_rates(duration, FRAMES) == rates
 
 

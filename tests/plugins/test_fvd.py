@@ -93,9 +93,7 @@ def test_fvd_is_symmetric(real: Tensor, generated: Tensor) -> None:
         assert there[name] == pytest.approx(back[name], rel=1e-6)
 
 
-def test_debiased_fvd_between_two_draws_of_one_world_is_within_its_error(
-    real: Tensor, generated: Tensor
-) -> None:
+def test_debiased_fvd_between_two_draws_of_one_world_is_within_its_error(real: Tensor, generated: Tensor) -> None:
     seen = values(Fvd(), real, generated)
     assert seen["fvd"] > 5 * seen["fvd_se"]
     assert abs(seen["fvd_debiased"]) < 3 * seen["fvd_se"]
@@ -118,9 +116,7 @@ def test_any_length_from_five_frames_and_any_size_is_read(extractor: Shapes3dExt
     views = clips(seed=3, count=32, frames=33)
     small = extractor.logits(views.videos()).argmax(1)
     large = np.stack([scene.render(views.times, 64) for scene in views.scenes])
-    assert (
-        extractor.logits(torch.from_numpy(large).permute(0, 1, 4, 2, 3)).argmax(1) == small
-    ).double().mean() > 0.9
+    assert (extractor.logits(torch.from_numpy(large).permute(0, 1, 4, 2, 3)).argmax(1) == small).double().mean() > 0.9
     with pytest.raises(UserError, match="at least 5 frames"):
         extractor.logits(views.videos()[:, :4])
 
@@ -128,8 +124,7 @@ def test_any_length_from_five_frames_and_any_size_is_read(extractor: Shapes3dExt
 def test_logits_are_of_motion_and_shape_together(real: Tensor, extractor: Shapes3dExtractor) -> None:
     scenes = clips(seed=1).scenes
     expected = [
-        MOTIONS.index(scene.attributes.motion) * len(SHAPES) + SHAPES.index(scene.attributes.shape)
-        for scene in scenes
+        MOTIONS.index(scene.attributes.motion) * len(SHAPES) + SHAPES.index(scene.attributes.shape) for scene in scenes
     ]
     assert (extractor.logits(real).argmax(1) == torch.tensor(expected)).double().mean() > 0.95
 
@@ -144,9 +139,7 @@ def test_inception_score_of_recognised_clips_is_the_perplexity_of_their_classes(
 
 
 def test_inception_score_of_one_clip_repeated_is_one(real: Tensor) -> None:
-    assert values(InceptionScore(), real[:0], real[:1].expand(8, -1, -1, -1, -1))["is"] == pytest.approx(
-        1, abs=1e-6
-    )
+    assert values(InceptionScore(), real[:0], real[:1].expand(8, -1, -1, -1, -1))["is"] == pytest.approx(1, abs=1e-6)
 
 
 def test_protocol_says_what_two_values_must_share(real: Tensor) -> None:

@@ -50,15 +50,11 @@ def test_recursive_has_one_round_for_each_doubling(key_frames: int, target: int,
 
 
 @pytest.mark.parametrize(("key_frames", "target"), [(3, 17), (5, 33), (9, 17)])
-def test_every_round_is_given_known_frames_and_generates_each_missing_one_once(
-    key_frames: int, target: int
-) -> None:
+def test_every_round_is_given_known_frames_and_generates_each_missing_one_once(key_frames: int, target: int) -> None:
     known = set(range(0, target, (target - 1) // (key_frames - 1)))
     for step in strategy("recursive").plan(key_frames, target):
         places = [
-            (frame, given)
-            for window in step.windows
-            for frame, given in zip(window.frames, window.given, strict=True)
+            (frame, given) for window in step.windows for frame, given in zip(window.frames, window.given, strict=True)
         ]
         generated = [frame for frame, given in places if not given]
         assert {frame for frame, given in places if given} == known
@@ -70,9 +66,7 @@ def test_every_round_is_given_known_frames_and_generates_each_missing_one_once(
 
 @pytest.mark.parametrize("target", [16, 13, 3, 1])
 def test_recursive_names_the_numbers_of_frames_it_reaches(target: int) -> None:
-    with pytest.raises(
-        UserError, match=rf"5 key frames do not double to {target} frames: use 5, 9, 17, 33, 65"
-    ):
+    with pytest.raises(UserError, match=rf"5 key frames do not double to {target} frames: use 5, 9, 17, 33, 65"):
         strategy("recursive").plan(5, target)
 
 
@@ -100,9 +94,7 @@ def test_linear_rounds_to_the_nearest_level_and_neither_wraps_nor_clips() -> Non
 
 @pytest.mark.parametrize("name", ["hold", "linear"])
 @pytest.mark.parametrize(("key_frames", "target"), [(1, 1), (1, 4), (2, 3), (5, 5), (5, 17)])
-def test_filling_keeps_the_key_frames_the_dtype_and_the_batch(
-    name: str, key_frames: int, target: int
-) -> None:
+def test_filling_keeps_the_key_frames_the_dtype_and_the_batch(name: str, key_frames: int, target: int) -> None:
     torch.manual_seed(0)
     frames = torch.randint(256, (2, key_frames, 3, 4, 6), dtype=torch.uint8)
     filled = strategy(name).fill(frames, target)

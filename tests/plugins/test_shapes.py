@@ -3,12 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cogvid import Clip, UserError
+from cogvid.data_source import Split
 from cogvid.video import probe, read_frames
 from cogvid_plugins import shapes
 from cogvid_plugins.shapes import Shapes, plan, read_scenes
@@ -28,9 +30,7 @@ from cogvid_plugins.shapes_world import (
     sample_scene,
 )
 
-RIGHT_THEN_UP = Scene(
-    Attributes("small", "red", "circle", ("right", "up")), 4.0, (0.25, 0.75), 0.25, (99, 99, 99)
-)
+RIGHT_THEN_UP = Scene(Attributes("small", "red", "circle", ("right", "up")), 4.0, (0.25, 0.75), 0.25, (99, 99, 99))
 
 
 def some_scenes(count: int) -> list[Scene]:
@@ -39,7 +39,7 @@ def some_scenes(count: int) -> list[Scene]:
 
 
 def make(
-    folder: Path, seed: int = 0, progress: Callable[[int, int], None] = lambda *_: None, **options
+    folder: Path, seed: int = 0, progress: Callable[[int, int], None] = lambda *_: None, **options: Any
 ) -> list[Clip]:
     options = {"clips": 5, "test_clips": 3, "durations": [0.5, 1.0], **options}
     return Shapes(Shapes.Config(**options)).clips(folder, seed, progress)
@@ -95,7 +95,7 @@ def test_the_shape_stays_inside_the_canvas(pixels: int) -> None:
             assert places.max() + after <= pixels + 1e-9
 
 
-@pytest.mark.parametrize(("shape", "size"), product(SHAPES, SIZES))
+@pytest.mark.parametrize(("shape", "size"), list(product(SHAPES, SIZES)))
 def test_a_shape_keeps_its_area_and_centroid_between_pixels(shape: str, size: str) -> None:
     radius = RADII[size] * 32
     centres = np.random.default_rng(0).uniform(14, 18, (50, 2))
@@ -107,12 +107,11 @@ def test_a_shape_keeps_its_area_and_centroid_between_pixels(shape: str, size: st
     assert abs(centroid - centres).max() < 0.15
 
 
-def test_the_smallest_big_shape_is_clearly_larger_than_the_largest_small_one() -> None:
-    area = {
-        size: [coverage(shape, RADII[size] * 32, np.array([[16.0, 16.0]]), 32).sum() for shape in SHAPES]
-        for size in SIZES
-    }
-    assert min(area["big"]) > 1.4 * max(area["small"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_big_shape_is_clearly_larger_than_the_small_one(shape: str) -> None:
+    middle = np.array([[16.0, 16.0]])
+    small, big = (coverage(shape, RADII[size] * 32, middle, 32).sum() for size in ("small", "big"))
+    assert big > 1.8 * small
 
 
 def test_colours_are_far_from_each_other_and_from_the_backgrounds() -> None:
@@ -129,7 +128,8 @@ def test_rendered_frames_show_the_shape_in_its_colour_on_the_background() -> Non
     for frame, (x, y) in zip(frames, [(8, 24), (16, 16)], strict=True):
         assert tuple(frame[y, x]) == COLOURS["red"]
         assert tuple(frame[0, 0]) == (99, 99, 99)
-        assert (frame != 99).any(-1).sum() == pytest.approx(np.pi * 4**2, rel=0.3)
+        covered = np.argwhere((frame != 99).any(-1)) + 0.5 - (y, x)
+        assert np.hypot(*covered.T).max() == pytest.approx(RADII["small"] * 32, abs=1)
 
 
 def test_clips_are_written_without_loss_with_both_end_frames(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_captions_file_holds_what_the_clips_show(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1])
 def test_test_clips_show_combinations_that_training_never_shows(seed: int) -> None:
     train = {job.scene.attributes for job in plan("train", 2000, [1.0], seed)}
     test = {job.scene.attributes for job in plan("test", 256, [1.0], seed)}
@@ -163,7 +163,7 @@ def test_test_clips_show_combinations_that_training_never_shows(seed: int) -> No
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("name", ["size", "colour", "shape", "motion"])
-def test_every_single_attribute_is_in_both_splits(split, name: str) -> None:
+def test_every_single_attribute_is_in_both_splits(split: Split, name: str) -> None:
     seen = {getattr(job.scene.attributes, name) for job in plan(split, 256, [1.0], 0)}
     assert seen == {getattr(attributes, name) for attributes in ALL_ATTRIBUTES}
 
@@ -207,6 +207,6 @@ def test_worker_processes_write_the_same_files(tmp_path: Path, monkeypatch: pyte
         ({"durations": [1.0, 0.01]}, "0.01"),
     ],
 )
-def test_options_that_make_no_clips_are_named(options: dict, named: str) -> None:
+def test_options_that_make_no_clips_are_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         Shapes(Shapes.Config(**options))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,9 +38,7 @@ def some_scenes(count: int, seed: int = 0) -> list[Scene]:
 
 def videos_of(scenes: Sequence[Scene], frames: int, pixels: int = 32) -> Tensor:
     times = np.linspace(0, 1, frames)
-    return torch.from_numpy(np.stack([scene.render(times, pixels) for scene in scenes])).permute(
-        0, 1, 4, 2, 3
-    )
+    return torch.from_numpy(np.stack([scene.render(times, pixels) for scene in scenes])).permute(0, 1, 4, 2, 3)
 
 
 def captions_of(scenes: Sequence[Scene]) -> list[str]:
@@ -68,9 +66,7 @@ def noisy(videos: Tensor, deviation: float) -> Tensor:
 
 def paint(videos: Tensor, frame: int, top: int, left: int, side: int, colour: tuple[int, int, int]) -> Tensor:
     videos = videos.clone()
-    videos[:, frame, :, top : top + side, left : left + side] = torch.tensor(colour, dtype=torch.uint8)[
-        :, None, None
-    ]
+    videos[:, frame, :, top : top + side, left : left + side] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
     return videos
 
 
@@ -93,7 +89,7 @@ def test_real_key_frames_of_every_combination_are_read_right() -> None:
 
 @pytest.mark.parametrize("pixels", [32, 64])
 def test_real_clips_of_17_frames_are_read_right(pixels: int) -> None:
-    scenes = some_scenes(4096 // pixels)
+    scenes = some_scenes(64 if pixels == 32 else 16)
     got = scores(videos_of(scenes, 17, pixels), captions_of(scenes))
     assert min(got[name] for name in ("colour", "shape", "size", "motion", "all")) >= 0.995
     assert got["path_error"] < 0.05
@@ -102,7 +98,7 @@ def test_real_clips_of_17_frames_are_read_right(pixels: int) -> None:
 @pytest.mark.parametrize(
     "spoil", [lambda videos: blur(videos, 1.0), lambda videos: noisy(videos, 10)], ids=["blur", "noise"]
 )
-def test_what_a_decoder_does_to_edges_and_flat_areas_is_forgiven(spoil) -> None:
+def test_what_a_decoder_does_to_edges_and_flat_areas_is_forgiven(spoil: Callable[[Tensor], Tensor]) -> None:
     scenes = some_scenes(128)
     got = scores(spoil(videos_of(scenes, 5)), captions_of(scenes))
     assert got["all"] >= 0.98
@@ -199,9 +195,7 @@ def test_frames_on_the_path_have_no_path_error_whatever_the_length_of_each_phase
 ) -> None:
     progress = np.linspace(0, 1, 17) * len(motion)
     phases = [motion_path((direction,), progress - phase) for phase, direction in enumerate(motion)]
-    centres = np.array([10.0, 20.0]) + sum(
-        length * phase for length, phase in zip([11, 7], phases, strict=False)
-    )
+    centres = np.array([10.0, 20.0]) + sum(length * phase for length, phase in zip([11, 7], phases, strict=False))
     assert path_error(centres, motion, 5) == pytest.approx(0, abs=1e-9)
 
 
@@ -227,8 +221,7 @@ def test_key_frames_alone_have_no_path_error(frames: int) -> None:
 
 
 def test_true_frames_beat_a_cross_fade_and_a_cross_fade_beats_holding() -> None:
-    """Measured on 128 clips: path error 0.00, 0.58 and 2.00 pixels; frames with the right shape 1.00, 0.88, 1.00."""
-    scenes = some_scenes(128)
+    scenes = some_scenes(64)
     captions = captions_of(scenes)
     keys = videos_of(scenes, 5)
     true = scores(videos_of(scenes, 17), captions)
@@ -245,12 +238,9 @@ def test_clips_whose_key_frames_move_otherwise_say_nothing_about_the_path() -> N
     captions = captions_of(scenes)
     videos = videos_of(scenes, 17)
     turned = [
-        replace(scene.attributes, motion=MOTIONS[(MOTIONS.index(scene.attributes.motion) + 1) % 16])
-        for scene in scenes
+        replace(scene.attributes, motion=MOTIONS[(MOTIONS.index(scene.attributes.motion) + 1) % 16]) for scene in scenes
     ]
-    both = scores(
-        torch.cat([videos, Hold().fill(videos[:, ::4], 17)]), captions + [one.caption for one in turned]
-    )
+    both = scores(torch.cat([videos, Hold().fill(videos[:, ::4], 17)]), captions + [one.caption for one in turned])
     assert both["motion"] == pytest.approx(0.5)
     assert both["path_error"] == pytest.approx(scores(videos, captions)["path_error"])
 
@@ -269,7 +259,9 @@ def test_batches_add_up_and_real_videos_are_not_scored() -> None:
 
 
 def test_scores_are_undetermined_before_any_video() -> None:
-    assert all(value.isnan() and value.dtype == torch.float64 for value in ShapesOracle().compute().values())
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        values = ShapesOracle().compute().values()
+    assert all(value.isnan() and value.dtype == torch.float64 for value in values)
 
 
 def test_a_caption_of_another_world_is_named() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cogvid_plugins.vqvae import VQVAE, detailed_crops
 from torch import Tensor
 
 from cogvid import UserError
+from cogvid_plugins.vqvae import VQVAE, detailed_crops
 
 
 def coloured_squares(count: int, seed: int = 0) -> Tensor:

@@ -130,9 +130,7 @@ def test_config_prints_yaml_that_loads_back(project: Path) -> None:
 def test_a_mistake_is_one_paragraph_on_stderr() -> None:
     result = runner.invoke(app, ["config", "lab", "model.layrs=[2]"])
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(
-        "Error: command line: unknown key 'model.layrs'. Did you mean model.layers?"
-    )
+    assert result.stderr.startswith("Error: command line: unknown key 'model.layrs'. Did you mean model.layers?")
     assert result.stderr.count("\n") == 1
 
 
@@ -169,9 +167,7 @@ def test_an_interruption_ends_with_code_130(capsys: pytest.CaptureFixture[str]) 
     assert "Interrupted." in capsys.readouterr().err
 
 
-def test_a_full_disk_names_the_path_and_the_room_left(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_names_the_path_and_the_room_left(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = project / "runs/lab/model.safetensors"
     assert ended_with(OSError(errno.ENOSPC, "No space left on device", str(path))) == 1
     message = capsys.readouterr().err
@@ -179,9 +175,7 @@ def test_a_full_disk_names_the_path_and_the_room_left(
     assert " MB are free there" in message
 
 
-def test_a_full_disk_without_a_path_names_the_current_folder(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_without_a_path_names_the_current_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ended_with(OSError(errno.ENOSPC, "No space left on device")) == 1
     assert str(project) in capsys.readouterr().err
 

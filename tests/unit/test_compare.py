@@ -142,9 +142,7 @@ def printed(comparison: Comparison, width: int = 200) -> str:
 @pytest.fixture
 def report(tmp_path: Path) -> str:
     for variant, accuracy in (("naive", 0.5), ("local3d", 0.6)):
-        make_run(
-            tmp_path, variant, accuracy=accuracy, shared="base", overrides={"model.layers": len(variant)}
-        )
+        make_run(tmp_path, variant, accuracy=accuracy, shared="base", overrides={"model.layers": len(variant)})
     path = tmp_path / "report.html"
     write_report(compare(find_runs([tmp_path / "study"])), path)
     return path.read_text()
@@ -192,9 +190,7 @@ def test_differences_are_to_the_first_variant_and_judged_by_the_direction_of_the
     make_run(tmp_path, "naive", fvd=100.0, accuracy=0.5)
     make_run(tmp_path, "worse", fvd=120.0, accuracy=0.4)
     comparison = compare(find_runs([tmp_path / "study"]))
-    fvd, accuracy, error = (
-        rows_of(comparison, f"generated {name}")[0] for name in ("fvd", "accuracy", "path error")
-    )
+    fvd, accuracy, error = (rows_of(comparison, f"generated {name}")[0] for name in ("fvd", "accuracy", "path error"))
     assert (fvd.better, accuracy.better, error.better) == ("lower", "higher", "lower")
     assert fvd.difference(0) is None
     assert fvd.difference(1) == 20.0
@@ -357,8 +353,7 @@ def test_the_report_escapes_what_captions_and_names_contain(report: str) -> None
 
 def test_variants_that_share_a_stage_share_its_loss_curve(report: str) -> None:
     base, sequential = (
-        re.search(rf"<h3>{stage}</h3>(.*?)</svg>", report, re.DOTALL)
-        for stage in ("image base", "sequential")
+        re.search(rf"<h3>{stage}</h3>(.*?)</svg>", report, re.DOTALL) for stage in ("image base", "sequential")
     )
     assert base is not None
     assert sequential is not None

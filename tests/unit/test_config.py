@@ -159,9 +159,7 @@ def test_a_component_may_be_given_by_its_name_alone(write: Write) -> None:
 
 def test_an_optional_component_may_be_null(write: Write) -> None:
     text = "stages: {interpolation: {attention: naive}}"
-    assert (
-        load(write, text, "stages.interpolation.attention=null").config.stages.interpolation.attention is None
-    )
+    assert load(write, text, "stages.interpolation.attention=null").config.stages.interpolation.attention is None
 
 
 def test_the_command_line_takes_yaml_values(write: Write) -> None:
@@ -212,13 +210,7 @@ def test_the_saved_configuration_loads_back_to_the_same(write: Write) -> None:
     assert differences(saved, resolved.config) == []
 
 
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text("on1e.~-:'#é\n", max_size=5)
-)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("on1e.~-:'#é\n", max_size=5)
 OPTIONS = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("aby"), inner, max_size=3),
@@ -274,10 +266,7 @@ def test_shipped_fragments_are_found_from_any_folder(write: Write) -> None:
 
 def test_a_project_may_shadow_a_shipped_fragment(write: Write) -> None:
     write("configs/attention/swin_ar.yaml", "attention: naive\n")
-    assert (
-        load(write, "variants: {v: {base: [attention/swin_ar]}}", variant="v").config.attention.name
-        == "naive"
-    )
+    assert load(write, "variants: {v: {base: [attention/swin_ar]}}", variant="v").config.attention.name == "naive"
 
 
 def test_experiments_are_listed_by_name(write: Write) -> None:
@@ -378,9 +367,7 @@ def test_a_mistake_on_the_command_line_is_named(write: Write, override: str, mes
 
 
 def test_missing_values_are_all_named(write: Write) -> None:
-    write(
-        "experiments/lab.yaml", "evaluation: {metrics: {fvd: {options: {a: 1}}}}\nattention: {name: naive}\n"
-    )
+    write("experiments/lab.yaml", "evaluation: {metrics: {fvd: {options: {a: 1}}}}\nattention: {name: naive}\n")
     with pytest.raises(UserError) as caught:
         load_experiment("lab")
     message = str(caught.value)
@@ -404,9 +391,7 @@ def test_an_unknown_experiment_is_answered_with_the_nearest(write: Write) -> Non
 
 def test_an_unknown_fragment_is_answered_with_the_nearest(write: Write) -> None:
     write("experiments/lab.yaml", "seed: 1\nbase: [attention/local3]\n")
-    with pytest.raises(
-        UserError, match=r"^experiments/lab\.yaml:2: there is no fragment .* mean 'attention/local3d'"
-    ):
+    with pytest.raises(UserError, match=r"^experiments/lab\.yaml:2: there is no fragment .* mean 'attention/local3d'"):
         load_experiment("lab")
 
 
@@ -461,9 +446,7 @@ def test_a_file_that_is_not_text_is_refused(write: Write) -> None:
         (["a="], [["a="]]),
     ],
 )
-def test_sweeps_are_all_combinations_of_values_between_commas(
-    overrides: list[str], runs: list[list[str]]
-) -> None:
+def test_sweeps_are_all_combinations_of_values_between_commas(overrides: list[str], runs: list[list[str]]) -> None:
     assert expand_sweeps(overrides) == runs
 
 

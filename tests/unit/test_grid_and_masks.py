@@ -6,10 +6,10 @@ from itertools import product
 
 import pytest
 import torch
-from cogvid_plugins.swin_ar import SwinAR
 
 from cogvid import Grid, Position
 from cogvid.attention.mask import Stage, Visibility, causal, given_frames
+from cogvid_plugins.swin_ar import SwinAR
 
 GRID = Grid(5, 2, 3)
 STAGES: tuple[Stage, ...] = ("sequential", "interpolation")

@@ -10,9 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "framework"
-SOURCES = [
-    path for folder in ("framework", "plugins", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
-]
+SOURCES = [path for folder in ("framework", "plugins", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 # What a configuration can be read, checked and printed without.
 HEAVY = {
@@ -80,17 +78,13 @@ def test_the_configuration_imports_no_model_and_no_training() -> None:
 
 def test_nobody_imports_the_source_root_as_a_package() -> None:
     assert SOURCES
-    assert not breaches(
-        ((file, module) for file in SOURCES for module in imported(file.read_text())), {"framework"}
-    )
+    assert not breaches(((file, module) for file in SOURCES for module in imported(file.read_text())), {"framework"})
     assert not (CORE / "__init__.py").exists()
 
 
 def test_no_page_tells_a_reader_to_import_the_source_root() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    lines = [
-        f"{page.name}: {line}" for page in pages for line in page.read_text(encoding="utf-8").splitlines()
-    ]
+    lines = [f"{page.name}: {line}" for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
     assert lines
     assert not [line for line in lines if "import framework" in line or "from framework" in line]
 

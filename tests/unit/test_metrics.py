@@ -27,9 +27,7 @@ def draw(n: int, d: int, seed: int, shift: float = 0.0) -> Tensor:
     """Correlated features (n, d)."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(d, d, generator=torch.Generator().manual_seed(d), dtype=DOUBLE) / math.sqrt(d)
-    return (
-        torch.randn(n, d, generator=generator, dtype=DOUBLE) @ (mixing + torch.eye(d, dtype=DOUBLE)) + shift
-    )
+    return torch.randn(n, d, generator=generator, dtype=DOUBLE) @ (mixing + torch.eye(d, dtype=DOUBLE)) + shift
 
 
 def with_moments(n: int, mean: Tensor, factor: Tensor, seed: int) -> Tensor:
@@ -215,9 +213,7 @@ def test_standard_error_and_debiased_value_hold_on_repeated_draws(extractor: Pla
         metric.generated_features.append(draw(64, 6, 1000 + seed, shift=0.5))
         metric.update(videos(1, seed=0), ["a clip"], real=True)
         runs.append(metric.compute())
-    fvd, debiased, error = (
-        torch.stack([run[name] for run in runs]) for name in ("fvd", "fvd_debiased", "fvd_se")
-    )
+    fvd, debiased, error = (torch.stack([run[name] for run in runs]) for name in ("fvd", "fvd_debiased", "fvd_se"))
     truth = 6 * 0.5**2
     assert 0.75 < error.mean() / fvd.std() < 1.33
     assert fvd.mean() - truth > 3 * abs(debiased.mean() - truth)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
 from torch import Tensor
 
 from cogvid import Grid, Position
@@ -18,6 +16,8 @@ from cogvid.model.rotary import rotate, rotation
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 from cogvid.training.modules import TransformerModule
 from cogvid.training.optimizer import build_optimizer
+from cogvid_plugins.local3d import Local3D
+from cogvid_plugins.naive import Naive
 
 MakeModel = Callable[..., CogVideoTransformer]
 
@@ -38,9 +38,7 @@ def frame_logits(model: CogVideoTransformer, text: Tensor, mask: Tensor, frames:
 
 @both_stages
 @both_positions
-def test_padding_on_the_left_changes_no_logit(
-    make_model: MakeModel, stage: Stage, positions: Positions
-) -> None:
+def test_padding_on_the_left_changes_no_logit(make_model: MakeModel, stage: Stage, positions: Positions) -> None:
     text, frames = random_tokens(0, 2, 4, first=TEXT_OFFSET, count=8), random_tokens(1, 2, GRID.tokens)
     options = {"stage": stage, "positions": positions}
     short = frame_logits(make_model(Naive(), **options), text, torch.ones(2, 4), frames)
@@ -167,9 +165,7 @@ def test_training_a_video_stage_moves_its_own_parameters_and_nothing_of_the_base
 
 
 @pytest.mark.filterwarnings("ignore:.*self.log.*")
-@pytest.mark.parametrize(
-    ("stage", "learned"), [("sequential", [1, 2]), ("interpolation", [1]), (None, [0])], ids=str
-)
+@pytest.mark.parametrize(("stage", "learned"), [("sequential", [1, 2]), ("interpolation", [1]), (None, [0])], ids=str)
 def test_each_stage_learns_the_frames_that_it_generates(
     make_model: MakeModel, stage: Stage | None, learned: list[int]
 ) -> None:

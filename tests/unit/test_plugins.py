@@ -102,9 +102,7 @@ def test_a_file_is_relative_to_the_current_folder_without_a_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert create_component("frame_rate", "slow", {"rate": 2}, [write(tmp_path)]).training_rates(1, 5) == [
-        2.0
-    ]
+    assert create_component("frame_rate", "slow", {"rate": 2}, [write(tmp_path)]).training_rates(1, 5) == [2.0]
 
 
 def test_a_module_can_be_named_by_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,9 +168,7 @@ def test_a_wrong_option_names_the_file_that_said_it(tmp_path: Path) -> None:
 
 
 def test_an_unknown_component_is_answered_with_the_nearest_and_all_names() -> None:
-    with pytest.raises(
-        UserError, match=r"^attention\.name: .*'local3'\. Did you mean 'local3d'\? Known: .*naive"
-    ):
+    with pytest.raises(UserError, match=r"^attention\.name: .*'local3'\. Did you mean 'local3d'\? Known: .*naive"):
         create_plugin_manager().create("attention", "local3", key="attention")
 
 
@@ -199,9 +195,7 @@ def test_the_digest_of_an_installed_plugin_is_its_version_unless_it_is_editable(
     assert (digest != "1.2.3") == editable
 
 
-def test_an_installed_plugin_says_its_distribution_and_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installed_plugin_says_its_distribution_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, "lab", {"lab_slow": PLUGIN})
     info = create_plugin_manager().get("frame_rate", "slow")
     assert (info.plugin, info.version, info.origin) == ("lab_slow", "1.2.3", "lab 1.2.3")
@@ -220,9 +214,7 @@ def test_a_component_that_is_not_found_points_to_broken_plugins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, monkeypatch, "lab", {"lab_gone": "import not_installed_anywhere"})
-    with pytest.raises(
-        UserError, match=r"broken: .*lab_gone.*lab_gone\.py:1: ModuleNotFoundError: No module named"
-    ):
+    with pytest.raises(UserError, match=r"broken: .*lab_gone.*lab_gone\.py:1: ModuleNotFoundError: No module named"):
         create_plugin_manager().get("frame_rate", "lab_gone")
 
 
@@ -230,9 +222,7 @@ def test_a_broken_installed_plugin_is_an_error_once_the_experiment_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, monkeypatch, "lab", {"lab_named": "1 / 0"})
-    with pytest.raises(
-        UserError, match=r"Plugin lab_named \(lab 1\.2\.3\) cannot be imported.*ZeroDivisionError"
-    ):
+    with pytest.raises(UserError, match=r"Plugin lab_named \(lab 1\.2\.3\) cannot be imported.*ZeroDivisionError"):
         create_plugin_manager(["lab_named"])
 
 
@@ -242,9 +232,7 @@ def test_an_installed_plugin_may_also_be_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_two_named_plugins_with_one_component_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"'slow' is registered by more than one plugin: slow\.py .* and b\.py"
-    ):
+    with pytest.raises(UserError, match=r"'slow' is registered by more than one plugin: slow\.py .* and b\.py"):
         create_plugin_manager([write(tmp_path), write(tmp_path, name="b.py")], tmp_path)
 
 
@@ -272,10 +260,7 @@ def test_a_plugin_named_twice_is_refused(tmp_path: Path) -> None:
 def test_a_misspelt_hook_is_answered_with_the_nearest(tmp_path: Path) -> None:
     message = error_of(tmp_path, PLUGIN.replace("rate_schedulers", "rate_sheduler"))
     assert "Plugin slow.py" in message
-    assert (
-        "unknown hook 'register_frame_rate_sheduler'. Did you mean 'register_frame_rate_schedulers'?"
-        in message
-    )
+    assert "unknown hook 'register_frame_rate_sheduler'. Did you mean 'register_frame_rate_schedulers'?" in message
 
 
 def test_a_plugin_without_a_hook_is_refused(tmp_path: Path) -> None:

@@ -59,9 +59,7 @@ def load(state: dict[str, Tensor]) -> None:
     ("name", "stage", "window"),
     [("stage1_full", 1, -1), ("stage1_window10", "sequential", 10), ("stage2_window10", 2, 10)],
 )
-def test_the_released_weights_give_the_released_logits(
-    reference: Path, name: str, stage: int, window: int
-) -> None:
+def test_the_released_weights_give_the_released_logits(reference: Path, name: str, stage: int, window: int) -> None:
     stored = load_file(reference / f"{name}.safetensors")
     weights = {key.removeprefix("weights."): t for key, t in stored.items() if key.startswith("weights.")}
     model = load_released(weights, stage=stage, window=window, num_heads=4)

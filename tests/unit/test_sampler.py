@@ -122,14 +122,10 @@ def test_cached_generation_gives_the_tokens_of_recomputation(
 ) -> None:
     model, clips, known = tiny_model(BACKENDS[name], stage, positions), batch(), known_frames(stage)
     without = unconditional() if sampling.guidance != 1 else None
-    expected = generate_uncached(
-        model, known=known, sampling=sampling, seed=5, unconditional=without, **clips
-    )
+    expected = generate_uncached(model, known=known, sampling=sampling, seed=5, unconditional=without, **clips)
     # What stands in the frames to generate is never read.
     clips["codes"][:, ~torch.tensor(known)] = 0
-    codes = generate(
-        model, known=known, sampling=sampling, seed=5, unconditional=without, text_offset=OFFSET, **clips
-    )
+    codes = generate(model, known=known, sampling=sampling, seed=5, unconditional=without, text_offset=OFFSET, **clips)
     assert torch.equal(codes, expected)
     assert len(codes[:, ~torch.tensor(known)].unique()) > 3
 

@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from cogvid_plugins.lowest_fit import LowestFit
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.uniform import Uniform
 from torch import Tensor, nn
 
 from cogvid import Grid
@@ -26,6 +23,9 @@ from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import TransformerModule
 from cogvid.training.optimizer import build_optimizer, orthogonal
 from cogvid.training.sequences import Batches, SequenceSampler, TokenBatch, TokenClips, frame_times
+from cogvid_plugins.lowest_fit import LowestFit
+from cogvid_plugins.naive import Naive
+from cogvid_plugins.uniform import Uniform
 
 MakeModel = Callable[..., CogVideoTransformer]
 
@@ -164,9 +164,7 @@ def test_a_clip_too_short_for_every_rate_is_left_out(sampler: SequenceSampler) -
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(
-    sampler: SequenceSampler, factor: float
-) -> None:
+def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(sampler: SequenceSampler, factor: float) -> None:
     scheduler = Uniform(Uniform.Config(rates=list(RATES)))
     sampler = replace(sampler, scheduler=scheduler, factors=(factor,))
     drawn = set()
@@ -188,9 +186,7 @@ def test_the_frame_nearest_to_a_time_is_taken_the_earlier_one_of_two(token_clips
 
 
 def test_a_clip_of_one_frame_has_that_frame_at_all_times() -> None:
-    one = TokenClips(
-        torch.full((1, 1, 1), 3).int(), torch.zeros(1, dtype=torch.float64), torch.tensor([0, 1]), ["a"]
-    )
+    one = TokenClips(torch.full((1, 1, 1), 3).int(), torch.zeros(1, dtype=torch.float64), torch.tensor([0, 1]), ["a"])
     assert one.frames(0, np.array([0.0, 2.0])).flatten().tolist() == [3, 3]
 
 
@@ -266,9 +262,7 @@ class KillBefore(pl.Callback):
 def test_a_killed_training_ends_where_an_uninterrupted_one_does(
     make_model: MakeModel, sampler: SequenceSampler, text: TextTokenizer, tmp_path: Path, muon_lr: float
 ) -> None:
-    config = StageConfig(
-        steps=8, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, checkpoint_every=4, caption_dropout=0.3
-    )
+    config = StageConfig(steps=8, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, checkpoint_every=4, caption_dropout=0.3)
 
     def train(folder: Path, *callbacks: pl.Callback) -> nn.Module:
         model = make_model(Naive(), Grid(3, 2, 3), text_length=30, seed=3, dtype=torch.float32, **VOCABULARY)

@@ -47,12 +47,8 @@ def _full_disk(error: OSError) -> str:
     folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free / 2**20
     written = f"writing {path}" if error.filename else f"writing a file (in {path} or below?)"
-    return (
-        f"No space left while {written}: {free:.0f} MB are free there. Make room, then run the command again."
-    )
+    return f"No space left while {written}: {free:.0f} MB are free there. Make room, then run the command again."
 
 
 def _show(message: str) -> None:
-    Console(stderr=True).print(
-        Text("Error: ", style="bold red").append(message, style="default"), soft_wrap=True
-    )
+    Console(stderr=True).print(Text("Error: ", style="bold red").append(message, style="default"), soft_wrap=True)

@@ -23,9 +23,7 @@ def _plugins(
     plugin: Annotated[
         list[str] | None, typer.Option(metavar="MODULE|./FILE.py", help="A plugin to load; may be repeated.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; '???' is an option without default.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; '???' is an option without default.")] = False,
 ) -> None:
     """List the components of all plugins, their options, and plugins that are broken."""
     from rich.console import Console

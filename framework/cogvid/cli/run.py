@@ -67,7 +67,9 @@ def ablate(
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
     prompts: Annotated[list[str], typer.Argument(help="What to generate, one clip each.")],
-    frames: Annotated[int | None, typer.Option(help="Frames of the finished clip; the run's own number if not given.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of the finished clip; the run's own number if not given.")
+    ] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds from first to last frame.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other clips.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the mp4 files; they never replace others.")] = Path("samples"),

@@ -87,6 +87,5 @@ def _thinned(losses: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     size = -(-len(losses) // _POINTS)
     groups = [losses[start : start + size] for start in range(0, len(losses), size)]
     return [
-        (statistics.fmean(step for step, _ in group), statistics.fmean(loss for _, loss in group))
-        for group in groups
+        (statistics.fmean(step for step, _ in group), statistics.fmean(loss for _, loss in group)) for group in groups
     ]

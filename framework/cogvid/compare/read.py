@@ -74,9 +74,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     folders: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
-            raise UserError(
-                f"{path} is not a folder: give `cogvid compare` run, variant or experiment folders."
-            )
+            raise UserError(f"{path} is not a folder: give `cogvid compare` run, variant or experiment folders.")
         found = list(_run_folders(path))
         if not found:
             raise UserError(

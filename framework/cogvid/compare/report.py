@@ -65,9 +65,7 @@ def write_report(comparison: Comparison, path: Path, captions: int = CAPTIONS) -
         partial.write_text(page, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(
-            f"Cannot write the report {path}: {error.strerror}. Choose another file with --out."
-        ) from error
+        raise UserError(f"Cannot write the report {path}: {error.strerror}. Choose another file with --out.") from error
     finally:
         partial.unlink(missing_ok=True)
 

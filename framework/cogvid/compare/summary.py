@@ -204,10 +204,7 @@ def _differences(
     """Keys with more than one value among the runs; the values of a variant's seeds share a cell."""
     known = [[properties(run) for run in variant.runs if properties(run)] for variant in variants]
     keys = dict.fromkeys(key for seeds in known for run in seeds for key in run if key not in ignored)
-    values = {
-        key: [list(dict.fromkeys(_text(run.get(key, "-")) for run in seeds)) for seeds in known]
-        for key in keys
-    }
+    values = {key: [list(dict.fromkeys(_text(run.get(key, "-")) for run in seeds)) for seeds in known] for key in keys}
     return {
         key: tuple(" | ".join(cell) or "-" for cell in cells)
         for key, cells in values.items()

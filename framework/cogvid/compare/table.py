@@ -36,9 +36,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
                 console.print(table)
                 console.print()
     if comparison.undetermined:
-        console.print(
-            f"Without a value in any run: {escape(', '.join(comparison.undetermined))}.", style="dim"
-        )
+        console.print(f"Without a value in any run: {escape(', '.join(comparison.undetermined))}.", style="dim")
     if len(comparison.variants) > 1:
         first = escape(comparison.variants[0].label)
         console.print(

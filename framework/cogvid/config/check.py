@@ -100,9 +100,7 @@ def _unknown_key(layer: Layer, key: str, name: str, types: Mapping[str, Any]) ->
 def _locate_plugins(tree: dict[str, Any], layer: Layer) -> None:
     """Plugin files are relative to the file that says them; from here on they are absolute."""
     said = tree["plugins"]
-    tree["plugins"] = [
-        str((layer.folder / name).resolve()) if str(name).endswith(".py") else name for name in said
-    ]
+    tree["plugins"] = [str((layer.folder / name).resolve()) if str(name).endswith(".py") else name for name in said]
     if tree["plugins"] != said:
         layer.places["plugins"] = f"{layer.place('plugins')} ({', '.join(map(str, said))})"
 

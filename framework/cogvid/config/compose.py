@@ -58,9 +58,7 @@ def to_yaml(config: ExperimentConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def load_experiment(
-    name_or_path: str | Path, variant: str | None = None, overrides: Sequence[str] = ()
-) -> Resolved:
+def load_experiment(name_or_path: str | Path, variant: str | None = None, overrides: Sequence[str] = ()) -> Resolved:
     """Compose an experiment.
 
     Args:
@@ -112,9 +110,7 @@ def differences(saved: Path, config: ExperimentConfig) -> list[tuple[str, Any, A
     ]
 
 
-def _read(
-    path: Path, experiment: Path, chain: tuple[Path, ...]
-) -> tuple[list[Layer], dict[str, list[Layer]]]:
+def _read(path: Path, experiment: Path, chain: tuple[Path, ...]) -> tuple[list[Layer], dict[str, list[Layer]]]:
     """The layers of a file, its bases first, and the layers of each variant that it has or inherits."""
     if path.resolve() in chain:
         circle = " -> ".join(display(file) for file in (*chain, path))
@@ -127,9 +123,7 @@ def _read(
     for name, part in own.items():
         _check_folder_name(name, part.place(""))
         if name == DEFAULT_VARIANT:
-            raise UserError(
-                f"{part.place('')}: {name!r} is the experiment itself; call the variant otherwise."
-            )
+            raise UserError(f"{part.place('')}: {name!r} is the experiment itself; call the variant otherwise.")
         variants.setdefault(name, []).extend(_with_bases(part, path, experiment, chain)[0])
     return layers, variants
 
@@ -142,9 +136,7 @@ def _with_bases(
     bases = [bases] if isinstance(bases, str) else bases
     place = layer.place("base")
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise UserError(
-            f"{place}: base must be a list of fragments such as [attention/local3d], got {bases!r}."
-        )
+        raise UserError(f"{place}: base must be a list of fragments such as [attention/local3d], got {bases!r}.")
     layers: list[Layer] = []
     variants: dict[str, list[Layer]] = {}
     for base in bases:
@@ -198,6 +190,4 @@ def _typed(tree: dict[str, Any], provenance: dict[str, str], path: Path) -> Expe
 
 def _check_folder_name(name: str, place: str) -> None:
     if not _FOLDER_NAME.fullmatch(name):
-        raise UserError(
-            f"{place}: {name!r} names a folder: it cannot be empty, start with a dot or hold slashes."
-        )
+        raise UserError(f"{place}: {name!r} names a folder: it cannot be empty, start with a dot or hold slashes.")

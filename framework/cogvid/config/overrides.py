@@ -44,9 +44,7 @@ def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
         key, text = _split(override)
         values = _at_commas(text)
         if len(values) > 1 and not all(values):
-            raise UserError(
-                f"{COMMAND_LINE}: {override!r} sweeps over an empty value; remove the extra comma."
-            )
+            raise UserError(f"{COMMAND_LINE}: {override!r} sweeps over an empty value; remove the extra comma.")
         choices.append([f"{key}={value}" for value in values])
     return [list(combination) for combination in product(*choices)]
 

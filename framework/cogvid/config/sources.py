@@ -46,9 +46,7 @@ class Layer:
         for name in key.split("."):
             tree = tree.get(name) or {}
             if not isinstance(tree, dict):
-                raise UserError(
-                    f"{self.place(key)}: {key} must be a mapping of keys to values, got {tree!r}."
-                )
+                raise UserError(f"{self.place(key)}: {key} must be a mapping of keys to values, got {tree!r}.")
         places = {
             place.removeprefix(key).removeprefix("."): f"{where} ({label})"
             for place, where in self.places.items()
@@ -144,9 +142,7 @@ def read_layer(path: Path) -> Layer:
     if tree is None:
         raise UserError(f"{shown}: the file is empty; it must set at least one key.")
     if not isinstance(tree, dict):
-        raise UserError(
-            f"{shown}: the file must be a mapping of keys to values, not a {type(tree).__name__}."
-        )
+        raise UserError(f"{shown}: the file must be a mapping of keys to values, not a {type(tree).__name__}.")
     return Layer(tree, {"": shown, **places}, path.parent)
 
 
@@ -213,9 +209,5 @@ def _first_file(candidates: Sequence[Path]) -> Path | None:
 
 def _names(folders: Sequence[Path]) -> list[str]:
     return sorted(
-        {
-            path.relative_to(folder).with_suffix("").as_posix()
-            for folder in folders
-            for path in folder.rglob("*.yaml")
-        }
+        {path.relative_to(folder).with_suffix("").as_posix() for folder in folders for path in folder.rglob("*.yaml")}
     )

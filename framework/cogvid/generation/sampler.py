@@ -91,9 +91,7 @@ def generate(
     )
     steps = tuple(tuple(sorted(step.tolist())) for step in schedule)
     given = given_frames(model.stage, frames)
-    prefill, *plans = _plans(
-        model.backend, grid, given, known, steps, model.config.layers, text.shape[1], device
-    )
+    prefill, *plans = _plans(model.backend, grid, given, known, steps, model.config.layers, text.shape[1], device)
 
     def run(plan: StepPlan, *, with_text: bool) -> Tensor:
         tokens = tape[:, plan.slots + plan.slots // n].repeat(copies, 1)

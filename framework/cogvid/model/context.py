@@ -107,9 +107,7 @@ class Band(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _band(
-    backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layer: int, device: torch.device
-) -> Band:
+def _band(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layer: int, device: torch.device) -> Band:
     """The band of a layer's mask, which does not change between steps."""
     return _band_of(Visibility(backend, grid, given, layer).dense(device), grid)
 
@@ -300,9 +298,7 @@ class CachedStep:
             self.cache.write_text(layer, channel, k[:, :, :t], v[:, :, :t])
         self.cache.write(layer, channel, places, k[:, :, t:], v[:, :, t:])
 
-    def _attend(
-        self, layer: int, channel: int, q: Tensor, seen: VisibleKeys, bias: nn.Module | None
-    ) -> Tensor:
+    def _attend(self, layer: int, channel: int, q: Tensor, seen: VisibleKeys, bias: nn.Module | None) -> Tensor:
         if not q.shape[2]:
             return q
         scores = self.cache.padding[..., : seen.count]

@@ -41,7 +41,12 @@ _NAMES = {
 
 
 def load_released(
-    weights: Mapping[str, Tensor] | str | Path, *, stage: int | Stage, window: int, num_heads: int, text_length: int = 64
+    weights: Mapping[str, Tensor] | str | Path,
+    *,
+    stage: int | Stage,
+    window: int,
+    num_heads: int,
+    text_length: int = 64,
 ) -> CogVideoTransformer:
     """A model with the weights of the 2022 release of CogVideo.
 
@@ -81,7 +86,10 @@ def load_released(
     )
     # Both position tables have rows past those that a sequence of five frames uses.
     n = config.grid.frame_tokens
-    for name, used in (("position_embeddings", _TEXT_POSITIONS + n), ("later_position_embeddings", (_FRAMES - 1) * n)):
+    for name, used in (
+        ("position_embeddings", _TEXT_POSITIONS + n),
+        ("later_position_embeddings", (_FRAMES - 1) * n),
+    ):
         state[f"{name}.weight"] = state.get(f"{name}.weight", torch.empty(0))[:used]
     sequential = stage in (1, "sequential")
     backend: AttentionBackend = (

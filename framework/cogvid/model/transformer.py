@@ -73,10 +73,11 @@ class CogVideoTransformer(nn.Module):
         self.position_embeddings = nn.Embedding(config.text_positions + n, config.width)
         later = config.grid.frames - 1 if backend and config.positions is Positions.learned else 0
         self.later_position_embeddings = nn.Embedding(later * n, config.width) if later else None
-        self.blocks = nn.ModuleList(Block(config, backend, layer) for layer in range(config.layers))
+        self.layers = [Block(config, backend, layer) for layer in range(config.layers)]
+        self.blocks = nn.ModuleList(self.layers)
         self.final_norm = nn.LayerNorm(config.width)
         self.apply(_initialise)
-        for block in self.blocks:
+        for block in self.layers:
             # Sandwich-LN gives every sublayer's output unit variance: the residual stream's should not grow
             # with depth, nor drown the embeddings at the start.
             for norm in (block.mixed_norm, block.fed_norm):
@@ -129,7 +130,7 @@ class CogVideoTransformer(nn.Module):
         angles = None
         if self.config.positions is Positions.rotary:
             angles = rotation(self.config.grid.position(slots), self.config.width // self.config.heads)
-        for block in self.blocks:
+        for block in self.layers:
             if self.config.checkpoint_activations and self.training:
                 x = checkpoint(block, x, angles, context, use_reentrant=False)
             else:
@@ -156,7 +157,9 @@ class CogVideoTransformer(nn.Module):
             base: the image model, of the same sizes.
         """
         self.load_state_dict(base.state_dict(), strict=False)
-        for block in self.blocks:
+        for block in self.layers:
+            assert block.plus is not None
+            assert block.gate is not None
             if self.config.plus_init is PlusInit.copy:
                 block.plus.load_state_dict(block.base.state_dict(), strict=False)
             nn.init.constant_(block.gate, self.config.gate_init)
@@ -177,11 +180,11 @@ class CogVideoTransformer(nn.Module):
 
     def plus_parameters(self) -> list[nn.Parameter]:
         """What the video stages train."""
-        modules = [block.plus for block in self.blocks] + [block.bias for block in self.blocks]
-        modules.append(self.later_position_embeddings)
-        return [p for m in modules if m is not None for p in m.parameters()] + [
-            block.gate for block in self.blocks
-        ]
+        modules: list[nn.Module | None] = [self.later_position_embeddings]
+        for block in self.layers:
+            modules += [block.plus, block.bias]
+        gates = [block.gate for block in self.layers if block.gate is not None]
+        return [p for module in modules if module is not None for p in module.parameters()] + gates
 
 
 class Block(nn.Module):
@@ -211,7 +214,7 @@ class Block(nn.Module):
         """`sigmoid(a) * base + (1 - sigmoid(a)) * plus` on frame slots, the base channel alone on text."""
         text = context.text
         base = self.base.merge(context.base(self.layer, *self.base.split(x, angles, text)))
-        if self.plus is None:
+        if self.plus is None or self.gate is None:
             return base
         plus = self.plus.merge(context.plus(self.layer, *self.plus.split(x, angles, text), self.bias))
         share = torch.sigmoid(self.gate)
@@ -228,9 +231,7 @@ class Channel(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def split(
-        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, text: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, text: int) -> tuple[Tensor, Tensor, Tensor]:
         """(B, S, D) to queries, keys and values (B, H, S, K); those of frame slots turned by `angles`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if angles is not None:

@@ -37,7 +37,9 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
                 count,
             )
         target = config.generation.frames
-        reference = torch.stack([*decode_clips(others.clips, others.times(target), config.video.size, "evaluate: real")])
+        reference = torch.stack(
+            [*decode_clips(others.clips, others.times(target), config.video.size, "evaluate: real")]
+        )
         captions = [timed.clip.caption for timed in usable_test_clips(lab, data).part(0, count).clips]
         sets: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in videos}
         protocol: dict[str, Info] = {}
@@ -52,8 +54,18 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
                     values = {value: float(tensor) for value, tensor in metric.compute().items()}
                     sets[name][key] = {v: None if x != x else round(x, 6) for v, x in values.items()}
                     if name == "generated":
-                        shared = {"frames": target, "resolution": config.video.size, "samples": count, "split": "test"}
-                        protocol[key] = {"reference_clips": len(reference), "data": data.key, **shared, **metric.protocol}
+                        shared = {
+                            "frames": target,
+                            "resolution": config.video.size,
+                            "samples": count,
+                            "split": "test",
+                        }
+                        protocol[key] = {
+                            "reference_clips": len(reference),
+                            "data": data.key,
+                            **shared,
+                            **metric.protocol,
+                        }
         return {"sets": sets, "protocol": protocol}
 
     return store.finish("metrics", depends, work)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,10 @@ def generation_stage(
         real = torch.stack([*decode_clips(chosen.clips, chosen.times(target), size, "generate: real clips")])
         keys, clips = generate_codes(lab, generator, chosen.captions, chosen.seconds, config.seed)
         videos = {"key_frames": to_videos(lab, network, keys)}
-        codes = {"key_frames": keys, "real": encode(network, real.flatten(0, 1)).flatten(1).unflatten(0, real.shape[:2])}
+        codes = {
+            "key_frames": keys,
+            "real": encode(network, real.flatten(0, 1)).flatten(1).unflatten(0, real.shape[:2]),
+        }
         if clips is not None:
             codes["generated"] = clips
             videos["generated"] = to_videos(lab, network, clips)
@@ -125,7 +129,7 @@ def generate_codes(
     lab: Lab, generator: ClipGenerator, captions: Sequence[str], seconds: Sequence[float], seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """Key frames (B, F, N) and, where the interpolation has a model, finished clips (B, target, N); with progress."""
-    conditions = {"captions": list(captions), "seconds": list(seconds), "seed": seed}
+    conditions: dict[str, Any] = {"captions": list(captions), "seconds": list(seconds), "seed": seed}
     samples = torch.arange(len(captions))
     with stage_progress() as bar:
         task = bar.add_task("generate: key frames")

@@ -182,7 +182,7 @@ def read_clips(folder: Path, split: str) -> list[TimedClip]:
 
 def decode_clips(clips: list[TimedClip], times: list[np.ndarray], size: int, title: str) -> Iterator[Tensor]:
     """Frames uint8 (T, 3, size, size) of each clip at its times, in order, with progress."""
-    return with_progress(lambda i: read_frames(clips[i].clip.path, times[i], size), len(clips), title)
+    return with_progress(lambda i: read_frames(clips[i].clip.path, times[i].tolist(), size), len(clips), title)
 
 
 def with_progress(work: Callable[[int], Item], count: int, title: str) -> Iterator[Item]:

@@ -34,7 +34,9 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
         with stage_progress() as bar:
             task = bar.add_task("data: clips", total=None)
             clips = lab.data.clips(
-                folder, lab.config.data_seed, lambda done, total: bar.update(task, completed=done, total=total)
+                folder,
+                lab.config.data_seed,
+                lambda done, total: bar.update(task, completed=done, total=total),
             )
 
         def duration(index: int) -> float | UserError:
@@ -51,7 +53,15 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
                 continue
             inside = clip.path.is_relative_to(folder)
             path = clip.path.relative_to(folder) if inside else clip.path.resolve()
-            rows.append({"id": clip.id, "path": str(path), "caption": clip.caption, "split": clip.split, "duration": seconds})
+            rows.append(
+                {
+                    "id": clip.id,
+                    "path": str(path),
+                    "caption": clip.caption,
+                    "split": clip.split,
+                    "duration": seconds,
+                }
+            )
         if not any(row["split"] == "train" for row in rows):
             raise UserError(f"data: none of the {len(clips)} clips can be read for training; see the warnings above")
         (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -129,9 +139,7 @@ def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: Stag
     def work(folder: Path) -> Info:
         clips = _usable(lab, data, "train")
         frames = lab.config.video.frames
-        times = [
-            frame_times(c.duration, lab.scheduler.training_rates(c.duration, frames), lab.factors) for c in clips
-        ]
+        times = [frame_times(c.duration, lab.scheduler.training_rates(c.duration, frames), lab.factors) for c in clips]
         network = load_tokenizer(lab, tokenizer)
         codes, squared, pixels = [], 0.0, 0
         for decoded in decode_clips(clips, times, lab.config.video.size, "tokens"):
@@ -145,8 +153,19 @@ def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: Stag
         write_tensors(folder / "tokens.safetensors", TokenClips(torch.cat(codes), seconds, offsets, []).tensors())
         psnr = 10 * np.log10(255**2 / max(squared / pixels, 1e-12))
         used = int(torch.cat(codes).unique().numel())
-        log.info("tokens: %d frames, reconstruction %.1f dB, %d of %d codes used", len(seconds), psnr, used, lab.codes)
-        return {"frames": len(seconds), "psnr": round(float(psnr), 2), "codes_used": used, "clips": len(clips)}
+        log.info(
+            "tokens: %d frames, reconstruction %.1f dB, %d of %d codes used",
+            len(seconds),
+            psnr,
+            used,
+            lab.codes,
+        )
+        return {
+            "frames": len(seconds),
+            "psnr": round(float(psnr), 2),
+            "codes_used": used,
+            "clips": len(clips),
+        }
 
     return store.finish("tokens", depends, work)
 

@@ -20,7 +20,14 @@ from cogvid.generation.clips import ClipGenerator
 from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
-from cogvid.pipeline.prepare import data_stage, load_tokenizer, text_stage, tokenizer_stage, tokens_stage, training_clips
+from cogvid.pipeline.prepare import (
+    data_stage,
+    load_tokenizer,
+    text_stage,
+    tokenizer_stage,
+    tokens_stage,
+    training_clips,
+)
 from cogvid.pipeline.samples import SampleVideos
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json
 from cogvid.pipeline.train import TransformerStages, load_model
@@ -28,7 +35,15 @@ from cogvid.text import TextTokenizer
 
 # Stage folders are shared by all runs below one `runs` folder.
 STAGES = "stages"
-_PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "omegaconf", "pluggy", "av", "vector-quantize-pytorch")
+_PACKAGES = (
+    "torch",
+    "pytorch-lightning",
+    "torchmetrics",
+    "omegaconf",
+    "pluggy",
+    "av",
+    "vector-quantize-pytorch",
+)
 
 
 class Run:
@@ -89,7 +104,7 @@ class Run:
         """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`."""
         stages = self.train()
         trained = trained_run(self.lab, stages)
-        models = {name: stages[name] for name in ("image_base", "sequential", "interpolation") if name in stages}
+        models: dict[str, StageResult] = {name: stages[name] for name in ("image_base", "sequential", "interpolation") if name in stages}
         tokenizer = (stages["tokenizer"], trained.tokenizer)
         samples = generation_stage(self.lab, self.store, stages["data"], tokenizer, models, trained.generator)
         self._link("samples", samples)

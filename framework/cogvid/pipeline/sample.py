@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 from cogvid.config.schema import ExperimentConfig
 from cogvid.errors import UserError
 from cogvid.pipeline.generate import enlarge, generate_codes, to_videos
@@ -37,12 +36,18 @@ def sample_clips(
     """
     config.seed = seed
     lab = Lab(config)
-    needed = ["text_tokenizer", "tokenizer", "image_base", "sequential", *(["interpolation"] if lab.plan else [])]
+    needed = [
+        "text_tokenizer",
+        "tokenizer",
+        "image_base",
+        "sequential",
+        *(["interpolation"] if lab.plan else []),
+    ]
     missing = [name for name in needed if name not in stages]
     if missing:
         raise UserError(f"the run has not trained {', '.join(missing)} yet: run its `cogvid run` command again first")
     if not all(prompt.strip() for prompt in prompts):
-        raise UserError("a prompt is empty: say what the clip should show, for example \"a red circle moves left\"")
+        raise UserError('a prompt is empty: say what the clip should show, for example "a red circle moves left"')
     paths = [out / f"{_file_name(prompt)}-{seed}.mp4" for prompt in prompts]
     for path in paths:
         if path.exists():

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
@@ -32,7 +33,12 @@ class SampleVideos:
     """
 
     def __init__(
-        self, lab: Lab, tokenizer: FrameTokenizer, text: TextTokenizer, prompts: Sequence[str], seconds: Sequence[float]
+        self,
+        lab: Lab,
+        tokenizer: FrameTokenizer,
+        text: TextTokenizer,
+        prompts: Sequence[str],
+        seconds: Sequence[float],
     ) -> None:
         self.lab, self.tokenizer, self.text = lab, tokenizer, text
         self.prompts, self.seconds = list(prompts), list(seconds)
@@ -57,7 +63,7 @@ class SampleVideos:
         """Videos uint8 (prompts, F, 3, height, width), as far as the stages trained so far go."""
         generator, config = self.generator(), self.lab.config
         ids = torch.arange(len(self.prompts))
-        arguments = {"captions": self.prompts, "seconds": self.seconds, "samples": ids, "seed": config.seed}
+        arguments: dict[str, Any] = {"captions": self.prompts, "seconds": self.seconds, "samples": ids, "seed": config.seed}
         codes = generator.key_frames(**arguments)
         if "interpolation" in self.models and self.lab.plan:
             codes = generator.interpolate(codes, plan=self.lab.plan, target=config.generation.frames, **arguments)
@@ -76,7 +82,7 @@ class _SampleCallback(pl.Callback):
         assert isinstance(network, CogVideoTransformer)
         network.eval()
         self.samples.models[self.stage] = network
-        assert trainer.logger is not None
+        assert isinstance(trainer.logger, TensorBoardLogger)
         writer = trainer.logger.experiment._get_file_writer()
         for prompt, video in zip(self.samples.prompts, self.samples.videos(), strict=True):
             writer.add_summary(Summary(value=[_gif_value(prompt, video)]), trainer.global_step)

@@ -65,7 +65,17 @@ class StageStore:
                 info = work(folder)
                 # After an interruption the seconds are those of the last part alone.
                 seconds = round(time.perf_counter() - started, 2)
-                write_json(done, {"name": name, "key": key, "seconds": seconds, "resumed": resumed, **info, "depends": plain})
+                write_json(
+                    done,
+                    {
+                        "name": name,
+                        "key": key,
+                        "seconds": seconds,
+                        "resumed": resumed,
+                        **info,
+                        "depends": plain,
+                    },
+                )
         return StageResult(folder, key, json.loads(done.read_text()))
 
 

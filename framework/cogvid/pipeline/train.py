@@ -32,7 +32,13 @@ class TransformerStages:
     """
 
     def __init__(
-        self, lab: Lab, store: StageStore, text: StageResult, tokens: StageResult, clips: TokenClips, samples: SampleVideos
+        self,
+        lab: Lab,
+        store: StageStore,
+        text: StageResult,
+        tokens: StageResult,
+        clips: TokenClips,
+        samples: SampleVideos,
     ) -> None:
         self.lab, self.store, self.text_stage, self.tokens, self.clips = lab, store, text, tokens, clips
         self.text = TextTokenizer.load(text.folder / "text.json")
@@ -42,7 +48,12 @@ class TransformerStages:
         """Text to one frame: the model that the video stages build on and never change."""
         config = self.lab.config
         model = config.model
-        sizes = {"layers": model.layers, "width": model.width, "heads": model.heads, "length": config.text.length}
+        sizes = {
+            "layers": model.layers,
+            "width": model.width,
+            "heads": model.heads,
+            "length": config.text.length,
+        }
         depends = {"sizes": sizes, "stage": config.stages.image_base, **self._common()}
 
         def work(folder: Path) -> Info:
@@ -87,7 +98,12 @@ class TransformerStages:
         }
 
     def _train(
-        self, name: str, folder: Path, network: CogVideoTransformer, settings: StageConfig, factors: list[float]
+        self,
+        name: str,
+        folder: Path,
+        network: CogVideoTransformer,
+        settings: StageConfig,
+        factors: list[float],
     ) -> Info:
         config = self.lab.config
         seed = config.seed * 10 + ("image_base", "sequential", "interpolation").index(name)

@@ -28,11 +28,6 @@ class StageModule(pl.LightningModule):
         optimizer, schedule = build_optimizer(self.network.named_parameters(), self.stage_config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """All weights, the frozen ones too: a checkpoint stands alone."""
-        state: dict[str, Tensor] = super().state_dict(*args, **kwargs)
-        return state
-
     def report(self, loss: Tensor, **values: Tensor) -> Tensor:
         """Log the loss and other scalars of a step."""
         self.log_dict({"loss": loss.detach(), **values})

@@ -49,7 +49,9 @@ class TokenClips:
         first, last = int(self.offsets[clip]), int(self.offsets[clip + 1])
         own = self._seconds[first:last]
         after = np.searchsorted(own, times).clip(1, max(last - first - 1, 1))
-        nearest = np.where(times - own[after - 1] <= own[after] - times, after - 1, after) if len(own) > 1 else after * 0
+        nearest = (
+            np.where(times - own[after - 1] <= own[after] - times, after - 1, after) if len(own) > 1 else after * 0
+        )
         return self.codes[torch.from_numpy(nearest + first)].long()
 
     @cached_property

@@ -1,0 +1,139 @@
+"""What a user can do wrong, from the command line: one clear message, a non-zero exit, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+from pytorch_lightning import Trainer
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from cogvid.cli import app
+
+PROMPT = "a small red circle moves left"
+
+
+def cogvid(*words: str) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
+    """The folder of a finished tiny run; tests that change it copy it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(tiny_text)
+    result = cogvid("run", folder / "tiny.yaml", "--runs", folder / "runs")
+    assert result.exit_code == 0, result.output
+    return folder / "runs" / "tiny" / "default" / "0"
+
+
+def refused(result: Result, *words: str) -> None:
+    """It ended with code 1 and one message that has these words, without a traceback."""
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.output, result.output
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.layer=3", ["model.layer", "layers"]),
+        ("model.layers=many", ["model.layers", "many"]),
+        ("attention=locl3d", ["locl3d", "local3d"]),
+        ("attention.options.extend=[1,1,1]", ["attention.options.extend", "extent"]),
+        ("data={name: folder}", ["data.options.path"]),
+        ("video.size=30", ["video.size", "30"]),
+        ("plugins=[./nowhere.py]", ["nowhere.py"]),
+    ],
+)
+def test_a_wrong_setting_is_named_before_anything_runs(
+    tiny: Path, tmp_path: Path, override: str, words: list[str]
+) -> None:
+    refused(cogvid("run", tiny, "--runs", tmp_path / "runs", override), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [("", ["empty"]), ("ein großer Kreis", ["'ß'"]), (f"{PROMPT}, " * 20, ["tokens", "text.length"])],
+)
+def test_a_prompt_the_model_cannot_know_is_refused(
+    finished: Path, tmp_path: Path, prompt: str, words: list[str]
+) -> None:
+    refused(cogvid("sample", finished, prompt, "--out", tmp_path / "out"), *words)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_sample_never_replaces_a_file(finished: Path, tmp_path: Path) -> None:
+    first = cogvid("sample", finished, PROMPT, "--frames", "9", "--out", tmp_path)
+    assert first.exit_code == 0, first.output
+    (video,) = tmp_path.glob("*.mp4")
+    before = video.read_bytes()
+    refused(cogvid("sample", finished, PROMPT, "--frames", "9", "--out", tmp_path), video.name)
+    assert video.read_bytes() == before
+
+
+def test_frames_that_the_strategy_cannot_reach_are_refused_with_those_it_can(finished: Path, tmp_path: Path) -> None:
+    refused(cogvid("sample", finished, PROMPT, "--frames", "11", "--out", tmp_path), "11", "9", "17")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    refused(cogvid("sample", tmp_path, PROMPT), "config.yaml")
+
+
+def test_weights_of_another_shape_are_refused_by_the_tensors_name(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "stages" / "sequential" / "model.safetensors"
+    state = load_file(path)
+    state["blocks.0.gate"] = state["blocks.0.gate"][:-1].clone()
+    save_file(state, path)
+    refused(cogvid("sample", tmp_path / "run", PROMPT, "--out", tmp_path), "blocks.0.gate", str(path))
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = Trainer.save_checkpoint, []
+
+    def fill_up(trainer: Trainer, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(trainer, path)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", fill_up)
+    refused(cogvid("run", tiny, "--runs", tmp_path / "runs"), "No space left", "run the command again")
+    (kept,) = (tmp_path / "runs").glob("stages/tokenizer-*/last.ckpt")
+    assert kept.stat().st_size > 4
+    monkeypatch.undo()
+    assert cogvid("run", tiny, "--runs", tmp_path / "runs").exit_code == 0
+
+
+def test_a_broken_clip_is_left_out_and_named(tiny: Path, tmp_path: Path, finished: Path) -> None:
+    videos = tmp_path / "videos"
+    shutil.copytree(finished / "stages" / "data" / "clips", videos)
+    names = sorted(path.name for path in videos.iterdir())
+    (videos / names[0]).write_bytes(b"not a video")
+    lines = [f'{{"file": "{name}", "caption": "clip {name[:4]}"}}\n' for name in [*names, "missing.mp4"]]
+    (videos / "captions.jsonl").write_text("".join(lines))
+    changes = [
+        f"data={{name: folder, options: {{path: {videos}, test_share: 0.4}}}}",
+        "evaluation.metrics={}",
+    ]
+    result = cogvid("run", tiny, "--runs", tmp_path / "runs", "generation.samples=1", *changes)
+    assert result.exit_code == 0, result.output
+    log = (tmp_path / "runs" / "tiny" / "default" / "0" / "log.txt").read_text()
+    assert names[0].removesuffix(".mp4") in log
+    assert "missing" in log
+
+
+def test_only_broken_clips_end_the_run(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"not a video")
+    (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a", "split": "train"}\n')
+    changes = [f"data={{name: folder, options: {{path: {tmp_path}}}}}"]
+    refused(cogvid("run", tiny, "--runs", tmp_path / "runs", *changes), "none of the 1 clips")
