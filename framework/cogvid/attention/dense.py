@@ -20,8 +20,8 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, bias: Ten
     """
     if bias is None:
         # Four dimensions are what torch's fast kernels take.
-        flat = [x.flatten(0, -4) for x in (q, k, v, visible)]
-        return F.scaled_dot_product_attention(*flat[:3], attn_mask=flat[3]).view(q.shape)
+        queries, keys, values, mask = (x.flatten(0, -4) for x in (q, k, v, visible))
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).view(q.shape)
     # Where the bias needs a gradient, torch's own kernels fall back to this, in more passes over the scores.
     scores = (q * q.shape[-1] ** -0.5) @ k.mT + bias
     return scores.masked_fill(~visible, float("-inf")).softmax(-1) @ v

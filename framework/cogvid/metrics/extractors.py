@@ -119,7 +119,7 @@ class TorchScriptExtractor(VideoExtractor):
                 f"{published} and give its path."
             )
         try:
-            network: nn.Module = torch.jit.load(self.path, map_location="cpu")  # type: ignore[no-untyped-call]
+            network: nn.Module = torch.jit.load(self.path, map_location="cpu")
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{self.path} is no TorchScript file. Give the path of {published}.") from error
         return network

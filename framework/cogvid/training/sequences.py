@@ -107,7 +107,7 @@ class SequenceSampler:
         random = np.random.default_rng((self.seed, number, 1))
         duration = self.clips.duration(clip)
         rates = self.scheduler.training_rates(duration, self.frames)
-        rate = rates[random.integers(len(rates))] * self.factors[random.integers(len(self.factors))]
+        rate = rates[int(random.integers(len(rates)))] * self.factors[int(random.integers(len(self.factors)))]
         start = random.integers(frames_at(duration, rate) - self.frames + 1)
         codes = self.clips.frames(clip, (start + np.arange(self.frames)) / rate)
         return codes, self.clips.captions[clip], (self.frames - 1) / rate
