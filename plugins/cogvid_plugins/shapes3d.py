@@ -35,7 +35,8 @@ class Shapes3d(nn.Module):
     """Features and class scores of clips of any length.
 
     Pooling over a frame keeps each channel's maximum (what is there), mean, and first moments in x and y
-    (where); pooling over time keeps four parts in their order.
+    (where); pooling over time keeps four parts in their order. Padding repeats the first and last frame, so
+    that one frame reads as a clip that stands still.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class Shapes3d(nn.Module):
             nn.Conv3d(4, 24, (1, 4, 4), (1, 2, 2), (0, 1, 1)),
             nn.BatchNorm3d(24),
             nn.ReLU(),
-            nn.Conv3d(24, 48, 3, (1, 2, 2), 1),
+            nn.Conv3d(24, 48, 3, (1, 2, 2), 1, padding_mode="replicate"),
             nn.BatchNorm3d(48),
             nn.ReLU(),
             nn.Conv3d(48, 64, (1, 3, 3), 1, (0, 1, 1)),
@@ -52,7 +53,7 @@ class Shapes3d(nn.Module):
             nn.ReLU(),
         )
         self.sequence = nn.Sequential(
-            nn.Conv1d(4 * 64, 128, 3, padding=1),
+            nn.Conv1d(4 * 64, 128, 3, padding=1, padding_mode="replicate"),
             nn.ReLU(),
             nn.Conv1d(128, 128, 1),
             nn.ReLU(),

@@ -35,6 +35,7 @@ from cogvid.text import TextTokenizer
 
 # Stage folders are shared by all runs below one `runs` folder.
 STAGES = "stages"
+TRANSFORMERS = ("image_base", "sequential", "interpolation")
 _PACKAGES = (
     "torch",
     "pytorch-lightning",
@@ -104,7 +105,7 @@ class Run:
         """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`."""
         stages = self.train()
         trained = trained_run(self.lab, stages)
-        models: dict[str, StageResult] = {name: stages[name] for name in ("image_base", "sequential", "interpolation") if name in stages}
+        models = {str(name): stages[name] for name in TRANSFORMERS if name in stages}
         tokenizer = (stages["tokenizer"], trained.tokenizer)
         samples = generation_stage(self.lab, self.store, stages["data"], tokenizer, models, trained.generator)
         self._link("samples", samples)

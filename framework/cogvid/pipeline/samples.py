@@ -63,7 +63,8 @@ class SampleVideos:
         """Videos uint8 (prompts, F, 3, height, width), as far as the stages trained so far go."""
         generator, config = self.generator(), self.lab.config
         ids = torch.arange(len(self.prompts))
-        arguments: dict[str, Any] = {"captions": self.prompts, "seconds": self.seconds, "samples": ids, "seed": config.seed}
+        conditions = {"captions": self.prompts, "seconds": self.seconds}
+        arguments: dict[str, Any] = {**conditions, "samples": ids, "seed": config.seed}
         codes = generator.key_frames(**arguments)
         if "interpolation" in self.models and self.lab.plan:
             codes = generator.interpolate(codes, plan=self.lab.plan, target=config.generation.frames, **arguments)

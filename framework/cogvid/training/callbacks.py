@@ -19,8 +19,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cogvid.training.sequences import Batches
-
 
 class StepRandomness(pl.Callback):
     """Makes all randomness of a step a function of (seed, step), so that a resumed run draws the same numbers."""
@@ -30,16 +28,6 @@ class StepRandomness(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         torch.manual_seed(self.seed * 1_000_003 + trainer.global_step)
-
-
-class ResumeData(pl.Callback):
-    """Starts the batches at the step the training is at, each process with its own share."""
-
-    def __init__(self, batches: Batches[Any]) -> None:
-        self.batches = batches
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.batches.start(trainer.global_step, trainer.global_rank, trainer.world_size)
 
 
 class Checkpoint(pl.Callback):

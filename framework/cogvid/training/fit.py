@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from cogvid.config.schema import TrainerConfig
-from cogvid.training.callbacks import Checkpoint, History, ResumeData, StageProgress, StepRandomness
+from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness
 from cogvid.training.modules import StageModule
 from cogvid.training.sequences import Batches
 
@@ -29,6 +29,9 @@ class StageData(pl.LightningDataModule):
         self.batches = batches
 
     def train_dataloader(self) -> DataLoader[Any]:
+        # Lightning fetches the first batch before any hook of the training: here alone it learns where to start.
+        assert self.trainer is not None
+        self.batches.start(self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(self.batches, batch_size=None)
 
 
@@ -68,7 +71,6 @@ def fit(
         log_every_n_steps=config.log_every,
         callbacks=[
             StepRandomness(seed),
-            ResumeData(batches),
             Checkpoint(folder / LAST, settings.checkpoint_every),
             History(folder / "history.jsonl", config.log_every),
             StageProgress(title),

@@ -38,6 +38,7 @@ class MuonAdam(torch.optim.Adam):
                 state = self.state[parameter]
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
+                    state["step"] = torch.zeros(())  # Adam looks for it when a checkpoint is loaded
                 state["momentum"].lerp_(parameter.grad, 1 - 0.95)
                 update = parameter.grad.lerp(state["momentum"], 0.95)
                 by_shape[parameter.shape, index].append((parameter, update))
