@@ -23,6 +23,13 @@ class PlusInit(Enum):
     random = "random"
 
 
+class InterpolationStart(Enum):
+    """What the interpolation stage's plus channel starts from."""
+
+    sequential = "sequential"  # the trained sequential stage
+    base = "base"  # as that stage started, by `model.plus_init`
+
+
 class BaseFrames(Enum):
     """Which frames of the training clips the image base learns from."""
 
@@ -86,6 +93,7 @@ class ImageBaseConfig(StageConfig):
 @dataclass
 class InterpolationStageConfig(StageConfig):
     attention: ComponentConfig | None = None  # null: the experiment's
+    start: InterpolationStart = InterpolationStart.sequential
 
 
 @dataclass

@@ -14,6 +14,7 @@ import torch
 from rich.logging import RichHandler
 
 from cogvid.config.compose import Resolved, differences
+from cogvid.config.schema import InterpolationStart
 from cogvid.errors import UserError
 from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.generation.clips import ClipGenerator
@@ -98,7 +99,9 @@ class Run:
         sequential = keep("sequential", transformers.video("sequential", base))
         samples.models["sequential"] = load_model(lab.video_model("sequential", vocabulary), sequential)
         if lab.plan:
-            keep("interpolation", transformers.video("interpolation", base))
+            start = self.config.stages.interpolation.start
+            inherited = sequential if start is InterpolationStart.sequential else None
+            keep("interpolation", transformers.video("interpolation", base, inherited))
         return stages
 
     def finish(self) -> StageResult:

@@ -63,8 +63,14 @@ class TransformerStages:
 
         return self.store.finish("image_base", depends, work)
 
-    def video(self, stage: Stage, base: StageResult) -> StageResult:
-        """The plus channel of one video stage on the frozen base."""
+    def video(self, stage: Stage, base: StageResult, start: StageResult | None = None) -> StageResult:
+        """The plus channel of one video stage on the frozen base.
+
+        Args:
+            stage: which.
+            base: the image base.
+            start: the finished stage whose plus channel this one starts from; None to start from the base.
+        """
         config = self.lab.config
         sequential = stage == "sequential"
         attention = config.attention if sequential else config.stages.interpolation.attention or config.attention
@@ -72,6 +78,7 @@ class TransformerStages:
         factors = [1.0] if sequential else self.lab.factors
         depends = {
             "base": base.key,
+            "start": start.key if start else None,
             "model": config.model,
             "attention": self.lab.identity("attention", attention),
             "stage": settings,
@@ -84,6 +91,12 @@ class TransformerStages:
             torch.manual_seed(config.seed)
             network = self.lab.video_model(stage, self.text.vocabulary)
             network.start_plus_channel(load_model(self.lab.image_model(self.text.vocabulary), base))
+            if start is not None:
+                weights = load_file(start.folder / "model.safetensors")
+                # Another attention may have another bias, or none: that part starts anew.
+                same = network.state_dict().keys() if self.lab.inner_attention is self.lab.attention else ()
+                kept = {name: w for name, w in weights.items() if name in same or ".bias." not in name}
+                network.load_state_dict(kept, strict=False)
             return self._train(stage, folder, network, settings, factors)
 
         return self.store.finish(stage, depends, work)
