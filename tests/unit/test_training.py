@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,12 +21,13 @@ from cogvid.config.schema import BaseFrames, StageConfig, TrainerConfig
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.text import TextTokenizer, with_duration
 from cogvid.training.fit import LAST, fit
-from cogvid.training.modules import TransformerModule
+from cogvid.training.modules import FrameTokenizerModule, TransformerModule
 from cogvid.training.optimizer import build_optimizer, orthogonal
 from cogvid.training.sequences import Batches, SequenceSampler, TokenBatch, TokenClips, frame_times
 from cogvid_plugins.lowest_fit import LowestFit
 from cogvid_plugins.naive import Naive
 from cogvid_plugins.uniform import Uniform
+from cogvid_plugins.vqvae import VQVAE
 
 MakeModel = Callable[..., CogVideoTransformer]
 
@@ -291,3 +292,26 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
     histories = [(tmp_path / name / "history.jsonl").read_text() for name in ("whole", "killed")]
     assert histories[0] == histories[1]
     assert histories[0].count("\n") == 8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_training_draws_the_random_numbers_it_would_have_drawn(tmp_path: Path) -> None:
+    # The tokenizer trains on random crops, and starts its codebook from random features.
+    config = StageConfig(steps=6, batch_size=8, adam_lr=0.01, checkpoint_every=3)
+
+    def frames(numbers: Sequence[int]) -> Tensor:
+        generator = torch.Generator().manual_seed(numbers[0])
+        return torch.randint(256, (len(numbers), 3, 16, 16), dtype=torch.uint8, generator=generator)
+
+    def train(folder: Path, *callbacks: pl.Callback) -> nn.Module:
+        torch.manual_seed(0)
+        tokenizer = VQVAE(VQVAE.Config(channels=16, codes=16, code_size=4, crop=8))
+        module = FrameTokenizerModule(tokenizer, config)
+        trainer = TrainerConfig(accelerator="cpu", log_every=1)
+        fit(module, Batches(frames, 8), folder, trainer, title="tiny", seed=1, callbacks=callbacks)
+        return tokenizer
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", KillBefore(4))
+    assert_same_weights(train(tmp_path / "killed"), whole)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from cogvid.attention.backend import AttentionBackend
@@ -21,22 +20,24 @@ from cogvid.plugins import create_component
 _FRAMES, _SIDE = 5, 20
 _TEXT_POSITIONS, _IMAGE_VOCABULARY = 512, 20000
 
-_NAMES = {
-    r"transformer\.word_embeddings\.weight": "word_embeddings.weight",
-    r"transformer\.position_embeddings\.weight": "position_embeddings.weight",
-    r"mixins\.extra_position_embedding\.position_embeddings\.weight": "later_position_embeddings.weight",
-    r"transformer\.final_layernorm\.(\w+)": r"final_norm.\1",
-    r"transformer\.layers\.(\d+)\.input_layernorm\.(\w+)": r"blocks.\1.attention_norm.\2",
-    r"transformer\.layers\.(\d+)\.third_layernorm\.(\w+)": r"blocks.\1.mixed_norm.\2",
-    r"transformer\.layers\.(\d+)\.post_attention_layernorm\.(\w+)": r"blocks.\1.feed_norm.\2",
-    r"transformer\.layers\.(\d+)\.fourth_layernorm\.(\w+)": r"blocks.\1.fed_norm.\2",
-    r"transformer\.layers\.(\d+)\.attention\.query_key_value\.(\w+)": r"blocks.\1.base.qkv.\2",
-    r"transformer\.layers\.(\d+)\.attention\.dense\.(\w+)": r"blocks.\1.base.out.\2",
-    r"transformer\.layers\.(\d+)\.mlp\.dense_h_to_4h\.(\w+)": r"blocks.\1.expand.\2",
-    r"transformer\.layers\.(\d+)\.mlp\.dense_4h_to_h\.(\w+)": r"blocks.\1.contract.\2",
-    r"mixins\.attention_plus\.query_key_value\.(\d+)\.(\w+)": r"blocks.\1.plus.qkv.\2",
-    r"mixins\.attention_plus\.dense\.(\d+)\.(\w+)": r"blocks.\1.plus.out.\2",
-    r"mixins\.attention_plus\.attn_distribution\.(\d+)": r"blocks.\1.gate",
+# Names of modules in the release and here.
+_MODULES = {
+    "transformer.word_embeddings": "word_embeddings",
+    "transformer.position_embeddings": "position_embeddings",
+    "mixins.extra_position_embedding.position_embeddings": "later_position_embeddings",
+    "transformer.final_layernorm": "final_norm",
+}
+_LAYER_MODULES = {
+    "transformer.layers.{}.input_layernorm": "attention_norm",
+    "transformer.layers.{}.third_layernorm": "mixed_norm",
+    "transformer.layers.{}.post_attention_layernorm": "feed_norm",
+    "transformer.layers.{}.fourth_layernorm": "fed_norm",
+    "transformer.layers.{}.attention.query_key_value": "base.qkv",
+    "transformer.layers.{}.attention.dense": "base.out",
+    "transformer.layers.{}.mlp.dense_h_to_4h": "expand",
+    "transformer.layers.{}.mlp.dense_4h_to_h": "contract",
+    "mixins.attention_plus.query_key_value.{}": "plus.qkv",
+    "mixins.attention_plus.dense.{}": "plus.out",
 }
 
 
@@ -67,19 +68,24 @@ def load_released(
         from safetensors.torch import load_file
 
         weights = load_file(weights)
-    state = {}
-    for name, tensor in weights.items():
-        matches = (re.fullmatch(pattern, name) for pattern in _NAMES)
-        match = next((m for m in matches if m), None)
-        if match is None:
-            raise UserError(f"released weights: the tensor {name!r} is none that CogVideo has; is it another model's?")
-        state[match.expand(_NAMES[match.re.pattern])] = tensor.float()
+    # By two tensors of each layer, so that a missing one is missed and a stray one strays.
+    telling = re.compile(r".*attn_distribution\.(\d+)|.*layers\.(\d+)\.input_layernorm\.weight")
+    found = [match for name in weights if (match := telling.fullmatch(name))]
+    layers = 1 + max((int(match[1] or match[2]) for match in found), default=0)
+    names = _released_names(layers)
+    for name in sorted(names.keys() | weights.keys()):
+        if name not in weights:
+            raise UserError(f"released weights: {name} is missing; is this another model's file?")
+        if name not in names:
+            raise UserError(f"released weights: {name} is no tensor of CogVideo; is this another model's file?")
+    state = {ours: weights[released].float() for released, ours in names.items()}
+    vocabulary, width = state["word_embeddings.weight"].shape
     config = TransformerConfig(
-        layers=len([name for name in state if name.endswith(".gate")]),
-        width=_size(state, "word_embeddings.weight", 1),
+        layers=layers,
+        width=width,
         heads=num_heads,
-        vocabulary=_size(state, "word_embeddings.weight", 0),
-        image_vocabulary=min(_IMAGE_VOCABULARY, _size(state, "word_embeddings.weight", 0)),
+        vocabulary=vocabulary,
+        image_vocabulary=min(_IMAGE_VOCABULARY, vocabulary),
         text_length=text_length,
         text_positions=_TEXT_POSITIONS,
         grid=Grid(_FRAMES, _SIDE, _SIDE),
@@ -90,7 +96,7 @@ def load_released(
         ("position_embeddings", _TEXT_POSITIONS + n),
         ("later_position_embeddings", (_FRAMES - 1) * n),
     ):
-        state[f"{name}.weight"] = state.get(f"{name}.weight", torch.empty(0))[:used]
+        state[f"{name}.weight"] = state[f"{name}.weight"][:used]
     sequential = stage in (1, "sequential")
     backend: AttentionBackend = (
         create_component("attention", "naive")
@@ -99,16 +105,25 @@ def load_released(
     )
     model = CogVideoTransformer(config, backend, "sequential" if sequential else "interpolation")
     expected = model.state_dict()
-    for name in sorted(expected.keys() | state.keys()):
-        if name not in state or name not in expected or state[name].shape != expected[name].shape:
-            found = tuple(state[name].shape) if name in state else "nothing"
-            wanted = tuple(expected[name].shape) if name in expected else "nothing"
-            raise UserError(f"released weights: for {name} the file has {found}, the model needs {wanted}")
+    for released, ours in names.items():
+        if state[ours].shape != expected[ours].shape:
+            raise UserError(
+                f"released weights: {released} is {tuple(weights[released].shape)}, "
+                f"the model needs {tuple(expected[ours].shape)}"
+            )
     model.load_state_dict(state)
     return model.eval()
 
 
-def _size(state: Mapping[str, Tensor], name: str, dimension: int) -> int:
-    if name not in state:
-        raise UserError(f"released weights: {name} is missing")
-    return state[name].shape[dimension]
+def _released_names(layers: int) -> dict[str, str]:
+    """Names of all tensors in the release, and here."""
+    modules = dict(_MODULES)
+    names = {}
+    for layer in range(layers):
+        names[f"mixins.attention_plus.attn_distribution.{layer}"] = f"blocks.{layer}.gate"
+        for released, ours in _LAYER_MODULES.items():
+            modules[released.format(layer)] = f"blocks.{layer}.{ours}"
+    for released, ours in modules.items():
+        for part in ("weight",) if "embeddings" in ours else ("weight", "bias"):
+            names[f"{released}.{part}"] = f"{ours}.{part}"
+    return names
