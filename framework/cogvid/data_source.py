@@ -34,6 +34,10 @@ class Clip:
 class DataSource(Component):
     """Provides the clips of an experiment."""
 
+    def fingerprint(self) -> str:
+        """What the clips depend on besides the options: a run with another fingerprint prepares them anew."""
+        return ""
+
     @abstractmethod
     def clips(self, folder: Path, seed: int, progress: Progress) -> list[Clip]:
         """Make the clips in `folder`, or find them where they are, and list them.

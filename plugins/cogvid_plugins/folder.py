@@ -59,6 +59,13 @@ class Folder(DataSource):
                 f"{self.config.test_share}."
             )
 
+    def fingerprint(self) -> str:
+        """Names, sizes and times of the videos and the captions file."""
+        home = Path(self.config.path).expanduser()
+        files = [*sorted(_videos(home)), home / self.config.captions] if home.is_dir() else []
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
+        return hashlib.sha256(repr(states).encode()).hexdigest()
+
     def clips(self, folder: Path, seed: int, progress: Progress) -> list[Clip]:
         """The clips that have both a video and a caption; nothing is written."""
         home = Path(self.config.path).expanduser()

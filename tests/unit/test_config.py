@@ -454,3 +454,8 @@ def test_sweeps_are_all_combinations_of_values_between_commas(overrides: list[st
 def test_a_malformed_sweep_is_refused(override: str) -> None:
     with pytest.raises(UserError, match="command line: "):
         expand_sweeps([override])
+
+
+def test_an_empty_mapping_empties_what_the_bases_said() -> None:
+    assert load_experiment("quickstart").config.evaluation.metrics
+    assert not load_experiment("quickstart", None, ["evaluation.metrics={}"]).config.evaluation.metrics

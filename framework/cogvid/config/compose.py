@@ -163,7 +163,8 @@ def _merge(
             provenance[full_key] = layer.place(full_key)
             continue
         old = tree.get(name)
-        if not isinstance(old, dict):
+        # An empty mapping says that there is to be nothing, such as no metric.
+        if not isinstance(old, dict) or not value:
             old = tree[name] = {}
         inner = without_none(types[name])[0]
         if inner is ComponentConfig and value.get("name", old.get("name")) != old.get("name"):

@@ -28,7 +28,8 @@ _POOL = 20_000
 
 def data_stage(lab: Lab, store: StageStore) -> StageResult:
     """Makes or finds the clips, and leaves the unreadable ones out."""
-    depends = {"data": lab.identity("data", lab.config.data), "seed": lab.config.data_seed}
+    source = lab.identity("data", lab.config.data)
+    depends = {"data": source, "fingerprint": lab.data.fingerprint(), "seed": lab.config.data_seed}
 
     def work(folder: Path) -> Info:
         with stage_progress() as bar:

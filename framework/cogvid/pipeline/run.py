@@ -7,6 +7,8 @@ import logging
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +77,8 @@ class Run:
                 )
         self.lab = Lab(config, resolved.provenance)
 
-    def train(self) -> dict[str, StageResult]:
+    def _train(self) -> dict[str, StageResult]:
         """All stages up to the trained models, by name; the finished ones are taken as they are."""
-        self._describe()
         lab, store = self.lab, self.store
         stages: dict[str, StageResult] = {}
 
@@ -106,7 +107,12 @@ class Run:
 
     def finish(self) -> StageResult:
         """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`."""
-        stages = self.train()
+        self._describe()
+        with log_to_file(self.folder / "log.txt"):
+            return self._finish()
+
+    def _finish(self) -> StageResult:
+        stages = self._train()
         trained = trained_run(self.lab, stages)
         models = {str(name): stages[name] for name in TRANSFORMERS if name in stages}
         tokenizer = (stages["tokenizer"], trained.tokenizer)
@@ -126,9 +132,6 @@ class Run:
         os.replace(fresh, self.folder / "config.yaml")
         write_json(self.folder / "plugins.json", {"components": self.lab.used()})
         write_json(self.folder / "environment.json", environment())
-        handler = logging.FileHandler(self.folder / "log.txt")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
 
     def _link(self, name: str, stage: StageResult) -> None:
         link = self.folder / name
@@ -178,8 +181,21 @@ def log_to_terminal() -> None:
     """Show warnings and notes of the stages where the progress bars are."""
     if not any(isinstance(handler, RichHandler) for handler in log.handlers):
         log.addHandler(RichHandler(show_path=False, show_time=False))
-        log.setLevel(logging.INFO)
         log.propagate = False
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Add warnings and notes to a file, too."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def environment() -> Info:

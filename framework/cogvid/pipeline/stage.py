@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class StageStore:
         Raises:
             UserError: another process is at work on this very stage.
         """
-        plain = as_plain(depends)
+        plain = as_plain({**depends, "cogvid": version("cogvid")})
         key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
         folder = self.root / f"{name}-{key}"
         done = folder / "stage.json"
