@@ -99,7 +99,7 @@ def test_two_videos_are_enough_for_both_splits(tmp_path: Path, count: int, teste
 def test_captions_without_video_and_videos_without_caption_are_reported_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_videos(tmp_path, ["a.mp4", "silent.mov", "sub/quiet.avi"])
+    make_videos(tmp_path, ["a.mp4", "silent.mov", "sub/quiet.avi", "._a.mp4"])
     write_captions(tmp_path, captioned(["a.mp4", "gone.mp4"]))
     with caplog.at_level(logging.WARNING, logger="cogvid"):
         clips = list_clips(tmp_path)

@@ -184,9 +184,11 @@ def test_what_does_not_move_as_a_motion_does_is_none() -> None:
     still = np.random.default_rng(0).normal(16, 0.3, (17, 2))
     slow = 16 + 3 * motion_path(("right",), progress)
     circle = 16 + 6 * np.stack([np.cos(4 * np.pi * progress), np.sin(4 * np.pi * progress)], axis=-1)
-    lost = 16 + 16 * motion_path(("right",), progress)
+    along = 16 + 10 * motion_path(("right",), progress)
+    shaken = along + 8 * np.stack([0 * progress, (-1.0) ** np.arange(17)], axis=-1)
+    lost = along.copy()
     lost[7] = np.nan
-    assert (classify_motion(np.stack([still, slow, circle, lost]), 32) == NONE).all()
+    assert (classify_motion(np.stack([still, slow, circle, shaken, lost]), 32) == NONE).all()
 
 
 @pytest.mark.parametrize("motion", MOTIONS, ids=" ".join)
@@ -212,6 +214,12 @@ def test_losing_the_object_between_key_frames_is_no_better_than_standing_still()
     lost = path.copy()
     lost[np.arange(17) % 4 != 0] = np.nan
     assert path_error(lost, ("right",), 5) >= path_error(held, ("right",), 5) > 0.9
+
+
+def test_a_key_frame_without_the_object_leaves_the_path_open() -> None:
+    path = 16 + 8 * motion_path(("right",), np.linspace(0, 1, 17))
+    path[8] = np.nan
+    assert np.isnan(path_error(path, ("right",), 5))
 
 
 @pytest.mark.parametrize("frames", [5, 6])

@@ -71,8 +71,9 @@ def fit(
         log_every_n_steps=config.log_every,
         callbacks=[
             StepRandomness(seed),
-            Checkpoint(folder / LAST, settings.checkpoint_every),
+            # Before the checkpoint: killed between the two, a resumed training repeats what has a line already.
             History(folder / "history.jsonl", config.log_every),
+            Checkpoint(folder / LAST, settings.checkpoint_every),
             StageProgress(title),
             *callbacks,
         ],
