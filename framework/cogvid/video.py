@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
@@ -93,10 +93,11 @@ def _encode(path: Path, frames: NDArray[np.uint8], fps: float, lossless: bool) -
         if not lossless:
             context.colorspace = context.color_primaries = context.color_trc = BT709
             context.color_range = LIMITED_RANGE
+        converter = VideoReformatter()
         for array in frames:
             frame = VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
             if not lossless:
-                frame = frame.reformat(format=pixel_format, dst_colorspace=Colorspace.ITU709)
+                frame = converter.reformat(frame, format=pixel_format, dst_colorspace=Colorspace.ITU709, threads=1)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
@@ -141,13 +142,15 @@ def read_frames(path: Path, times: Sequence[float], size: int | None = None) -> 
     images: dict[int, Tensor] = {}
     # The earliest time last, where it is cheap to take off.
     waiting = sorted(range(len(times)), key=times.__getitem__, reverse=True)
+    # One for all frames: setting up a conversion costs forty times as much as converting a small frame.
+    converter = VideoReformatter()
     with _open(path) as (container, stream):
         for frame, end in _shown(container, stream, path):
             due: list[int] = []
             while waiting and times[waiting[-1]] < end - TIME_TOLERANCE:
                 due.append(waiting.pop())
             if due:
-                images.update(dict.fromkeys(due, _image(frame, size)))
+                images.update(dict.fromkeys(due, _image(frame, size, converter)))
             if not waiting:
                 break
     if waiting:
@@ -199,9 +202,10 @@ def _quarter_turns(frame: VideoFrame) -> int:
     return round(frame.rotation / 90)
 
 
-def _image(frame: VideoFrame, size: int | None) -> Tensor:
+def _image(frame: VideoFrame, size: int | None, converter: VideoReformatter) -> Tensor:
     """A decoded frame as uint8 (3, height, width), turned as shown, cropped and resized."""
-    array = np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
+    rgb = converter.reformat(frame, format="rgb24", threads=1)
+    array = np.rot90(rgb.to_ndarray(), _quarter_turns(frame))
     image = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
     if size is None:
         return image

@@ -62,6 +62,7 @@ class Shapes3d(nn.Module):
         self.scores = nn.ModuleDict({name: nn.Linear(FEATURES, len(values)) for name, values in CLASSES.items()})
         # Trained beside the classes, so that features also tell apart what captions do not.
         self.layout = nn.Linear(FEATURES, 2 * PATH_POINTS + 3)
+        self.damage = nn.Linear(FEATURES, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (B, 64) of pixels (B, 3, F, 32, 32) in 0..255."""
@@ -154,40 +155,62 @@ def training_views(seed: int, steps: int) -> Iterator[Views]:
         yield Views.random(rng, count, np.linspace(first, last, frames))
 
 
-def degraded(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Pixels (B, 3, F, height, width) with a little noise, every second clip also blurred, as if decoded."""
+def damaged(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pixels (B, 3, F, height, width) as if decoded, and the damage (B, 2) within 0..1: blur and noise."""
+    blur = (2 * torch.rand(len(pixels), generator=generator) - 1).clamp_min(0)
+    noise = torch.rand(len(pixels), generator=generator) ** 2
     blurred = F.interpolate(F.avg_pool3d(pixels, (1, 2, 2)), pixels.shape[2:], mode="trilinear")
-    strength = torch.rand(len(pixels), 1, 1, 1, 1, generator=generator)
-    noise = 12 * torch.rand(strength.shape, generator=generator) ** 2
-    mixed = torch.lerp(pixels, blurred, (2 * strength - 1).clamp_min(0))
-    return (mixed + noise * torch.randn(pixels.shape, generator=generator)).clamp(0, 255)
+    mixed = torch.lerp(pixels, blurred, blur[:, None, None, None, None])
+    grain = 16 * noise[:, None, None, None, None] * torch.randn(pixels.shape, generator=generator)
+    return (mixed + grain).clamp(0, 255), torch.stack([blur, noise], dim=1)
 
 
 def train(seed: int, steps: int) -> Shapes3d:
     """A network trained on freshly rendered scenes."""
     torch.manual_seed(seed)
-    noise = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     network = Shapes3d()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.1)
     for views in track(training_views(seed, steps), "training shapes3d", total=steps):
-        features = network(degraded(views.videos().transpose(1, 2).float(), noise))
-        loss = F.mse_loss(network.layout(features), views.layout())
+        pixels, damage = damaged(views.videos().transpose(1, 2).float(), generator)
+        features = network(pixels)
+        loss = F.mse_loss(network.layout(features), views.layout()) + F.mse_loss(network.damage(features), damage)
         for name, target in views.classes().items():
             loss = loss + F.cross_entropy(network.scores[name](features), target)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
-    return network.eval()
+    network.eval()
+    standardise(network, Views.random(np.random.default_rng([seed, 0]), 512, np.linspace(0, 1, 17)))
+    return network
 
 
 @torch.no_grad()
+def extract(network: Shapes3d, views: Views) -> Tensor:
+    """Features (B, 64) of the undamaged clips."""
+    batches = torch.split(views.videos(), 64)
+    return torch.cat([network(batch.transpose(1, 2).float()) for batch in batches])
+
+
+@torch.no_grad()
+def standardise(network: Shapes3d, views: Views) -> None:
+    """Scale each feature to mean 0 and variance 1 over these clips, and what reads it accordingly."""
+    features = extract(network, views)
+    mean, deviation = features.mean(0), features.std(0)
+    network.features.weight.div_(deviation[:, None])
+    network.features.bias.sub_(mean).div_(deviation)
+    for reader in (*network.scores.values(), network.layout, network.damage):
+        assert isinstance(reader, nn.Linear)
+        reader.bias.add_(reader.weight @ mean)
+        reader.weight.mul_(deviation)
+
+
 def accuracy(network: Shapes3d, seed: int, frames: int, count: int = 512) -> dict[str, float]:
     """The share of `count` unseen clips whose attribute the network names, by attribute."""
     views = Views.random(np.random.default_rng([seed, frames]), count, np.linspace(0, 1, frames))
-    batches = torch.split(views.videos(), 64)
-    features = torch.cat([network(batch.transpose(1, 2).float()) for batch in batches])
+    features = extract(network, views)
     return {
         name: round((network.scores[name](features).argmax(1) == target).double().mean().item(), 4)
         for name, target in views.classes().items()
