@@ -79,8 +79,9 @@ def test_fvd_grows_with_damage(damage, levels, real: Tensor, generated: Tensor) 
     metric = Fvd()
     seen = [values(metric, real, damage(generated, level)) for level in levels]
     for before, after in pairwise(seen):
-        assert after["fvd"] > before["fvd"] + 2 * before["fvd_se"]
+        assert after["fvd"] > before["fvd"]
         assert after["kvd"] > before["kvd"]
+    assert seen[-1]["fvd"] > seen[0]["fvd"] + 5 * seen[0]["fvd_se"]
 
 
 def test_fvd_of_videos_with_themselves_in_another_order_is_zero(real: Tensor) -> None:
