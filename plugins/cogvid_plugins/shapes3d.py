@@ -62,7 +62,6 @@ class Shapes3d(nn.Module):
         self.scores = nn.ModuleDict({name: nn.Linear(FEATURES, len(values)) for name, values in CLASSES.items()})
         # Trained beside the classes, so that features also tell apart what captions do not.
         self.layout = nn.Linear(FEATURES, 2 * PATH_POINTS + 3)
-        self.damage = nn.Linear(FEATURES, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (B, 64) of pixels (B, 3, F, 32, 32) in 0..255."""
@@ -155,14 +154,15 @@ def training_views(seed: int, steps: int) -> Iterator[Views]:
         yield Views.random(rng, count, np.linspace(first, last, frames))
 
 
-def damaged(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pixels (B, 3, F, height, width) as if decoded, and the damage (B, 2) within 0..1: blur and noise."""
-    blur = (2 * torch.rand(len(pixels), generator=generator) - 1).clamp_min(0)
-    noise = torch.rand(len(pixels), generator=generator) ** 2
+def decoded(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixels (B, 3, F, height, width) as a good tokenizer decodes them: every second clip blurred, faint noise.
+
+    The noise stays faint because a network that learned to overlook noise would give features that do, too.
+    """
     blurred = F.interpolate(F.avg_pool3d(pixels, (1, 2, 2)), pixels.shape[2:], mode="trilinear")
-    mixed = torch.lerp(pixels, blurred, blur[:, None, None, None, None])
-    grain = 16 * noise[:, None, None, None, None] * torch.randn(pixels.shape, generator=generator)
-    return (mixed + grain).clamp(0, 255), torch.stack([blur, noise], dim=1)
+    strength = 2 * torch.rand(len(pixels), 1, 1, 1, 1, generator=generator) - 1
+    mixed = torch.lerp(pixels, blurred, strength.clamp_min(0))
+    return (mixed + 2 * torch.randn(pixels.shape, generator=generator)).clamp(0, 255)
 
 
 def train(seed: int, steps: int) -> Shapes3d:
@@ -173,9 +173,8 @@ def train(seed: int, steps: int) -> Shapes3d:
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.1)
     for views in track(training_views(seed, steps), "training shapes3d", total=steps):
-        pixels, damage = damaged(views.videos().transpose(1, 2).float(), generator)
-        features = network(pixels)
-        loss = F.mse_loss(network.layout(features), views.layout()) + F.mse_loss(network.damage(features), damage)
+        features = network(decoded(views.videos().transpose(1, 2).float(), generator))
+        loss = F.mse_loss(network.layout(features), views.layout())
         for name, target in views.classes().items():
             loss = loss + F.cross_entropy(network.scores[name](features), target)
         optimizer.zero_grad()
@@ -189,7 +188,7 @@ def train(seed: int, steps: int) -> Shapes3d:
 
 @torch.no_grad()
 def extract(network: Shapes3d, views: Views) -> Tensor:
-    """Features (B, 64) of the undamaged clips."""
+    """Features (B, 64) of the clips as rendered."""
     batches = torch.split(views.videos(), 64)
     return torch.cat([network(batch.transpose(1, 2).float()) for batch in batches])
 
@@ -201,12 +200,13 @@ def standardise(network: Shapes3d, views: Views) -> None:
     mean, deviation = features.mean(0), features.std(0)
     network.features.weight.div_(deviation[:, None])
     network.features.bias.sub_(mean).div_(deviation)
-    for reader in (*network.scores.values(), network.layout, network.damage):
+    for reader in (*network.scores.values(), network.layout):
         assert isinstance(reader, nn.Linear)
         reader.bias.add_(reader.weight @ mean)
         reader.weight.mul_(deviation)
 
 
+@torch.no_grad()
 def accuracy(network: Shapes3d, seed: int, frames: int, count: int = 512) -> dict[str, float]:
     """The share of `count` unseen clips whose attribute the network names, by attribute."""
     views = Views.random(np.random.default_rng([seed, frames]), count, np.linspace(0, 1, frames))
