@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogvid.config import Resolved, differences, expand_sweeps, experiment_names, load_experiment, to_yaml
-from cogvid.config.schema import BaseFrames, ComponentConfig, ExperimentConfig, Positions
+from cogvid.config.schema import ComponentConfig, ExperimentConfig, InterpolationStart, Positions
 from cogvid.config.sources import parse_yaml, shipped
 from cogvid.errors import UserError
 
@@ -79,7 +79,7 @@ def test_the_config_is_a_tree_of_dataclasses_with_enumerations(write: Write) -> 
     config = load(write, "model: {positions: rotary}").config
     assert type(config) is ExperimentConfig
     assert config.model.positions is Positions.rotary
-    assert config.stages.image_base.frames is BaseFrames.any
+    assert config.stages.interpolation.start is InterpolationStart.sequential
     assert config.attention == ComponentConfig("local3d", {"extent": [3, 2, 2], "bias": True})
     assert type(config.attention.options) is dict
 

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cogvid import Grid
-from cogvid.config.schema import BaseFrames, StageConfig, TrainerConfig
+from cogvid.config.schema import StageConfig, TrainerConfig
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.text import TextTokenizer, with_duration
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule, TransformerModule
 from cogvid.training.optimizer import build_optimizer, orthogonal
-from cogvid.training.sequences import Batches, SequenceSampler, TokenBatch, TokenClips, frame_times
+from cogvid.training.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, frame_times
 from cogvid_plugins.lowest_fit import LowestFit
 from cogvid_plugins.naive import Naive
 from cogvid_plugins.uniform import Uniform
@@ -136,7 +136,7 @@ def token_clips() -> TokenClips:
 
 @pytest.fixture
 def sampler(token_clips: TokenClips) -> SequenceSampler:
-    return SequenceSampler(token_clips, LowestFit(LowestFit.Config(rates=list(RATES))), (1.0,), 3, seed=7)
+    return SequenceSampler(token_clips, LowestFit(LowestFit.Config(rates=list(RATES))), [(0, 1, 2)], 3, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_a_clip_too_short_for_every_rate_is_left_out(sampler: SequenceSampler) -
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(sampler: SequenceSampler, factor: float) -> None:
     scheduler = Uniform(Uniform.Config(rates=list(RATES)))
-    sampler = replace(sampler, scheduler=scheduler, factors=(factor,))
+    sampler = replace(sampler, scheduler=scheduler, windows=[(0, 1 / factor, 2 / factor)])
     drawn = set()
     for number in range(60):
         codes, caption, seconds = sampler.draw(number)
@@ -177,7 +177,7 @@ def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(sampler: 
         rate = 2 / seconds
         assert rate / factor in scheduler.training_rates(DURATIONS[clip], 3)
         assert numbers.diff().tolist() == [8 / rate] * 2
-        assert numbers[0] * rate % 8 == 0
+        assert numbers[0] * (rate / factor) % 8 == 0
         drawn.add((clip, rate))
     assert len(drawn) > len(CAPTIONS)
 
@@ -200,7 +200,8 @@ def test_saved_clips_are_loaded(token_clips: TokenClips, tmp_path: Path) -> None
 
 
 def test_every_time_that_training_may_want_is_among_the_frame_times() -> None:
-    assert frame_times(1.0, [1.0, 3.0], [2.0]).tolist() == [0, 0.166667, 0.333333, 0.5, 0.666667, 0.833333, 1]
+    times = frame_times(1.5, [1.0, 2.0], [(0, 1), (0.5, 0.75)], frames=2)
+    assert times.tolist() == [0, 0.25, 0.375, 0.5, 0.75, 0.875, 1, 1.25, 1.375, 1.5]
 
 
 def test_batches_from_a_step_are_the_tail_of_those_from_the_start(
@@ -224,14 +225,29 @@ def test_processes_share_the_samples_of_a_step() -> None:
     assert shares == [[20, 22], [21, 23]]
 
 
-@pytest.mark.parametrize(("one_frame", "places"), [(BaseFrames.first, {0}), (BaseFrames.any, {0, 1, 2})])
-def test_the_image_base_gets_the_first_or_any_frame(
-    sampler: SequenceSampler, text: TextTokenizer, one_frame: BaseFrames, places: set[int]
-) -> None:
-    codes, _, _ = TokenBatch(sampler, text, 30, one_frame)(range(30))
-    assert codes.shape == (30, 1, 6)
-    whole, _, _ = TokenBatch(sampler, text, 30)(range(30))
-    assert set((whole == codes).all(-1).int().argmax(1).tolist()) == places
+def test_the_image_base_gets_first_frames_and_stills_of_no_duration(sampler: SequenceSampler) -> None:
+    anywhere = replace(sampler, windows=[(1, 1.5, 2)])
+    draws = [FrameSampler(sampler, anywhere, stills=0.5).draw(number) for number in range(200)]
+    assert all(codes.shape == (1, 2, 3) for codes, _, _ in draws)
+    stills = [number for number, (_, _, seconds) in enumerate(draws) if seconds == 0]
+    assert 80 < len(stills) < 120
+    places = set()
+    for number, (codes, caption, seconds) in enumerate(draws):
+        sequence, expected_caption, expected_seconds = (anywhere if seconds == 0 else sampler).draw(number)
+        assert caption == expected_caption
+        if seconds == 0:
+            places.add((sequence == codes).flatten(1).all(1).tolist().index(True))
+        else:
+            assert seconds == expected_seconds
+            assert torch.equal(codes, sequence[:1])
+    assert places == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("stills", "expected"), [(0.0, set()), (1.0, {0.0})])
+def test_only_first_frames_or_only_stills(sampler: SequenceSampler, stills: float, expected: set[float]) -> None:
+    seconds = {FrameSampler(sampler, sampler, stills).draw(number)[2] for number in range(30)}
+    assert {s for s in seconds if s == 0} == expected
+    assert (seconds == expected) == (stills == 1)
 
 
 def test_dropping_the_caption_keeps_the_duration(sampler: SequenceSampler, text: TextTokenizer) -> None:

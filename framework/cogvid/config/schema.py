@@ -30,13 +30,6 @@ class InterpolationStart(Enum):
     base = "base"  # as that stage started, by `model.plus_init`
 
 
-class BaseFrames(Enum):
-    """Which frames of the training clips the image base learns from."""
-
-    first = "first"
-    any = "any"
-
-
 @dataclass
 class ComponentConfig:
     """A component of a plugin: its registered name, and options checked against its `Config`."""
@@ -87,7 +80,9 @@ class StageConfig:
 
 @dataclass
 class ImageBaseConfig(StageConfig):
-    frames: BaseFrames = BaseFrames.any
+    stills: float = (
+        0.5  # share of frames from anywhere in a clip, captioned as 0 seconds long; the rest are first frames
+    )
 
 
 @dataclass

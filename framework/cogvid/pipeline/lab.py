@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cogvid.attention.backend import AttentionBackend
-from cogvid.attention.mask import Stage
+from cogvid.attention.mask import Stage, given_frames
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
 from cogvid.data_source import Clip, DataSource
 from cogvid.errors import UserError
@@ -27,6 +27,7 @@ from cogvid.interpolation import InterpolationStrategy, Round
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.plugins import create_plugin_manager, plugin_digest
 from cogvid.training.callbacks import stage_progress
+from cogvid.training.sequences import FrameTimes
 from cogvid.video import read_frames
 
 log = logging.getLogger("cogvid")
@@ -101,17 +102,27 @@ class Lab:
         """The interpolation rounds; none for a strategy without a model."""
         if not self.strategy.learned:
             return []
-        return self.strategy.plan(self.config.video.frames, self.config.generation.frames)
+        frames = self.config.video.frames
+        plan = self.strategy.plan(frames, self.config.generation.frames)
+        given = given_frames("interpolation", frames)
+        if any(window.given != given for part in plan for window in part.windows):
+            raise UserError(
+                f"interpolation: {self.config.interpolation.name} plans a window that the interpolation model is not "
+                f"trained for: all must have {frames} frames (video.frames), every other one given from the first on."
+            )
+        return plan
 
-    @cached_property
-    def factors(self) -> list[float]:
-        """Frame rates of the interpolation rounds over the key frames' rate.
+    @property
+    def key_frame_times(self) -> FrameTimes:
+        """The sequence of key frames."""
+        return tuple(float(i) for i in range(self.config.video.frames))
 
-        A strategy without a model needs none; the real clips it is compared with still have the final rate.
-        """
-        if self.plan:
-            return [r.rate_factor for r in self.plan]
-        return [(self.config.generation.frames - 1) / (self.config.video.frames - 1)]
+    @property
+    def window_times(self) -> list[FrameTimes]:
+        """The windows of all interpolation rounds: what generation will ask for is what training shows."""
+        interval = (self.config.generation.frames - 1) / (self.config.video.frames - 1)
+        windows = [window for part in self.plan for window in part.windows]
+        return [tuple(frame / interval for frame in window.frames) for window in windows]
 
     def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
         """The image model, untrained."""

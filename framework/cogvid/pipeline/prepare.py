@@ -77,11 +77,12 @@ def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
 
     def work(folder: Path) -> Info:
         frames = lab.config.video.frames
+        spans = {0.0, *(times[-1] - times[0] for times in (lab.key_frame_times, *lab.window_times))}
         texts = [
-            with_duration(timed.clip.caption, (frames - 1) / (rate * factor))
+            with_duration(timed.clip.caption, span / rate)
             for timed in _usable(lab, data, "train")
             for rate in lab.scheduler.training_rates(timed.duration, frames)
-            for factor in (1.0, *lab.factors)
+            for span in sorted(spans)
         ]
         tokenizer = TextTokenizer.train(texts, lab.config.text.vocabulary)
         tokenizer.encode(sorted(set(texts)), lab.config.text.length)  # a caption that is too long ends here
@@ -140,7 +141,9 @@ def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: Stag
     def work(folder: Path) -> Info:
         clips = _usable(lab, data, "train")
         frames = lab.config.video.frames
-        times = [frame_times(c.duration, lab.scheduler.training_rates(c.duration, frames), lab.factors) for c in clips]
+        rates = [lab.scheduler.training_rates(clip.duration, frames) for clip in clips]
+        windows = [lab.key_frame_times, *lab.window_times]
+        times = [frame_times(c.duration, rate, windows, frames) for c, rate in zip(clips, rates, strict=True)]
         network = load_tokenizer(lab, tokenizer)
         codes, squared, pixels = [], 0.0, 0
         for decoded in decode_clips(clips, times, lab.config.video.size, "tokens"):
@@ -207,4 +210,4 @@ def _usable(lab: Lab, data: StageResult, split: str) -> list[TimedClip]:
 
 
 def _rates(lab: Lab) -> Info:
-    return {"frame_rate": lab.identity("frame_rate", lab.config.frame_rate), "factors": lab.factors}
+    return {"frame_rate": lab.identity("frame_rate", lab.config.frame_rate), "windows": lab.window_times}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from cogvid.attention.mask import Stage
-from cogvid.config.schema import ImageBaseConfig, StageConfig
+from cogvid.config.schema import StageConfig
 from cogvid.errors import UserError
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.lab import Lab
@@ -17,7 +18,7 @@ from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.text import TextTokenizer
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import TransformerModule
-from cogvid.training.sequences import Batches, SequenceSampler, TokenBatch, TokenClips
+from cogvid.training.sequences import Batches, FrameSampler, FrameTimes, SequenceSampler, TokenBatch, TokenClips
 
 
 class TransformerStages:
@@ -59,7 +60,10 @@ class TransformerStages:
         def work(folder: Path) -> Info:
             torch.manual_seed(config.seed)
             network = self.lab.image_model(self.text.vocabulary)
-            return self._train("image_base", folder, network, config.stages.image_base, [1.0, *self.lab.factors])
+            sequences = self._sampler("image_base", [self.lab.key_frame_times])
+            anywhere = replace(sequences, windows=[self.lab.key_frame_times, *self.lab.window_times])
+            sampler = FrameSampler(sequences, anywhere, config.stages.image_base.stills)
+            return self._train("image_base", folder, network, config.stages.image_base, sampler)
 
         return self.store.finish("image_base", depends, work)
 
@@ -75,7 +79,7 @@ class TransformerStages:
         sequential = stage == "sequential"
         attention = config.attention if sequential else config.stages.interpolation.attention or config.attention
         settings = config.stages.sequential if sequential else config.stages.interpolation
-        factors = [1.0] if sequential else self.lab.factors
+        windows = [self.lab.key_frame_times] if sequential else self.lab.window_times
         depends = {
             "base": base.key,
             "start": start.key if start else None,
@@ -83,7 +87,7 @@ class TransformerStages:
             "attention": self.lab.identity("attention", attention),
             "stage": settings,
             "frames": config.video.frames,
-            "factors": factors,
+            "windows": windows,
             **self._common(),
         }
 
@@ -97,7 +101,7 @@ class TransformerStages:
                 same = network.state_dict().keys() if self.lab.inner_attention is self.lab.attention else ()
                 kept = {name: w for name, w in weights.items() if name in same or ".bias." not in name}
                 network.load_state_dict(kept, strict=False)
-            return self._train(stage, folder, network, settings, factors)
+            return self._train(stage, folder, network, settings, self._sampler(stage, windows))
 
         return self.store.finish(stage, depends, work)
 
@@ -110,23 +114,26 @@ class TransformerStages:
             "seed": config.seed,
         }
 
+    def _sampler(self, name: str, windows: list[FrameTimes]) -> SequenceSampler:
+        return SequenceSampler(self.clips, self.lab.scheduler, windows, self.lab.config.video.frames, self._seed(name))
+
+    def _seed(self, name: str) -> int:
+        return self.lab.config.seed * 10 + ("image_base", "sequential", "interpolation").index(name)
+
     def _train(
         self,
         name: str,
         folder: Path,
         network: CogVideoTransformer,
         settings: StageConfig,
-        factors: list[float],
+        sampler: SequenceSampler | FrameSampler,
     ) -> Info:
         config = self.lab.config
-        seed = config.seed * 10 + ("image_base", "sequential", "interpolation").index(name)
-        sampler = SequenceSampler(self.clips, self.lab.scheduler, factors, config.video.frames, seed)
-        one_frame = settings.frames if isinstance(settings, ImageBaseConfig) else None
-        make = TokenBatch(sampler, self.text, config.text.length, one_frame, settings.caption_dropout)
+        make = TokenBatch(sampler, self.text, config.text.length, settings.caption_dropout)
         module = TransformerModule(network, settings, self.lab.text_offset)
         batches = Batches(make, settings.batch_size)
         callbacks = [self.samples.callback(name)]
-        fit(module, batches, folder, config.trainer, title=name, seed=seed, callbacks=callbacks)
+        fit(module, batches, folder, config.trainer, title=name, seed=self._seed(name), callbacks=callbacks)
         write_tensors(folder / "model.safetensors", network.cpu().state_dict())
         (folder / LAST).unlink(missing_ok=True)
         return {

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from cogvid.config.schema import BaseFrames
 from cogvid.frame_rate import FrameRateScheduler, frames_at
 from cogvid.text import TextTokenizer, with_duration
 
@@ -68,18 +67,23 @@ class TokenClips:
         return cls(**load_file(path), captions=captions)
 
 
-def frame_times(duration: float, rates: Sequence[float], factors: Sequence[float]) -> np.ndarray:
+# Times of a sequence's frames, in intervals between key frames: 0, 1, 2, ... for the key frames themselves.
+FrameTimes = tuple[float, ...]
+
+
+def frame_times(duration: float, rates: Sequence[float], windows: Sequence[FrameTimes], frames: int) -> np.ndarray:
     """All times (seconds) at which training may want a frame of a clip, ascending.
 
     Args:
         duration: of the clip, in seconds.
         rates: key-frame rates that fit it.
-        factors: rates of the interpolation rounds over the key frames'.
+        windows: the sequences that training draws.
+        frames: key frames of a sequence.
     """
-    grids = [
-        np.arange(frames_at(duration, rate * factor)) / (rate * factor) for rate in rates for factor in (1.0, *factors)
-    ]
-    return np.unique(np.concatenate(grids).round(6))
+    offsets = np.unique(np.concatenate([np.asarray(window) for window in windows]))
+    starts = [np.arange(frames_at(duration, rate) - frames + 1)[:, None] for rate in rates]
+    times = [((start + offsets) / rate).ravel() for start, rate in zip(starts, rates, strict=True)]
+    return np.unique(np.concatenate(times).round(6))
 
 
 @dataclass(frozen=True)
@@ -89,14 +93,14 @@ class SequenceSampler:
     Attributes:
         clips: to draw from, each once an epoch in an order of the epoch's own.
         scheduler: which rates a clip is shown at.
-        factors: what the rate may be multiplied by: 1 for key frames, the rounds' factors for interpolation.
-        frames: of a sequence.
+        windows: which frames of a clip a sequence may have: the key frames, the interpolation's windows.
+        frames: key frames of a clip.
         seed: of the stage.
     """
 
     clips: TokenClips
     scheduler: FrameRateScheduler
-    factors: Sequence[float]
+    windows: Sequence[FrameTimes]
     frames: int
     seed: int
 
@@ -107,15 +111,45 @@ class SequenceSampler:
         random = np.random.default_rng((self.seed, number, 1))
         duration = self.clips.duration(clip)
         rates = self.scheduler.training_rates(duration, self.frames)
-        rate = rates[int(random.integers(len(rates)))] * self.factors[int(random.integers(len(self.factors)))]
+        rate = rates[int(random.integers(len(rates)))]
+        window = self.windows[int(random.integers(len(self.windows)))]
         start = random.integers(frames_at(duration, rate) - self.frames + 1)
-        codes = self.clips.frames(clip, (start + np.arange(self.frames)) / rate)
-        return codes, self.clips.captions[clip], (self.frames - 1) / rate
+        codes = self.clips.frames(clip, (start + np.asarray(window)) / rate)
+        return codes, self.clips.captions[clip], (window[-1] - window[0]) / rate
 
     @cached_property
     def _usable(self) -> list[int]:
         durations = ((clip, self.clips.duration(clip)) for clip in range(len(self.clips)))
         return [clip for clip, seconds in durations if self.scheduler.training_rates(seconds, self.frames)]
+
+
+@dataclass(frozen=True)
+class FrameSampler:
+    """Draws the n-th training frame of the image base.
+
+    The base gives clips their first frame, so it learns first frames, captioned as generation will ask for
+    them. It is also the frozen part of the video models, which write every later frame with its embeddings, so
+    it learns stills from anywhere in a clip, too, captioned as clips of no duration.
+
+    Attributes:
+        first: whose sequences begin with the first frames.
+        anywhere: from whose sequences the stills are.
+        stills: share of the stills.
+    """
+
+    first: SequenceSampler
+    anywhere: SequenceSampler
+    stills: float
+
+    def draw(self, number: int) -> tuple[Tensor, str, float]:
+        """Codes int64 (1, height, width), the caption, and the length in seconds of what the frame begins."""
+        random = np.random.default_rng((self.first.seed, number, 3))
+        if random.random() < self.stills:
+            codes, caption, _ = self.anywhere.draw(number)
+            place = random.integers(len(codes))
+            return codes[place : place + 1], caption, 0.0
+        codes, caption, seconds = self.first.draw(number)
+        return codes[:1], caption, seconds
 
 
 @lru_cache(maxsize=2)
@@ -152,17 +186,15 @@ class TokenBatch:
     """Makes batches of token sequences.
 
     Attributes:
-        sampler: draws sequences.
+        sampler: draws sequences, or single frames.
         text: encodes their texts.
         text_length: T.
-        one_frame: None for whole sequences; else one frame of each, the first or any.
         caption_dropout: share of the sequences whose caption is left out, for guidance.
     """
 
-    sampler: SequenceSampler
+    sampler: SequenceSampler | FrameSampler
     text: TextTokenizer
     text_length: int
-    one_frame: BaseFrames | None = None
     caption_dropout: float = 0.0
 
     def __call__(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,10 +202,7 @@ class TokenBatch:
         codes, texts = [], []
         for number in numbers:
             frames, caption, seconds = self.sampler.draw(number)
-            random = np.random.default_rng((self.sampler.seed, number, 2))
-            if self.one_frame:
-                chosen = random.integers(len(frames)) if self.one_frame is BaseFrames.any else 0
-                frames = frames[chosen : chosen + 1]
+            dropped = np.random.default_rng((number, 2)).random() < self.caption_dropout
             codes.append(frames.flatten(1))
-            texts.append(with_duration("" if random.random() < self.caption_dropout else caption, seconds))
+            texts.append(with_duration("" if dropped else caption, seconds))
         return torch.stack(codes), *self.text.encode(texts, self.text_length)
