@@ -80,9 +80,9 @@ class StageConfig:
 
 @dataclass
 class ImageBaseConfig(StageConfig):
-    stills: float = (
-        0.5  # share of frames from anywhere in a clip, captioned as 0 seconds long; the rest are first frames
-    )
+    # Share of frames from anywhere in a clip, captioned as the clip is; the others are first frames, captioned as
+    # 0 seconds long, which is how generation asks for them.
+    stills: float = 0.5
 
 
 @dataclass

@@ -72,12 +72,13 @@ class ClipGenerator:
         clips = []
         for rows in torch.split(torch.arange(len(captions)), self.config.batch_size):
             chosen = rows.tolist()
-            conditions = [captions[i] for i in chosen], [seconds[i] for i in chosen]
+            prompts = [captions[i] for i in chosen]
             codes = torch.zeros(len(rows), grid.frames, grid.frame_tokens, dtype=torch.long)
             frame_ids = torch.tensor(places).expand(len(rows), -1)
             codes[:, :1] = self._generate(
                 self.image_model,
-                *conditions,
+                prompts,
+                [0.0] * len(chosen),
                 codes[:, :1],
                 (False,),
                 self.config.first_frame,
@@ -89,7 +90,8 @@ class ClipGenerator:
             if self.sequential is not None:
                 codes = self._generate(
                     self.sequential,
-                    *conditions,
+                    prompts,
+                    [seconds[i] for i in chosen],
                     codes,
                     (True,) + (False,) * (grid.frames - 1),
                     self.config.sequential,

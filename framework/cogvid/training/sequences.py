@@ -127,13 +127,13 @@ class SequenceSampler:
 class FrameSampler:
     """Draws the n-th training frame of the image base.
 
-    The base gives clips their first frame, so it learns first frames, captioned as generation will ask for
-    them. It is also the frozen part of the video models, which write every later frame with its embeddings, so
-    it learns stills from anywhere in a clip, too, captioned as clips of no duration.
+    The base is the frozen part of the video models, which write all frames of a clip with its layers and its
+    embeddings, so it learns stills from anywhere in a clip, captioned as the clip is. It also gives clips their
+    first frame: the whole of a clip of no duration.
 
     Attributes:
-        first: whose sequences begin with the first frames.
-        anywhere: from whose sequences the stills are.
+        first: draws sequences of key frames, which begin with first frames.
+        anywhere: draws the sequences that stills are from.
         stills: share of the stills.
     """
 
@@ -142,14 +142,14 @@ class FrameSampler:
     stills: float
 
     def draw(self, number: int) -> tuple[Tensor, str, float]:
-        """Codes int64 (1, height, width), the caption, and the length in seconds of what the frame begins."""
+        """Codes int64 (1, height, width), the caption, and seconds: 0 for a first frame."""
         random = np.random.default_rng((self.first.seed, number, 3))
         if random.random() < self.stills:
-            codes, caption, _ = self.anywhere.draw(number)
+            codes, caption, seconds = self.anywhere.draw(number)
             place = random.integers(len(codes))
-            return codes[place : place + 1], caption, 0.0
-        codes, caption, seconds = self.first.draw(number)
-        return codes[:1], caption, seconds
+            return codes[place : place + 1], caption, seconds
+        codes, caption, _ = self.first.draw(number)
+        return codes[:1], caption, 0.0
 
 
 @lru_cache(maxsize=2)
