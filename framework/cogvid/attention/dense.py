@@ -23,5 +23,6 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, bias: Ten
         queries, keys, values, mask = (x.flatten(0, -4) for x in (q, k, v, visible))
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).view(q.shape)
     # Where the bias needs a gradient, torch's own kernels fall back to this, in more passes over the scores.
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT + bias
-    return scores.masked_fill(~visible, float("-inf")).softmax(-1) @ v
+    # In place: the scores are the largest tensor of a training step, and nothing needs them unmasked.
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    return scores.add_(bias).masked_fill_(~visible, float("-inf")).softmax(-1) @ v

@@ -54,15 +54,20 @@ class MuonAdam(torch.optim.Adam):
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     """The orthogonal factor of each matrix (n, rows, columns), singular values within about 0.7 to 1.2.
 
-    A quintic Newton-Schulz iteration with the coefficients of Jordan et al.
+    A quintic Newton-Schulz iteration with the coefficients of Jordan et al. All of its steps are polynomials in
+    the Gram matrix, so they are multiplied up on that small square and meet the matrix once, at the end.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    product = identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        step = a * identity + b * gram + c * gram @ gram
+        product = step @ product
+        gram = step @ gram @ step
+    x = product @ x
     return x.mT if tall else x
 
 
