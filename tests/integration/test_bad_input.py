@@ -47,6 +47,7 @@ def refused(result: Result, *words: str) -> None:
         ("attention.options.extend=[1,1,1]", ["attention.options.extend", "extent"]),
         ("data={name: folder}", ["data.options.path"]),
         ("video.size=30", ["video.size", "30"]),
+        ("generation.frames=11", ["11", "9", "17"]),
         ("plugins=[./nowhere.py]", ["nowhere.py"]),
     ],
 )
@@ -79,6 +80,22 @@ def test_a_sample_never_replaces_a_file(finished: Path, tmp_path: Path) -> None:
 
 def test_frames_that_the_strategy_cannot_reach_are_refused_with_those_it_can(finished: Path, tmp_path: Path) -> None:
     refused(cogvid("sample", finished, PROMPT, "--frames", "11", "--out", tmp_path), "11", "9", "17")
+
+
+def test_a_plan_that_the_interpolation_model_is_not_trained_for_is_refused(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.py").write_text("""
+import cogvid
+class Pairs(cogvid.InterpolationStrategy):
+    def plan(self, key_frames, target):
+        windows = tuple(cogvid.Window((i, i + 1, i + 2), (True, False, True)) for i in range(0, target - 1, 2))
+        return [cogvid.Round(windows, rate_factor=2.0)]
+@cogvid.hookimpl
+def register_interpolation_strategies():
+    return {"pairs": Pairs}
+""")
+    changes = ["plugins=[./pairs.py]", "interpolation=pairs"]
+    refused(cogvid("run", tiny, "--runs", tmp_path / "runs", *changes), "pairs plans a window", "5 frames")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ The layers know neither; they ask a context for both channels' attention. See `t
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cogvid.attention.backend import AttentionBackend
 from cogvid.attention.dense import masked_attention
 from cogvid.attention.mask import Visibility
+from cogvid.attention.tiles import TileMap, tile_labels, tile_map, tiled_attention
 from cogvid.grid import Grid, Position
 
 
@@ -37,19 +38,8 @@ def text_attention(q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor) -> Tensor
     return masked_attention(q, k, v, (text_mask[:, None, :] | own)[:, None])
 
 
-def with_text(text_mask: Tensor, frames_visible: Tensor) -> Tensor:
-    """Join masks over text keys (B, T) and frame keys (Q, S) to (B, 1, Q, T + S)."""
-    queries = len(frames_visible)
-    text = text_mask[:, None, None, :].expand(-1, 1, queries, -1)
-    return torch.cat([text, frames_visible.expand(len(text_mask), 1, -1, -1)], dim=-1)
-
-
 class FullSequence:
-    """All slots of a sequence in one pass, for training and scoring.
-
-    Frames are attended from one by one, each to the text and to the frames it sees anything of, so that a
-    pattern that is short in time costs accordingly.
-    """
+    """All slots of a sequence in one pass, for training and scoring."""
 
     def __init__(
         self, backend: AttentionBackend | None, grid: Grid, given: tuple[bool, ...], text_mask: Tensor
@@ -62,61 +52,30 @@ class FullSequence:
         """See `AttentionContext`."""
         t = self.text
         text = text_attention(q[:, :, :t], k[:, :, :t], v[:, :, :t], self.text_mask)
-        frames = self._attend(q, k, v, _own_frame_band(self.grid, self.given, q.device), None)
-        return torch.cat([text, frames], dim=2)
+        tiles = _base_tiles(self.grid, self.given, q.device)
+        return torch.cat([text, tiled_attention(q, k, v, tiles, self.grid, self.text_mask, None)], dim=2)
 
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
-        """See `AttentionContext`; the dense computation of the backend's mask."""
+        """See `AttentionContext`."""
         assert self.backend is not None
-        return self._attend(q, k, v, _band(self.backend, self.grid, self.given, layer, q.device), bias)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, band: Band, bias: nn.Module | None) -> Tensor:
-        t, f = self.text, self.grid.frames
-        # Queries (B, F, H, N, K); keys of the text, then of the frames each sees: (B, F, H, T + M * N, K).
-        q = q[:, :, t:].unflatten(2, (f, -1)).transpose(1, 2)
-        k, v = (self._keys(x, band.key_frames) for x in (k, v))
-        text = self.text_mask[:, None, None, None, :].expand(-1, f, -1, q.shape[3], -1)
-        visible = torch.cat([text, band.visible[None, :, None].expand(len(text), -1, -1, -1, -1)], dim=-1)
-        score_bias = None
-        if bias is not None:
-            # Text keys are not on the grid: their scores stay as they are.
-            score_bias = nn.functional.pad(bias(band.query, band.key), (t, 0)).transpose(0, 1)[None]
-        return masked_attention(q, k, v, visible, score_bias).transpose(1, 2).flatten(2, 3)
-
-    def _keys(self, x: Tensor, key_frames: Tensor) -> Tensor:
-        t, (f, m) = self.text, key_frames.shape
-        frames = x[:, :, t:].unflatten(2, (f, -1)).index_select(2, key_frames.flatten())
-        frames = frames.unflatten(2, (f, m)).flatten(3, 4).transpose(1, 2)
-        text = x[:, None, :, :t].expand(-1, f, -1, -1, -1)
-        return torch.cat([text, frames], dim=3)
-
-
-class Band(NamedTuple):
-    """Which frames each frame sees anything of, and what of them.
-
-    Attributes:
-        key_frames: int64 (F, M); a frame that sees fewer than M has one twice, the second time invisible.
-        visible: bool (F, N, M * N).
-        query, key: positions (F, N, 1) and (F, 1, M * N).
-    """
-
-    key_frames: Tensor
-    visible: Tensor
-    query: Position
-    key: Position
+        tiles = _plus_tiles(self.backend, self.grid, self.given, layer, q.device)
+        return tiled_attention(q, k, v, tiles, self.grid, self.text_mask, bias)
 
 
 @lru_cache(maxsize=64)
-def _band(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layer: int, device: torch.device) -> Band:
-    """The band of a layer's mask, which does not change between steps."""
-    return _band_of(Visibility(backend, grid, given, layer).dense(device), grid)
+def _plus_tiles(
+    backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layer: int, device: torch.device
+) -> TileMap:
+    """The tiles of a layer's mask, which do not change between steps."""
+    labels = tile_labels(backend, grid, layer, device)
+    return tile_map(Visibility(backend, grid, given, layer).rows, grid, labels)
 
 
 @lru_cache(maxsize=16)
-def _own_frame_band(grid: Grid, given: tuple[bool, ...], device: torch.device) -> Band:
+def _base_tiles(grid: Grid, given: tuple[bool, ...], device: torch.device) -> TileMap:
     """The base channel's: each frame sees itself, whole where it is given, raster-causally where not."""
-    slots = torch.arange(grid.tokens, device=device)
-    return _band_of(own_frame(grid, given, slots), grid)
+    whole_frames = torch.zeros(grid.frame_tokens, dtype=torch.long, device=device)
+    return tile_map(lambda slots: own_frame(grid, given, slots), grid, whole_frames)
 
 
 def own_frame(grid: Grid, given: tuple[bool, ...], queries: Tensor) -> Tensor:
@@ -125,19 +84,6 @@ def own_frame(grid: Grid, given: tuple[bool, ...], queries: Tensor) -> Tensor:
     same = queries[:, None] // grid.frame_tokens == slots // grid.frame_tokens
     whole = torch.tensor(given, device=queries.device)[queries // grid.frame_tokens]
     return same & ((slots <= queries[:, None]) | whole[:, None])
-
-
-def _band_of(mask: Tensor, grid: Grid) -> Band:
-    f, n = grid.frames, grid.frame_tokens
-    seen = mask.view(f, n, f, n).any(dim=(1, 3)) if f > 1 else mask.new_ones(1, 1)
-    width = int(seen.sum(1).max())
-    # Seen frames first, in order; then frames of which nothing is visible.
-    key_frames = torch.sort((~seen).int(), dim=1, stable=True).indices[:, :width]
-    tokens = torch.arange(n, device=mask.device)
-    keys = (key_frames[:, :, None] * n + tokens).flatten(1)
-    queries = torch.arange(grid.tokens, device=mask.device).view(f, n)
-    visible = mask.view(f, n, -1).gather(2, keys[:, None].expand(-1, n, -1))
-    return Band(key_frames, visible, grid.position(queries[:, :, None]), grid.position(keys[:, None, :]))
 
 
 class Cache:

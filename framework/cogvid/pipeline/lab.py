@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,8 +53,12 @@ class Lab:
         config: the resolved experiment.
         sources: which file gave which key its value, for messages.
 
+    Attributes:
+        plan: the interpolation rounds; none for a strategy without a model.
+
     Raises:
-        UserError: a component is unknown or its options are wrong; the message names the key.
+        UserError: a component is unknown, its options are wrong, or the strategy cannot reach the wanted frames;
+            the message names the key.
     """
 
     def __init__(self, config: ExperimentConfig, sources: Mapping[str, str] | None = None) -> None:
@@ -78,6 +81,7 @@ class Lab:
             )
         self.grid = Grid(config.video.frames, side, side)
         self.codes = tokenizer.codebook_size
+        self.plan = self._plan()
         for key, metric in config.evaluation.metrics.items():
             self.plugins.configure("metric", metric.name, metric.options, f"evaluation.metrics.{key}", sources)
 
@@ -97,9 +101,7 @@ class Lab:
         metrics = self.config.evaluation.metrics
         return {key: self._build("metric", m, f"evaluation.metrics.{key}") for key, m in metrics.items()}
 
-    @cached_property
-    def plan(self) -> list[Round]:
-        """The interpolation rounds; none for a strategy without a model."""
+    def _plan(self) -> list[Round]:
         if not self.strategy.learned:
             return []
         frames = self.config.video.frames
