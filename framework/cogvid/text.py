@@ -26,8 +26,14 @@ class TextTokenizer:
         self._tokenizer, self._known = tokenizer, frozenset(known)
 
     @classmethod
-    def train(cls, texts: Sequence[str], vocabulary: int) -> TextTokenizer:
-        """Learn at most `vocabulary` tokens (256 of them bytes) from texts, the same ones every time."""
+    def train(cls, texts: Sequence[str], vocabulary: int, allowed: Sequence[str] = ()) -> TextTokenizer:
+        """Learn tokens from texts, the same ones every time.
+
+        Args:
+            texts: to learn from.
+            vocabulary: most tokens; 256 of them are bytes.
+            allowed: texts whose characters are known, too, though nothing is learned from them.
+        """
         if vocabulary < 256:
             raise UserError(f"text.vocabulary: a byte-level vocabulary has at least 256 tokens, got {vocabulary}")
         tokenizer = Tokenizer(models.BPE())
@@ -39,7 +45,7 @@ class TextTokenizer:
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer, set("".join(texts)) | set("0123456789. s:e-+"))
+        return cls(tokenizer, set("".join([*texts, *allowed])) | set("0123456789. s:e-+"))
 
     @property
     def vocabulary(self) -> int:

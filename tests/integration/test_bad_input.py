@@ -93,7 +93,7 @@ class Pairs(cogvid.InterpolationStrategy):
 def register_interpolation_strategies():
     return {"pairs": Pairs}
 """)
-    changes = ["plugins=[./pairs.py]", "interpolation=pairs"]
+    changes = [f"plugins=[{tmp_path}/pairs.py]", "interpolation=pairs"]
     refused(cogvid("run", tiny, "--runs", tmp_path / "runs", *changes), "pairs plans a window", "5 frames")
     assert not (tmp_path / "runs").exists()
 

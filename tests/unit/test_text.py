@@ -92,3 +92,11 @@ def test_training_gives_the_same_tokenizer_every_time(tmp_path: Path) -> None:
 def test_a_vocabulary_without_room_for_all_bytes_is_refused() -> None:
     with pytest.raises(UserError, match=r"text\.vocabulary.*255"):
         TextTokenizer.train(CAPTIONS, 255)
+
+
+def test_characters_of_allowed_texts_are_known_though_nothing_is_learned_from_them() -> None:
+    tokenizer = TextTokenizer.train(CAPTIONS, 300, allowed=["ÿ"])
+    assert tokenizer.vocabulary == TextTokenizer.train(CAPTIONS, 300).vocabulary
+    assert tokenizer.encode(["ÿ"], 8)[1].any()
+    with pytest.raises(UserError, match="ø"):
+        tokenizer.encode(["ø"], 8)

@@ -78,14 +78,18 @@ def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
     def work(folder: Path) -> Info:
         frames = lab.config.video.frames
         spans = {0.0, *(times[-1] - times[0] for times in (lab.key_frame_times, *lab.window_times))}
-        texts = [
-            with_duration(timed.clip.caption, span / rate)
-            for timed in _usable(lab, data, "train")
-            for rate in lab.scheduler.training_rates(timed.duration, frames)
-            for span in sorted(spans)
-        ]
-        tokenizer = TextTokenizer.train(texts, lab.config.text.vocabulary)
-        tokenizer.encode(sorted(set(texts)), lab.config.text.length)  # a caption that is too long ends here
+        train, test = (
+            [
+                with_duration(timed.clip.caption, span / rate)
+                for timed in _usable(lab, data, split)
+                for rate in lab.scheduler.training_rates(timed.duration, frames)
+                for span in sorted(spans)
+            ]
+            for split in ("train", "test")
+        )
+        # A small data set's test captions may hold a letter of their own: that is no reason to end the run.
+        tokenizer = TextTokenizer.train(train, lab.config.text.vocabulary, allowed=test)
+        tokenizer.encode(sorted({*train, *test}), lab.config.text.length)  # a caption that is too long ends here
         tokenizer.save(folder / "text.json")
         return {"vocabulary": tokenizer.vocabulary}
 
