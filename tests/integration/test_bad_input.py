@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -147,6 +148,29 @@ def test_a_broken_clip_is_left_out_and_named(tiny: Path, tmp_path: Path, finishe
     log = (tmp_path / "runs" / "tiny" / "default" / "0" / "log.txt").read_text()
     assert names[0].removesuffix(".mp4") in log
     assert "missing" in log
+
+
+def test_a_metric_without_real_clips_left_to_compare_with_has_no_value(
+    tiny: Path, tmp_path: Path, finished: Path
+) -> None:
+    videos = tmp_path / "videos"
+    shutil.copytree(finished / "stages" / "data" / "clips", videos)
+    names = sorted(path.name for path in videos.iterdir())
+    lines = [
+        f'{{"file": "{name}", "caption": "clip {name[:4]}", "split": "{split}"}}\n'
+        for name, split in zip(names, ["test", *["train"] * len(names)], strict=False)
+    ]
+    (videos / "captions.jsonl").write_text("".join(lines))
+    changes = [
+        f"data={{name: folder, options: {{path: {videos}}}}}",
+        "evaluation.metrics={}",
+        "evaluation.metrics={fvd: {name: fvd}}",
+        "generation.samples=1",
+    ]
+    result = cogvid("run", tiny, "--runs", tmp_path / "runs", *changes)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "runs" / "tiny" / "default" / "0" / "metrics.json").read_text())
+    assert metrics["sets"]["generated"]["fvd"]["fvd"] is None
 
 
 def test_only_broken_clips_end_the_run(tiny: Path, tmp_path: Path) -> None:

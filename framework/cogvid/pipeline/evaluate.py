@@ -29,7 +29,7 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
         count = config.generation.samples
         others = usable_test_clips(lab, data).part(count, 2 * count)
         videos = load_videos(samples)
-        if len(others.clips) < count:
+        if config.evaluation.metrics and len(others.clips) < count:
             log.warning(
                 "evaluation: only %d real test clips are left to compare %d generated ones with; "
                 "the compared metrics are the less certain",
@@ -37,9 +37,8 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
                 count,
             )
         target = config.generation.frames
-        reference = torch.stack(
-            [*decode_clips(others.clips, others.times(target), config.video.size, "evaluate: real")]
-        )
+        decoded = [*decode_clips(others.clips, others.times(target), config.video.size, "evaluate: real")]
+        reference = torch.stack(decoded) if decoded else videos["real"][:0]
         captions = [timed.clip.caption for timed in usable_test_clips(lab, data).part(0, count).clips]
         sets: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in videos}
         protocol: dict[str, Info] = {}
