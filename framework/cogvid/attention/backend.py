@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from cogvid.attention.mask import Visibility
+from cogvid.attention.tiles import TiledAttention
 from cogvid.component import Component
+from cogvid.config.schema import ComponentConfig
 from cogvid.grid import Position
+
+
+class Attention(Protocol):
+    """Attention of the frame slots over one mask, laid out and ready to run."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
+        """Softmax attention to the unpadded text and the visible frame slots.
+
+        Args:
+            q: (B, H, tokens, K), queries of the frame slots.
+            k, v: (B, H, T + tokens, K), the text first.
+            text_mask: bool (B, T).
+            bias: adds to the scores of frame keys (see `AttentionBackend.bias`), or None.
+
+        Returns:
+            (B, H, tokens, K).
+        """
+        ...
 
 
 class AttentionBackend(Component):
@@ -22,7 +46,7 @@ class AttentionBackend(Component):
         """Whether `key` is near enough to matter to `query`; bool, of the broadcast shape.
 
         Args:
-            query: integer tensors (frame, row, column) that broadcast with those of `key`.
+            query: integer tensors (frame, row, column) that broadcast with each other and with those of `key`.
             key: the same for the keys.
             layer: index of the transformer layer, from 0.
         """
@@ -33,3 +57,46 @@ class AttentionBackend(Component):
         It is called with (query, key) positions and returns floats (heads, *broadcast shape).
         """
         return None
+
+    def prepare(self, mask: Visibility, device: torch.device) -> Attention:
+        """Lay out the computation of one layer's attention; by default over tiles, on plain PyTorch.
+
+        An override may compute it in any way, but nothing else: `cogvid.testing.attention_conformance` holds it
+        to the dense reference that `mask` gives.
+
+        Args:
+            mask: who sees whom.
+            device: where the queries will be.
+
+        Raises:
+            UserError: this backend cannot run there.
+        """
+        return TiledAttention(mask, device)
+
+
+class PatternRunner(AttentionBackend):
+    """A backend without a pattern of its own: it computes another one's in its own way.
+
+    Attributes:
+        inner: the backend whose pattern and bias these are.
+    """
+
+    @dataclass
+    class Config:
+        """`pattern`: the backend whose pattern to run; all earlier tokens by default."""
+
+        pattern: ComponentConfig = field(default_factory=lambda: ComponentConfig(name="naive"))
+
+    def __init__(self, config: Any) -> None:
+        """Args: config, whose `pattern` has been built (see `PluginManager.create`)."""
+        super().__init__(config)
+        self.inner: AttentionBackend = config.pattern
+        assert isinstance(self.inner, AttentionBackend), "build it with create_component"
+
+    def pattern(self, query: Position, key: Position, layer: int) -> Tensor:
+        """The other backend's."""
+        return self.inner.pattern(query, key, layer)
+
+    def bias(self, heads: int) -> nn.Module | None:
+        """The other backend's."""
+        return self.inner.bias(heads)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cogvid.attention.mask import Visibility
+from cogvid.grid import Position
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -26,3 +30,27 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, bias: Ten
     # In place: the scores are the largest tensor of a training step, and nothing needs them unmasked.
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     return scores.add_(bias).masked_fill_(~visible, float("-inf")).softmax(-1) @ v
+
+
+class DenseAttention:
+    """Attention over the whole mask: what every other way of computing it is held to.
+
+    Args:
+        mask: who sees whom among the frame slots.
+        device: where the queries will be.
+    """
+
+    def __init__(self, mask: Visibility, device: torch.device) -> None:
+        self.grid, self.visible = mask.grid, mask.dense(device)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
+        """See `cogvid.attention.backend.Attention`."""
+        text = text_mask[:, None, None].expand(-1, -1, self.grid.tokens, -1)
+        visible = torch.cat([text, self.visible.expand(len(q), 1, -1, -1)], dim=-1)
+        scores = None
+        if bias is not None:
+            axes = self.grid.positions(q.device)
+            query, key = (Position(*(axis.unsqueeze(d) for axis in axes)) for d in (1, 0))
+            # Text keys are not on the grid: their scores stay as they are.
+            scores = F.pad(bias(query, key), (text.shape[-1], 0))
+        return masked_attention(q, k, v, visible, scores)

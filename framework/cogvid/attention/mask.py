@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from cogvid.attention.backend import AttentionBackend
 from cogvid.grid import Grid, Position
+
+if TYPE_CHECKING:
+    from cogvid.attention.backend import AttentionBackend
 
 Stage = Literal["sequential", "interpolation"]
 

@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.backend import AttentionBackend
 from cogvid.attention.dense import masked_attention
+from cogvid.attention.mask import Visibility
 from cogvid.grid import Grid, Position
 
 # Copying a key and its value to a tile, and their gradients back, takes as long as scoring it for so many queries.
@@ -89,7 +90,7 @@ def _bucket(members: list[tuple[Tensor, Tensor, Tensor]], size: int) -> Bucket:
     return Bucket(torch.stack([queries for queries, _, _ in members]), torch.stack(keys), torch.stack(visible))
 
 
-def tile_labels(backend: AttentionBackend, grid: Grid, layer: int, device: torch.device) -> Tensor:
+def tile_labels(backend: Any, grid: Grid, layer: int, device: torch.device) -> Tensor:
     """The partition of a frame under which the pattern of a layer costs least, int64 (height * width,).
 
     Tried are rectangles, and the places with exactly the same neighbours, which are the windows of a window
@@ -156,3 +157,15 @@ def tiled_attention(
             scores = nn.functional.pad(bias(*positions), (text, 0)).transpose(0, 1)[None]
         outputs.append(masked_attention(own, k_seen, v_seen, visible, scores).transpose(1, 2).flatten(2, 3))
     return torch.cat(outputs, dim=2).index_select(2, tiles.places)
+
+
+class TiledAttention:
+    def __init__(self, mask: Visibility, device: torch.device) -> None:
+        self.mask = mask
+        labels = tile_labels(mask.backend, mask.grid, mask.layer, device)
+        self.tiles = tile_map(mask.rows, mask.grid, labels)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
+        text = text_mask.shape[1]
+        q = nn.functional.pad(q, (0, 0, text, 0))
+        return tiled_attention(q, k, v, self.tiles, self.mask.grid, text_mask, bias)

@@ -11,10 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.backend import AttentionBackend
+from cogvid.attention.backend import Attention, AttentionBackend
 from cogvid.attention.dense import masked_attention
 from cogvid.attention.mask import Visibility
-from cogvid.attention.tiles import TileMap, tile_labels, tile_map, tiled_attention
+from cogvid.attention.tiles import TileMap, tile_map, tiled_attention
 from cogvid.grid import Grid, Position
 
 
@@ -58,17 +58,16 @@ class FullSequence:
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
         """See `AttentionContext`."""
         assert self.backend is not None
-        tiles = _plus_tiles(self.backend, self.grid, self.given, layer, q.device)
-        return tiled_attention(q, k, v, tiles, self.grid, self.text_mask, bias)
+        attention = _plus_attention(self.backend, self.grid, self.given, layer, q.device)
+        return attention(q[:, :, self.text :], k, v, self.text_mask, bias)
 
 
-@lru_cache(maxsize=64)
-def _plus_tiles(
+@lru_cache(maxsize=256)
+def _plus_attention(
     backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layer: int, device: torch.device
-) -> TileMap:
-    """The tiles of a layer's mask, which do not change between steps."""
-    labels = tile_labels(backend, grid, layer, device)
-    return tile_map(Visibility(backend, grid, given, layer).rows, grid, labels)
+) -> Attention:
+    """The attention of a layer, whose mask does not change between steps."""
+    return backend.prepare(Visibility(backend, grid, given, layer), device)
 
 
 @lru_cache(maxsize=16)

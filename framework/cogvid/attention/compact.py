@@ -1,0 +1,193 @@
+"""A mask without its square: which spatial mask holds between two frames, and each spatial mask once.
+
+A mask over F frames of N tokens has (F N)^2 entries, 13 thousand million for 32 frames of 60x60. But between most
+pairs of frames a pattern says the same about the places in them. So it is evaluated with one axis for each of the
+six coordinates, its conjunctions `a & b` kept apart: `near in time & near in space` then costs F^2 + N^2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from cogvid.attention.mask import Visibility
+from cogvid.grid import Grid, Position
+
+# No tensor of more elements is made while all frames are evaluated at once; beyond, each pair of frames is by itself.
+_LARGEST = 1 << 24
+
+_ANDS = {
+    torch.bitwise_and,
+    torch.logical_and,
+    Tensor.bitwise_and,
+    Tensor.logical_and,
+    Tensor.__and__,
+    Tensor.__rand__,
+}
+_METADATA = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class CompactMask:
+    """`visible(query, key) = kinds[query.frame, key.frame] >= 0 and spaces[that kind][query place, key place]`.
+
+    Attributes:
+        grid: of the mask.
+        kinds: which of `spaces` holds between two frames, -1 for none; int64 (F, F), queries in rows.
+        spaces: bool (C, N, N), each with something visible.
+    """
+
+    grid: Grid
+    kinds: Tensor
+    spaces: Tensor
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for equal masks."""
+        bits = (self.kinds.numpy().tobytes(), self.spaces.numpy().tobytes())
+        return sha256(repr(self.grid).encode() + b"".join(bits)).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CompactMask) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def pairs(self) -> int:
+        """Visible pairs of frame slots."""
+        return int(self.counts[self.kinds[self.kinds >= 0]].sum())
+
+    @property
+    def counts(self) -> Tensor:
+        """Visible pairs of places in each of `spaces`, int64 (C,)."""
+        return self.spaces.sum((1, 2))
+
+    def dense(self) -> Tensor:
+        """The whole mask, bool (tokens, tokens)."""
+        blocks = torch.cat([self.spaces, torch.zeros_like(self.spaces[:1])])[self.kinds]
+        return blocks.transpose(1, 2).reshape(self.grid.tokens, self.grid.tokens)
+
+
+def compact_mask(mask: Visibility) -> CompactMask:
+    """Evaluate a mask; exact for any pattern, and fast for conjunctions of small parts."""
+    frames, n = mask.grid.frames, mask.grid.frame_tokens
+    try:
+        pattern = _Pattern(mask, range(frames), range(frames))
+    except _TooLarge:
+        pattern = None
+    given = torch.tensor(mask.given)
+    allowed = given | (~given[:, None] & torch.ones(frames, frames, dtype=torch.bool).tril())
+    raster = torch.ones(n, n, dtype=torch.bool).tril()
+    kinds = torch.full((frames, frames), -1)
+    known: dict[tuple[bytes, ...], int] = {}
+    spaces: list[Tensor] = []
+    for q, k in allowed.nonzero().tolist():
+        pair = _Pattern(mask, range(q, q + 1), range(k, k + 1)) if pattern is None else pattern
+        within = q == k and not mask.given[q]
+        key = (*pair.digests(q, k), bytes([within]))
+        if key not in known:
+            space = pair.space(q, k) & raster if within else pair.space(q, k)
+            known[key] = len(spaces) if space.any() else -1
+            if space.any():
+                spaces.append(space)
+        kinds[q, k] = known[key]
+    return CompactMask(mask.grid, kinds, torch.stack(spaces) if spaces else torch.zeros(0, n, n, dtype=torch.bool))
+
+
+class _Pattern:
+    """A pattern between some frames, in factors.
+
+    Args:
+        mask: whose pattern.
+        query_frames, key_frames: between which; without a limit on size where there is one of each.
+
+    Raises:
+        _TooLarge: between so many frames at once it does not fit.
+    """
+
+    def __init__(self, mask: Visibility, query_frames: range, key_frames: range) -> None:
+        self.grid, self.first = mask.grid, (query_frames.start, key_frames.start)
+
+        def axis(values: range, place: int) -> Tensor:
+            """Values along one of six axes: frame, row and column of queries, then of keys."""
+            return torch.arange(values.start, values.stop).view([-1 if i == place else 1 for i in range(6)])
+
+        rows, columns = range(mask.grid.height), range(mask.grid.width)
+        query = Position(axis(query_frames, 0), axis(rows, 1), axis(columns, 2))
+        key = Position(axis(key_frames, 3), axis(rows, 4), axis(columns, 5))
+        with _Conjunctions(_LARGEST if len(query_frames) * len(key_frames) > 1 else None) as mode:
+            factors = mode.factors(mask.backend.pattern(query, key, mask.layer))
+        # Both frames first: (F or 1, F or 1, H or 1, W or 1, H or 1, W or 1).
+        shaped = [factor.view((1,) * (6 - factor.dim()) + factor.shape) for factor in factors]
+        self.factors = [factor.permute(0, 3, 1, 2, 4, 5).contiguous() for factor in shaped]
+        self._digests = [[[_digest(pair) for pair in row] for row in factor] for factor in self.factors]
+
+    def digests(self, q: int, k: int) -> tuple[bytes, ...]:
+        """The same for two pairs of frames if every factor says the same between them."""
+        q, k = q - self.first[0], k - self.first[1]
+        return tuple(rows[q % len(rows)][k % len(rows[0])] for rows in self._digests)
+
+    def space(self, q: int, k: int) -> Tensor:
+        """The pattern between two frames, bool (N, N)."""
+        q, k = q - self.first[0], k - self.first[1]
+        product = reduce(torch.logical_and, (f[q % len(f), k % f.shape[1]] for f in self.factors))
+        h, w, n = self.grid.height, self.grid.width, self.grid.frame_tokens
+        return product.expand(h, w, h, w).reshape(n, n)
+
+
+def _digest(x: Tensor) -> bytes:
+    return sha256(x.numpy().tobytes()).digest()
+
+
+class _TooLarge(Exception):
+    """A pattern makes a tensor over more coordinates than can be held."""
+
+
+class _Conjunctions(TorchFunctionMode):
+    """Keeps `a & b` of bool tensors in factors, instead of computing it, until something else needs the product."""
+
+    def __init__(self, largest: int | None) -> None:
+        super().__init__()
+        self.largest = largest
+        # By id of the tensor that stands for the product; it is kept, so that its id stays its own.
+        self._products: dict[int, tuple[Tensor, list[Tensor]]] = {}
+
+    def factors(self, x: Tensor) -> list[Tensor]:
+        """What `x` is the conjunction of."""
+        return self._products[id(x)][1] if id(x) in self._products else [x]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _METADATA:
+            return func(*args, **(kwargs or {}))
+        if func in _ANDS and not kwargs and all(isinstance(x, Tensor) and x.dtype is torch.bool for x in args):
+            product = torch.empty((), dtype=torch.bool).expand(torch.broadcast_shapes(*(x.shape for x in args)))
+            self._products[id(product)] = (product, [factor for x in args for factor in self.factors(x)])
+            return product
+        args, kwargs = tree_map(self._multiplied, (args, kwargs or {}))
+        self._check([x.shape for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)])
+        return func(*args, **kwargs)
+
+    def _multiplied(self, x: Any) -> Any:
+        if id(x) not in self._products:
+            return x
+        _, factors = self._products[id(x)]
+        self._check([factor.shape for factor in factors])
+        # In its place: an operation in place on the product is then seen by later ones.
+        factors[:] = [reduce(torch.logical_and, factors)]
+        return factors[0]
+
+    def _check(self, shapes: list[torch.Size]) -> None:
+        try:
+            size = torch.broadcast_shapes(*shapes).numel()
+        except RuntimeError:  # no broadcast, such as a look-up in a table
+            return
+        if self.largest is not None and size > self.largest:
+            raise _TooLarge
