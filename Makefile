@@ -2,8 +2,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+# For `make gpu`: any Python that has torch, Triton and what else cogvid imports; nothing is installed. REHEARSE=1 runs
+# the same commands on a CPU, on tiny grids and in Triton's interpreter.
+GPU_PYTHON ?= python3
+REHEARSE ?=
+GPU_FOLDER := $(CURDIR)/dist/gpu
+GPU_RUN = PYTHONPATH="$(GPU_FOLDER):$(CURDIR)/framework:$(CURDIR)/plugins$${PYTHONPATH:+:$$PYTHONPATH}" \
+	$(if $(REHEARSE),TRITON_INTERPRET=1 OMP_NUM_THREADS=1) $(GPU_PYTHON)
+REHEARSAL := --methods dense,causal,tiled,triton --out $(GPU_FOLDER)/rehearsal.json
+GPU_BENCH = $(GPU_RUN) -m cogvid bench attention $(if $(REHEARSE),--rehearse,--device cuda)
+
 .DEFAULT_GOAL := test
-.PHONY: demo test lint typecheck fix clean
+.PHONY: demo test lint typecheck fix clean gpu gpu-test gpu-tune gpu-bench
 
 demo: $(INSTALLED)
 	$(BIN)/cogvid run quickstart
@@ -22,6 +32,22 @@ typecheck: $(INSTALLED)
 fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+gpu: gpu-test gpu-tune gpu-bench
+
+gpu-test: $(GPU_FOLDER)/.written
+	$(GPU_RUN) -m pytest -m gpu $$(grep -rl --include='*.py' 'mark\.gpu' tests)
+
+# On the longest sequence that every GPU has memory for: what is fastest there is written into the table.
+gpu-tune: $(GPU_FOLDER)/.written
+	$(GPU_BENCH) attention=swin_ar --grid 5x60x60 --methods triton --tune --repeats 1 --out $(GPU_FOLDER)/tuned.json
+
+gpu-bench: $(GPU_FOLDER)/.written
+	$(GPU_BENCH) $(if $(REHEARSE),$(REHEARSAL),--repeats 10)
+
+$(GPU_FOLDER)/.written: .ci/metadata.py pyproject.toml
+	$(GPU_PYTHON) .ci/metadata.py $(GPU_FOLDER)
+	touch $@
 
 # Runs are results, not build products: they stay.
 clean:

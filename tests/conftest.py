@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Small tensors on several threads wait for each other more than they compute, and for whatever else the machine does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

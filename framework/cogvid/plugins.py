@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -24,6 +24,7 @@ from cogvid import hookspecs
 from cogvid.attention.backend import AttentionBackend
 from cogvid.component import KINDS, ComponentClass, Kind
 from cogvid.config.options import checked_options, first_line, nearest
+from cogvid.config.schema import ComponentConfig
 from cogvid.data_source import DataSource
 from cogvid.errors import UserError
 from cogvid.frame_rate import FrameRateScheduler
@@ -138,12 +139,25 @@ class PluginManager:
         key: str = "",
         sources: Mapping[str, str] | None = None,
     ) -> Any:
-        """Build a component from options checked against its `Config`; as `configure`."""
+        """Build a component from options checked against its `Config`; as `configure`.
+
+        An option that is a component itself, a `ComponentConfig`, is of the same kind; it is built first, and stands
+        in the `Config` in its place.
+        """
         config = self.configure(kind, name, options, key, sources)
+        for option, part in _parts(config):
+            inner = f"{key}.options.{option}" if key else option
+            setattr(config, option, self.create(kind, part.name, part.options, inner, sources))
         try:
             return self.get(kind, name, key).cls(config)
         except UserError as error:
             raise UserError(f"{key}.options: {error}" if key else str(error)) from error
+
+    def used(self, kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> list[ComponentInfo]:
+        """A component and those among its options, the outermost first; as `get`."""
+        parts = _parts(self.configure(kind, name, options))
+        inner = [info for _, part in parts for info in self.used(kind, part.name, part.options)]
+        return [self.get(kind, name), *inner]
 
     def _broken_hint(self, component: str) -> str:
         if not self.broken:
@@ -255,6 +269,12 @@ def plugin_digest(info: ComponentInfo) -> str:
     A ./file.py and a package installed in editable mode change without a new version: their source counts.
     """
     return sha256(info.file.read_bytes()).hexdigest() if info.file else info.version
+
+
+def _parts(config: Any) -> list[tuple[str, ComponentConfig]]:
+    """The options of a checked `Config` that are components themselves, by name."""
+    values = [(option.name, getattr(config, option.name)) for option in fields(config)]
+    return [(name, value) for name, value in values if isinstance(value, ComponentConfig)]
 
 
 def _clash(claims: Sequence[ComponentInfo]) -> str:

@@ -21,10 +21,18 @@ from cogvid_plugins.swin_ar import SwinAR
 MakeModel = Callable[..., CogVideoTransformer]
 Place = tuple[int, int, int]
 
-REGISTERED = [info for info in create_plugin_manager().components() if info.kind == "attention"]
-# Beside the defaults of whatever is registered: neighbourhoods smaller than the grids below.
+MANAGER = create_plugin_manager()
+REGISTERED = [info for info in MANAGER.components() if info.kind == "attention"]
+# FlexAttention's compiler takes longer than all that is computed here; its own tests compile it.
+OPTIONS = {"flex": {"compile": False}}
+# Beside the defaults of whatever is registered: neighbourhoods smaller than the grids below. Triton's kernels run in
+# an interpreter where there is no GPU, and in tests of their own.
 BACKENDS: dict[str, AttentionBackend] = {
-    **{info.name: info.cls(info.cls.Config()) for info in REGISTERED},
+    **{
+        info.name: MANAGER.create("attention", info.name, OPTIONS.get(info.name))
+        for info in REGISTERED
+        if info.name != "triton"
+    },
     "small local3d": Local3D(Local3D.Config(extent=[2, 2, 1])),
     "local3d with a bias": Local3D(Local3D.Config(extent=[2, 2, 2], bias=True)),
     "small swin_ar": SwinAR(SwinAR.Config(window=[2, 2])),
@@ -62,7 +70,8 @@ def logits_before_and_after(model: CogVideoTransformer, changed: Tensor) -> tupl
 
 
 def test_the_built_in_backends_are_registered() -> None:
-    assert {"naive", "local3d", "swin_ar"} <= {info.name for info in REGISTERED}
+    expected = {"naive", "local3d", "swin_ar", "triton", "flex", "auto"}
+    assert expected <= {info.name for info in REGISTERED}
 
 
 @every_backend

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from cogvid.attention.compact import compact_mask
 from cogvid.attention.mask import Visibility
 from cogvid.attention.tiles import TiledAttention
 from cogvid.component import Component
 from cogvid.config.schema import ComponentConfig
+from cogvid.errors import UserError
 from cogvid.grid import Position
 
 
@@ -40,6 +42,11 @@ class AttentionBackend(Component):
     A subclass writes `pattern`. The core intersects it with the causal order of the stage, lets every frame
     token see the text, and derives the computation, the cache and the tests from the result.
     """
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
 
     @abstractmethod
     def pattern(self, query: Position, key: Position, layer: int) -> Tensor:
@@ -71,7 +78,7 @@ class AttentionBackend(Component):
         Raises:
             UserError: this backend cannot run there.
         """
-        return TiledAttention(mask, device)
+        return TiledAttention(compact_mask(mask), device)
 
 
 class PatternRunner(AttentionBackend):
@@ -81,6 +88,8 @@ class PatternRunner(AttentionBackend):
         inner: the backend whose pattern and bias these are.
     """
 
+    carries_bias: ClassVar[bool] = True
+
     @dataclass
     class Config:
         """`pattern`: the backend whose pattern to run; all earlier tokens by default."""
@@ -88,10 +97,19 @@ class PatternRunner(AttentionBackend):
         pattern: ComponentConfig = field(default_factory=lambda: ComponentConfig(name="naive"))
 
     def __init__(self, config: Any) -> None:
-        """Args: config, whose `pattern` has been built (see `PluginManager.create`)."""
+        """Args: config, whose `pattern` has been built (see `PluginManager.create`).
+
+        Raises:
+            UserError: the pattern has a bias, and this backend does not carry one.
+        """
         super().__init__(config)
         self.inner: AttentionBackend = config.pattern
         assert isinstance(self.inner, AttentionBackend), "build it with create_component"
+        if not self.carries_bias and self.inner.bias(1) is not None:
+            raise UserError(
+                f"{self.name} cannot add the bias of the pattern {self.inner.name} to its scores; switch the bias off, "
+                f"or use {self.inner.name} itself as the attention backend"
+            )
 
     def pattern(self, query: Position, key: Position, layer: int) -> Tensor:
         """The other backend's."""

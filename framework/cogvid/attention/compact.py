@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from cogvid.attention.mask import Visibility
+from cogvid.attention.mask import Visibility, causal
 from cogvid.grid import Grid, Position
 
 # No tensor of more elements is made while all frames are evaluated at once; beyond, each pair of frames is by itself.
@@ -31,7 +31,8 @@ _ANDS = {
     Tensor.__and__,
     Tensor.__rand__,
 }
-_METADATA = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim}  # fmt: skip
+# What may be asked of a product without computing it.
+_METADATA = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim")} | {Tensor.size, Tensor.dim}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,59 +73,61 @@ class CompactMask:
 
     def dense(self) -> Tensor:
         """The whole mask, bool (tokens, tokens)."""
-        blocks = torch.cat([self.spaces, torch.zeros_like(self.spaces[:1])])[self.kinds]
+        n = self.grid.frame_tokens
+        blocks = torch.cat([self.spaces, torch.zeros(1, n, n, dtype=torch.bool)])[self.kinds]
         return blocks.transpose(1, 2).reshape(self.grid.tokens, self.grid.tokens)
 
 
 def compact_mask(mask: Visibility) -> CompactMask:
     """Evaluate a mask; exact for any pattern, and fast for conjunctions of small parts."""
-    frames, n = mask.grid.frames, mask.grid.frame_tokens
+    grid, n = mask.grid, mask.grid.frame_tokens
     try:
-        pattern = _Pattern(mask, range(frames), range(frames))
-    except _TooLarge:
+        pattern = _Factors(mask)
+    except (_TooLarge, RuntimeError):
+        # Too many coordinates at once, or an operation that cannot do with one axis for each, such as one in place.
         pattern = None
-    given = torch.tensor(mask.given)
-    allowed = given | (~given[:, None] & torch.ones(frames, frames, dtype=torch.bool).tril())
+    # Which frames see each other at all: the order of a grid of one place a frame.
+    query, key_frame = (Position(*(axis.unsqueeze(d) for axis in Grid(grid.frames, 1, 1).positions())) for d in (1, 0))
+    allowed = causal(query, key_frame, 1, torch.tensor(mask.given))
     raster = torch.ones(n, n, dtype=torch.bool).tril()
-    kinds = torch.full((frames, frames), -1)
+    kinds = torch.full((grid.frames, grid.frames), -1)
     known: dict[tuple[bytes, ...], int] = {}
     spaces: list[Tensor] = []
     for q, k in allowed.nonzero().tolist():
-        pair = _Pattern(mask, range(q, q + 1), range(k, k + 1)) if pattern is None else pattern
-        within = q == k and not mask.given[q]
-        key = (*pair.digests(q, k), bytes([within]))
+        if pattern is None:
+            own = Position(*(axis[:, None] for axis in grid.position(torch.arange(q * n, (q + 1) * n))))
+            other = Position(*(axis[None, :] for axis in grid.position(torch.arange(k * n, (k + 1) * n))))
+            space = mask.pair(own, other).expand(n, n)
+            key: tuple[bytes, ...] = (_digest(space),)
+        else:
+            within = q == k and not mask.given[q]
+            key = (*pattern.digests(q, k), bytes([within]))
         if key not in known:
-            space = pair.space(q, k) & raster if within else pair.space(q, k)
+            if pattern is not None:
+                space = pattern.space(q, k) & raster if within else pattern.space(q, k)
             known[key] = len(spaces) if space.any() else -1
             if space.any():
                 spaces.append(space)
         kinds[q, k] = known[key]
-    return CompactMask(mask.grid, kinds, torch.stack(spaces) if spaces else torch.zeros(0, n, n, dtype=torch.bool))
+    return CompactMask(grid, kinds, torch.stack(spaces) if spaces else torch.zeros(0, n, n, dtype=torch.bool))
 
 
-class _Pattern:
-    """A pattern between some frames, in factors.
-
-    Args:
-        mask: whose pattern.
-        query_frames, key_frames: between which; without a limit on size where there is one of each.
+class _Factors:
+    """The pattern of a mask between all its frames, as a conjunction of bool tensors.
 
     Raises:
-        _TooLarge: between so many frames at once it does not fit.
+        _TooLarge: one of them would be over too many coordinates.
     """
 
-    def __init__(self, mask: Visibility, query_frames: range, key_frames: range) -> None:
-        self.grid, self.first = mask.grid, (query_frames.start, key_frames.start)
-
-        def axis(values: range, place: int) -> Tensor:
-            """Values along one of six axes: frame, row and column of queries, then of keys."""
-            return torch.arange(values.start, values.stop).view([-1 if i == place else 1 for i in range(6)])
-
-        rows, columns = range(mask.grid.height), range(mask.grid.width)
-        query = Position(axis(query_frames, 0), axis(rows, 1), axis(columns, 2))
-        key = Position(axis(key_frames, 3), axis(rows, 4), axis(columns, 5))
-        with _Conjunctions(_LARGEST if len(query_frames) * len(key_frames) > 1 else None) as mode:
-            factors = mode.factors(mask.backend.pattern(query, key, mask.layer))
+    def __init__(self, mask: Visibility) -> None:
+        self.grid = mask.grid
+        sides = (mask.grid.frames, mask.grid.height, mask.grid.width)
+        # One of six axes for each coordinate: frame, row and column of queries, then of keys.
+        axes = [
+            torch.arange(side).view([-1 if i == axis else 1 for i in range(6)]) for axis, side in enumerate(2 * sides)
+        ]
+        with _Conjunctions() as mode:
+            factors = mode.factors(mask.backend.pattern(Position(*axes[:3]), Position(*axes[3:]), mask.layer))
         # Both frames first: (F or 1, F or 1, H or 1, W or 1, H or 1, W or 1).
         shaped = [factor.view((1,) * (6 - factor.dim()) + factor.shape) for factor in factors]
         self.factors = [factor.permute(0, 3, 1, 2, 4, 5).contiguous() for factor in shaped]
@@ -132,12 +135,10 @@ class _Pattern:
 
     def digests(self, q: int, k: int) -> tuple[bytes, ...]:
         """The same for two pairs of frames if every factor says the same between them."""
-        q, k = q - self.first[0], k - self.first[1]
         return tuple(rows[q % len(rows)][k % len(rows[0])] for rows in self._digests)
 
     def space(self, q: int, k: int) -> Tensor:
         """The pattern between two frames, bool (N, N)."""
-        q, k = q - self.first[0], k - self.first[1]
         product = reduce(torch.logical_and, (f[q % len(f), k % f.shape[1]] for f in self.factors))
         h, w, n = self.grid.height, self.grid.width, self.grid.frame_tokens
         return product.expand(h, w, h, w).reshape(n, n)
@@ -154,9 +155,8 @@ class _TooLarge(Exception):
 class _Conjunctions(TorchFunctionMode):
     """Keeps `a & b` of bool tensors in factors, instead of computing it, until something else needs the product."""
 
-    def __init__(self, largest: int | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.largest = largest
         # By id of the tensor that stands for the product; it is kept, so that its id stays its own.
         self._products: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
@@ -189,5 +189,5 @@ class _Conjunctions(TorchFunctionMode):
             size = torch.broadcast_shapes(*shapes).numel()
         except RuntimeError:  # no broadcast, such as a look-up in a table
             return
-        if self.largest is not None and size > self.largest:
+        if size > _LARGEST:
             raise _TooLarge

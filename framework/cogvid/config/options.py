@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
 
 
@@ -47,8 +48,14 @@ def checked_options(
     if not isinstance(options, Mapping | DictConfig):
         raise UserError(f"{prefix}: expected a mapping of options for {component}, got {options!r}.")
     schema: DictConfig = OmegaConf.structured(config_class)
+    types = get_type_hints(config_class)
+    # As everywhere: a component may be given by its name alone.
+    spelt_out = {
+        name: {"name": value} if isinstance(value, str) and types.get(name) is ComponentConfig else value
+        for name, value in options.items()
+    }
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, options))
+        return OmegaConf.to_object(OmegaConf.merge(schema, spelt_out))
     except (OmegaConfBaseException, TypeError) as error:
         option = str(getattr(error, "full_key", None) or "")
         full_key = f"{prefix}.{option}" if option else prefix

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from cogvid.attention.backend import Attention, AttentionBackend
+from cogvid.attention.compact import CompactMask
 from cogvid.attention.dense import masked_attention
 from cogvid.attention.mask import Visibility
-from cogvid.attention.tiles import TileMap, tile_map, tiled_attention
+from cogvid.attention.tiles import TiledAttention
 from cogvid.grid import Grid, Position
 
 
@@ -52,8 +53,8 @@ class FullSequence:
         """See `AttentionContext`."""
         t = self.text
         text = text_attention(q[:, :, :t], k[:, :, :t], v[:, :, :t], self.text_mask)
-        tiles = _base_tiles(self.grid, self.given, q.device)
-        return torch.cat([text, tiled_attention(q, k, v, tiles, self.grid, self.text_mask, None)], dim=2)
+        frames = _base_attention(self.grid, self.given, q.device)(q[:, :, t:], k, v, self.text_mask, None)
+        return torch.cat([text, frames], dim=2)
 
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
         """See `AttentionContext`."""
@@ -71,18 +72,12 @@ def _plus_attention(
 
 
 @lru_cache(maxsize=16)
-def _base_tiles(grid: Grid, given: tuple[bool, ...], device: torch.device) -> TileMap:
+def _base_attention(grid: Grid, given: tuple[bool, ...], device: torch.device) -> TiledAttention:
     """The base channel's: each frame sees itself, whole where it is given, raster-causally where not."""
-    whole_frames = torch.zeros(grid.frame_tokens, dtype=torch.long, device=device)
-    return tile_map(lambda slots: own_frame(grid, given, slots), grid, whole_frames)
-
-
-def own_frame(grid: Grid, given: tuple[bool, ...], queries: Tensor) -> Tensor:
-    """What the base channel lets slots (Q,) see of the frames, bool (Q, tokens)."""
-    slots = torch.arange(grid.tokens, device=queries.device)
-    same = queries[:, None] // grid.frame_tokens == slots // grid.frame_tokens
-    whole = torch.tensor(given, device=queries.device)[queries // grid.frame_tokens]
-    return same & ((slots <= queries[:, None]) | whole[:, None])
+    whole = torch.ones(grid.frame_tokens, grid.frame_tokens, dtype=torch.bool)
+    kinds = torch.full((grid.frames, grid.frames), -1).diagonal_scatter(torch.tensor(given).long())
+    spaces = torch.stack([whole.tril(), whole])
+    return TiledAttention(CompactMask(grid, kinds, spaces), device)
 
 
 class Cache:

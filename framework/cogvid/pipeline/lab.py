@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cogvid.attention.backend import AttentionBackend
-from cogvid.attention.mask import Stage, given_frames
+from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
 from cogvid.data_source import Clip, DataSource
 from cogvid.errors import UserError
@@ -91,6 +91,22 @@ class Lab:
         allowed = self.config.trainer.accelerator in ("auto", "gpu", "cuda")
         return torch.device("cuda" if allowed and torch.cuda.is_available() else "cpu")
 
+    def check_attention(self) -> None:
+        """Let the attention backends prepare for training, so that one that cannot run here says so before it starts.
+
+        Raises:
+            UserError: one of them cannot; the message names its key.
+        """
+        todo: list[tuple[str, AttentionBackend, Stage]] = [("attention", self.attention, "sequential")]
+        if self.plan:
+            todo.append(("stages.interpolation.attention", self.inner_attention, "interpolation"))
+        for key, backend, stage in todo:
+            try:
+                mask = Visibility(backend, self.grid, given_frames(stage, self.grid.frames), layer=0)
+                backend.prepare(mask, self.device)
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from error
+
     def build_tokenizer(self) -> FrameTokenizer:
         """A fresh frame tokenizer."""
         tokenizer: FrameTokenizer = self._build("frame_tokenizer", self.config.frame_tokenizer, "frame_tokenizer")
@@ -144,8 +160,9 @@ class Lab:
         """What decides a component's behaviour: name, options and the plugin's version or content."""
         if component is None:
             return None
-        info = self.plugins.get(kind, component.name)  # type: ignore[arg-type]
-        return {"name": component.name, "options": component.options, "plugin": plugin_digest(info)}
+        used = self.plugins.used(kind, component.name, component.options)  # type: ignore[arg-type]
+        plugin = " ".join(map(plugin_digest, used))
+        return {"name": component.name, "options": component.options, "plugin": plugin}
 
     def used(self) -> list[dict[str, str]]:
         """The components of the experiment and the plugins they come from."""
@@ -159,7 +176,12 @@ class Lab:
             ("interpolation", config.interpolation),
             *(("metric", metric) for metric in config.evaluation.metrics.values()),
         ]
-        infos = [self.plugins.get(kind, component.name) for kind, component in named if component]  # type: ignore[arg-type]
+        infos = [
+            info
+            for kind, component in named
+            if component
+            for info in self.plugins.used(kind, component.name, component.options)  # type: ignore[arg-type]
+        ]
         return [{"kind": i.kind, "name": i.name, "plugin": i.plugin, "version": i.version} for i in infos]
 
     def _sizes(self, frames: int, text_vocabulary: int) -> TransformerConfig:

@@ -76,6 +76,7 @@ class Run:
                     f"with name=..., or move the old run away; it was left as it is."
                 )
         self.lab = Lab(config, resolved.provenance)
+        self.lab.check_attention()
 
     def _train(self) -> dict[str, StageResult]:
         """All stages up to the trained models, by name; the finished ones are taken as they are."""

@@ -1,0 +1,1 @@
+"""Benchmarks: what claims to compute the same is checked first, and only then timed."""
