@@ -39,15 +39,15 @@ def seen_by_tiles(layout: TileLayout) -> Tensor:
     """How often each pair is computed and not hidden, (tokens, tokens)."""
     n, frames = layout.grid.frame_tokens, layout.grid.frames
     seen = torch.zeros(frames, n, frames, n, dtype=torch.int)
-    for group in layout.groups:
-        count, queries = group.queries.shape
-        every = torch.ones(count, queries, group.keys.shape[1], dtype=torch.int)
-        shown = [every if hidden is None else (~hidden).int() for hidden in group.hidden]
-        for query_frame, keys in enumerate(layout.seen):
-            places = [place for start, stop in keys.runs for place in range(start, stop)]
-            for place, kind in zip(places, keys.kinds, strict=True):
-                part = seen[query_frame, :, layout.frames[place]]
-                part.index_put_((group.queries[:, :, None], group.keys[:, None]), shown[kind], accumulate=True)
+    for tiles, group in product(layout.tiles, layout.seen):
+        count, queries = tiles.queries.shape
+        every = torch.ones(count, queries, tiles.keys.shape[1], dtype=torch.int)
+        shown = [every if hidden is None else (~hidden).int() for hidden in tiles.hidden]
+        assert [[p for run in runs for p in range(*run)] for runs in group.runs] == group.keys.tolist()
+        for query_frame, keys in zip(group.frames.tolist(), group.keys, strict=True):
+            for key_frame, kind in zip(layout.frames[keys].tolist(), group.kinds, strict=True):
+                part = seen[query_frame, :, key_frame]
+                part.index_put_((tiles.queries[:, :, None], tiles.keys[:, None]), shown[kind], accumulate=True)
     return seen.view(frames * n, frames * n)
 
 

@@ -23,6 +23,7 @@ from cogvid.attention.blocks import BlockLists, BlockMap, block_map
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.mask import Stage, Visibility, given_frames
+from cogvid.testing import attention_conformance
 from cogvid_plugins import triton_tuning
 from cogvid_plugins.local3d import Local3D
 from cogvid_plugins.naive import Naive
@@ -219,6 +220,12 @@ def test_the_backward_pass_is_deterministic_and_strides_do_not_matter() -> None:
     transposed = sparse([x.mT.contiguous().mT for x in inputs], text_mask, grad, blocks, settings)
     for others in (again, copied, transposed):
         assert all(torch.equal(x, y) for x, y in zip(first, others, strict=True))
+
+
+@runs
+def test_the_backend_conforms() -> None:
+    backend = Triton(Triton.Config(pattern=SWIN))  # type: ignore[arg-type]
+    attention_conformance(backend, device=DEVICE, dtypes=(FP32,), heads=1, grids=(Grid(3, 3, 5),))
 
 
 # Compiles what would be launched, for a GPU that need not be there.

@@ -51,14 +51,14 @@ class FrameGroup:
     Attributes:
         frames: of the queries, int64 (n,).
         keys: for each of them the frames it sees, as places in `TileLayout.frames`; int64 (n, m).
+        runs: the same, for each of them as (first place, behind the last) of places that follow each other.
         kinds: which of the mask's `spaces` holds between a frame and each of its m.
-        first: whether it is a single frame that sees the first m.
     """
 
     frames: Tensor
     keys: Tensor
+    runs: tuple[tuple[tuple[int, int], ...], ...]
     kinds: tuple[int, ...]
-    first: bool
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,18 @@ def tile_layout(mask: CompactMask, device: torch.device) -> TileLayout:
             FrameGroup(
                 torch.tensor([frame for frame, _ in members], device=device),
                 torch.tensor([places for _, places in members], device=device),
+                tuple(_runs(places) for _, places in members),
                 kinds,
-                first=[places for _, places in members] == [list(range(len(kinds)))],
             )
             for kinds, members in frames.items()
         ),
     )
+
+
+def _runs(places: list[int]) -> tuple[tuple[int, int], ...]:
+    starts = [place for place in places if place - 1 not in places]
+    stops = [place + 1 for place in places if place + 1 not in places]
+    return tuple(zip(starts, stops, strict=True))
 
 
 def _group(mask: CompactMask, members: list[tuple[Tensor, Tensor]], device: torch.device) -> TileGroup:
@@ -326,8 +332,22 @@ class _Piece:
         return self._seen(self.chunk.v)
 
     def _seen(self, x: Tensor) -> Tensor:
-        width = self.work.text + len(self.group.kinds) * self.chunk.size
-        return x[:, :width] if self.group.first else x.index_select(1, self._rows).view(-1, width, x.shape[-1])
+        if self.slices is None:
+            return x.index_select(1, self._rows).view(-1, len(self._rows) // len(self.keys), x.shape[-1])
+        parts = [x[:, each] for each in self.slices]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    @cached_property
+    def slices(self) -> list[slice] | None:
+        """What a single frame sees of the chunk's keys; several frames gather theirs row by row."""
+        if len(self.keys) > 1:
+            return None
+        text, size = self.work.text, self.chunk.size
+        runs = self.group.runs[self.numbers][0]
+        # The text stands before the first frame: often both are one run.
+        joined = runs[0][0] == 0
+        slices = [slice(0, text + runs[0][1] * size if joined else text)]
+        return slices + [slice(text + first * size, text + last * size) for first, last in runs[joined:]]
 
     @cached_property
     def _rows(self) -> Tensor:
@@ -346,8 +366,10 @@ class _Piece:
 
     def add(self, x: Tensor, whole: Tensor) -> None:
         """Add (M * n, T + m * S, K) to the gradients (M, T + F * S, K) of what the frames see."""
-        if self.group.first:
-            whole[:, : x.shape[1]] += x
+        if self.slices is not None:
+            sizes = [each.stop - each.start for each in self.slices]
+            for each, part in zip(self.slices, x.split(sizes, dim=1), strict=True):
+                whole[:, each] += part
             return
         text, frames = x.view(len(whole), -1, *x.shape[1:]).split([self.work.text, x.shape[1] - self.work.text], dim=2)
         whole[:, : self.work.text] += text.sum(1)
