@@ -27,6 +27,8 @@ from cogvid.grid import Grid, Position
 _GATHER = 32
 # Scores computed at once, in elements: they should stay in a core's cache between the passes over them.
 _SCORES = 1 << 20
+# Of each tensor that is gathered for some tiles, as many elements for one score: memory should not grow with tiles.
+_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,8 @@ class _Work:
         most = max(group.keys.shape[1] for group in self.layout.seen)
         for number, group in enumerate(self.layout.tiles):
             (count, queries), keys = group.queries.shape, group.keys.shape[1]
-            step = self.step(queries * (self.text + most * keys))
+            copied = (self.text + self.layout.grid.frames * keys) * self.q.shape[-1]
+            step = self.step(max(queries * (self.text + most * keys), copied // _COPIES))
             for first in range(0, count, step):
                 yield _Chunk(self, number, slice(first, first + step))
 
