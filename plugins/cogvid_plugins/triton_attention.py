@@ -101,7 +101,7 @@ def query_gradient(inputs: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor, l
         q, inputs.k, inputs.v, out, grad, grad_q, log_sum, delta, inputs.text_mask,
         blocks.order, rows.starts, rows.fulls, rows.index, rows.pattern, blocks.bits,
         *inputs.strides(grad), tokens, text, scale,
-        QUERY_BLOCK=blocks.query_block, **inputs.options(launch),
+        QUERY_BLOCK=blocks.query_block, CORRECTED=q.dtype is torch.float32, **inputs.options(launch),
     )  # fmt: skip
     return grad_q, delta
 

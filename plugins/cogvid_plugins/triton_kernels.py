@@ -182,14 +182,19 @@ def forward(
 
 
 @triton.jit
-def _query_gradient(q, k, v, grad, visible, sums, delta, total, scale, EMULATED: tl.constexpr):
-    """The part of a block of keys in the gradient of the queries."""
+def _query_gradient(
+    q, k, v, grad, visible, sums, delta, total, rest, mean, scale, CORRECTED: tl.constexpr, EMULATED: tl.constexpr
+):
+    """The part of a block of keys in the gradient of the queries; CORRECTED: and in what corrects it."""
     empty = tl.zeros((q.shape[0], k.shape[0]), tl.float32)
     share = tl.exp2(_dot(q, tl.trans(k), empty, EMULATED) * scale - sums[:, None])
     if visible is not None:
         share = tl.where(visible, share, 0.0)
     scores = share * (_dot(grad, tl.trans(v), empty, EMULATED) - delta[:, None])
-    return _dot(scores.to(k.dtype), k, total, EMULATED)
+    if CORRECTED:
+        rest += tl.sum(scores, 1)
+        mean = _dot(share.to(k.dtype), k, mean, EMULATED)
+    return _dot(scores.to(k.dtype), k, total, EMULATED), rest, mean
 
 
 @triton.jit(do_not_specialize=_UNSPECIALISED)
@@ -197,9 +202,13 @@ def backward_queries(
     q, k, v, out, grad, grad_q, log_sum, delta, text_mask, order, starts, fulls, index, pattern, bits,
     q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s, g_b, g_h, g_s, tokens, text, scale,
     HEAD: tl.constexpr, PADDED: tl.constexpr, QUERY_BLOCK: tl.constexpr, KEY_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, EMULATED: tl.constexpr,
+    ROWS: tl.constexpr, CORRECTED: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of R queries, and their `delta`, which the kernels for the keys need."""
+    """Gradient of R queries, and their `delta`, which the kernels for the keys need.
+
+    `delta` should be what the gradients of the probabilities average to; taken from the rounded output it is off by a
+    few roundings. CORRECTED, for fp32, adds up what is left of the average, and takes it out of the gradient.
+    """
     step = tl.num_programs(0) - 1 - tl.program_id(0)
     block = step // (QUERY_BLOCK // ROWS)
     inside = step % (QUERY_BLOCK // ROWS) * ROWS + tl.arange(0, ROWS)
@@ -210,7 +219,6 @@ def backward_queries(
     grads = _load(_head(grad, g_b, g_h), slots, g_s, valid, HEAD, PADDED)
     outputs = _load(_own_head(out, tokens, HEAD), slots, stride, valid, HEAD, PADDED)
     deltas = tl.sum(outputs.to(tl.float32) * grads.to(tl.float32), 1)
-    tl.store(_own_list(delta, tokens) + places, deltas, mask=valid)
     sums = tl.load(_own_list(log_sum, tokens) + places, mask=valid, other=0.0)
     queries = _load(_head(q, q_b, q_h), slots, q_s, valid, HEAD, PADDED)
     keys, values = _head(k, k_b, k_h), _head(v, v_b, v_h)
@@ -219,12 +227,16 @@ def backward_queries(
     log2_scale = scale * _LOG2_E
 
     total = tl.zeros((ROWS, PADDED), tl.float32)
+    mean = tl.zeros((ROWS, PADDED), tl.float32)
+    rest = tl.zeros((ROWS,), tl.float32)
     for first in range(0, text, KEY_BLOCK):
         rows = first + columns
         seen = tl.load(text_mask + rows, mask=rows < text, other=0) != 0
         key = _load(keys, rows, k_s, seen, HEAD, PADDED)
         value = _load(values, rows, v_s, seen, HEAD, PADDED)
-        total = _query_gradient(queries, key, value, grads, seen[None, :], sums, deltas, total, log2_scale, EMULATED)
+        total, rest, mean = _query_gradient(
+            queries, key, value, grads, seen[None, :], sums, deltas, total, rest, mean, log2_scale, CORRECTED, EMULATED
+        )
     begin, end = tl.load(starts + block), tl.load(starts + block + 1)
     partial = begin + tl.load(fulls + block)
     next_slots = _slots(order, _entry(index, begin, partial) * KEY_BLOCK, tokens, KEY_BLOCK)
@@ -232,7 +244,9 @@ def backward_queries(
         key = _load(keys, text + next_slots, k_s, None, HEAD, PADDED)
         value = _load(values, text + next_slots, v_s, None, HEAD, PADDED)
         next_slots = _slots(order, _entry(index, entry + 1, partial) * KEY_BLOCK, tokens, KEY_BLOCK)
-        total = _query_gradient(queries, key, value, grads, None, sums, deltas, total, log2_scale, EMULATED)
+        total, rest, mean = _query_gradient(
+            queries, key, value, grads, None, sums, deltas, total, rest, mean, log2_scale, CORRECTED, EMULATED
+        )
     next_slots = _slots(order, _entry(index, partial, end) * KEY_BLOCK, tokens, KEY_BLOCK)
     next_pattern = _entry(pattern, partial, end)
     for entry in range(partial, end):
@@ -242,7 +256,13 @@ def backward_queries(
         next_slots = _slots(order, _entry(index, entry + 1, end) * KEY_BLOCK, tokens, KEY_BLOCK)
         next_pattern = _entry(pattern, entry + 1, end)
         visible = ((words[:, None] >> columns[None, :]) & 1) != 0
-        total = _query_gradient(queries, key, value, grads, visible, sums, deltas, total, log2_scale, EMULATED)
+        total, rest, mean = _query_gradient(
+            queries, key, value, grads, visible, sums, deltas, total, rest, mean, log2_scale, CORRECTED, EMULATED
+        )
+    if CORRECTED:
+        total -= rest[:, None] * mean
+        deltas += rest
+    tl.store(_own_list(delta, tokens) + places, deltas, mask=valid)
     _store(_own_head(grad_q, tokens, HEAD), slots, stride, valid, total * scale, HEAD, PADDED)
 
 
