@@ -205,6 +205,7 @@ class _Tiled(torch.autograd.Function):
             for piece in chunk.pieces():
                 piece.put(torch.bmm(piece.attention(), piece.v), mixed)
             output.index_copy_(2, chunk.query_slots, mixed.view(*q.shape[:2], -1, q.shape[-1]))
+            del chunk, piece, mixed  # before the next ones are gathered
         ctx.save_for_backward(q, k, v, text_mask, *scores)
         ctx.layout = layout
         return output
@@ -234,6 +235,7 @@ class _Tiled(torch.autograd.Function):
             dq.index_copy_(2, chunk.query_slots, dq_tile.mul_(work.scale).view(*q.shape[:2], -1, q.shape[-1]))
             dk.index_add_(2, chunk.key_slots, dk_tile.view(*k.shape[:2], -1, k.shape[-1]))
             dv.index_add_(2, chunk.key_slots, dv_tile.view(*v.shape[:2], -1, v.shape[-1]))
+            del chunk, piece, d_mixed, dq_tile, dk_tile, dv_tile
         return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, *d_scores
 
 
