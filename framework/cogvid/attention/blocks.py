@@ -89,9 +89,9 @@ def block_map(mask: CompactMask, query_block: int = 64, key_block: int = 64, *, 
     """
     if not 0 < key_block <= 64:
         raise ValueError(f"a row of a key block is one word of 64 bits, got key_block {key_block}")
-    layouts = [_Layout(mask, order, query_block, key_block) for order in _orders(mask, key_block, raster)]
-    layout = min(layouts, key=lambda layout: int(layout.counts().count_nonzero())) if len(layouts) > 1 else layouts[0]
-    counts = layout.counts()
+    layouts = (_Layout(mask, order, query_block, key_block) for order in _orders(mask, key_block, raster))
+    counted = ((layout, layout.counts()) for layout in layouts)
+    layout, counts = min(counted, key=lambda pair: int(pair[1].count_nonzero()))
     seen = counts.nonzero()
     full = counts[tuple(seen.T)] == query_block * key_block
     pattern = torch.full((len(seen),), -1)
