@@ -5,6 +5,7 @@ from cogvid.data_source import Clip, DataSource
 from cogvid.errors import UserError
 from cogvid.frame_rate import FrameRateScheduler
 from cogvid.frame_tokenizer import FrameTokenizer
+from cogvid.generation.schedule import decode_schedule
 from cogvid.grid import Grid, Position
 from cogvid.hookspecs import hookimpl
 from cogvid.interpolation import InterpolationStrategy, Round, Window
@@ -26,6 +27,7 @@ __all__ = [
     "VideoMetric",
     "Window",
     "create_component",
+    "decode_schedule",
     "hookimpl",
     "load_released",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from cogvid.attention.mask import Visibility, causal
 from cogvid.grid import Grid, Position
+
+if TYPE_CHECKING:
+    from cogvid.attention.backend import AttentionBackend
 
 # No tensor of more elements is made while all frames are evaluated at once; beyond, each pair of frames is by itself.
 _LARGEST = 1 << 24
@@ -80,12 +83,40 @@ class CompactMask:
 
 def compact_mask(mask: Visibility) -> CompactMask:
     """Evaluate a mask; exact for any pattern, and fast for conjunctions of small parts."""
-    grid, n = mask.grid, mask.grid.frame_tokens
+    return _compact(mask, _factors(mask))
+
+
+def distinct_masks(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layers: int) -> list[CompactMask]:
+    """The masks of all layers, each once: a pattern usually repeats after one or two layers.
+
+    Args:
+        backend: whose pattern it is.
+        grid: of the sequences.
+        given: which frames are given, (F,).
+        layers: of the model.
+    """
+    found: dict[CompactMask, None] = {}
+    seen: set[bytes] = set()
+    for layer in range(layers):
+        mask = Visibility(backend, grid, given, layer)
+        pattern = _factors(mask)
+        if pattern is None or pattern.digest not in seen:
+            found[_compact(mask, pattern)] = None
+        if pattern is not None:
+            seen.add(pattern.digest)
+    return list(found)
+
+
+def _factors(mask: Visibility) -> _Factors | None:
     try:
-        pattern = _Factors(mask)
+        return _Factors(mask)
     except (_TooLarge, RuntimeError):
         # Too many coordinates at once, or an operation that cannot do with one axis for each, such as one in place.
-        pattern = None
+        return None
+
+
+def _compact(mask: Visibility, pattern: _Factors | None) -> CompactMask:
+    grid, n = mask.grid, mask.grid.frame_tokens
     # Which frames see each other at all: the order of a grid of one place a frame.
     query, key_frame = (Position(*(axis.unsqueeze(d) for axis in Grid(grid.frames, 1, 1).positions())) for d in (1, 0))
     allowed = causal(query, key_frame, 1, torch.tensor(mask.given))
@@ -132,6 +163,11 @@ class _Factors:
         shaped = [factor.view((1,) * (6 - factor.dim()) + factor.shape) for factor in factors]
         self.factors = [factor.permute(0, 3, 1, 2, 4, 5).contiguous() for factor in shaped]
         self._digests = [[[_digest(pair) for pair in row] for row in factor] for factor in self.factors]
+
+    @property
+    def digest(self) -> bytes:
+        """The same for equal patterns, if they were made of the same factors."""
+        return sha256(b"".join(repr(f.shape).encode() + f.numpy().tobytes() for f in self.factors)).digest()
 
     def digests(self, q: int, k: int) -> tuple[bytes, ...]:
         """The same for two pairs of frames if every factor says the same between them."""

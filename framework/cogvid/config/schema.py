@@ -30,6 +30,13 @@ class InterpolationStart(Enum):
     base = "base"  # as that stage started, by `model.plus_init`
 
 
+class GenerationType(Enum):
+    """Of weights, keys and values while generating."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 @dataclass
 class ComponentConfig:
     """A component of a plugin: its registered name, and options checked against its `Config`."""
@@ -79,6 +86,11 @@ class StageConfig:
 
 
 @dataclass
+class TokenizerStageConfig(StageConfig):
+    clusters: int = 64  # of its codes by k-means, for two-level sampling
+
+
+@dataclass
 class ImageBaseConfig(StageConfig):
     # Share of frames from anywhere in a clip, captioned as the clip is; the others are first frames, captioned as
     # 0 seconds long, which is how generation asks for them.
@@ -93,7 +105,7 @@ class InterpolationStageConfig(StageConfig):
 
 @dataclass
 class StagesConfig:
-    tokenizer: StageConfig = field(default_factory=StageConfig)
+    tokenizer: TokenizerStageConfig = field(default_factory=TokenizerStageConfig)
     image_base: ImageBaseConfig = field(default_factory=ImageBaseConfig)
     sequential: StageConfig = field(default_factory=StageConfig)
     interpolation: InterpolationStageConfig = field(default_factory=InterpolationStageConfig)
@@ -117,6 +129,10 @@ class SamplingConfig:
     top_k: int = 0  # 0 for all
     top_p: float = 1.0
     guidance: float = 1.0  # 1 for none
+    # Two levels: first a cluster of codes (temperature, top_k and top_p choose among clusters), then a code in it.
+    clusters: bool = False
+    code_temperature: float = 0.89  # inside a cluster
+    text_bias: float = 0.0  # added to the attention scores of the text
 
 
 @dataclass
@@ -124,6 +140,9 @@ class GenerationConfig:
     samples: int = 128  # clips, one for each of the first test captions
     frames: int = 17  # of a finished clip
     batch_size: int = 64
+    image_model_first: bool = True  # the first frame by the image model alone; false: by the sequential stage
+    dtype: GenerationType = GenerationType.float32
+    compile: bool = False  # torch.compile the layers: minutes before the first token, for long work
     first_frame: SamplingConfig = field(default_factory=SamplingConfig)
     sequential: SamplingConfig = field(default_factory=SamplingConfig)
     interpolation: SamplingConfig = field(default_factory=SamplingConfig)
