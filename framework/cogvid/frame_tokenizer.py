@@ -31,6 +31,13 @@ class FrameTokenizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, rows, columns) to frames (B, 3, rows * downsampling, columns * downsampling) in [0, 1]."""
 
+    def codebook(self) -> Tensor | None:
+        """What each code stands for, float (codebook_size, size): codes near each other may be sampled as a cluster.
+
+        None, the default, if there is nothing of the kind; then `generation.*.clusters` is refused.
+        """
+        return None
+
     @abstractmethod
     def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one training step on whole frames, and scalars to log (`reconstruction`, `codes_used`)."""

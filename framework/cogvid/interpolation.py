@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from cogvid.attention.mask import Stage, given_frames
 from cogvid.component import Component
+from cogvid.errors import UserError
 
 
 @dataclass(frozen=True)
 class Window:
-    """One sequence for the interpolation model: places on the final timeline, and which of them are given."""
+    """One sequence for a model: places on the final timeline, and which of them are given."""
 
     frames: tuple[int, ...]
     given: tuple[bool, ...]
@@ -22,26 +25,31 @@ class Round:
     """Windows that depend only on frames of earlier rounds, so all of them run in one batch.
 
     Attributes:
-        windows: what to fill in.
+        windows: what to fill in; all have the same frames given.
         rate_factor: the windows' frame rate over the key frames' rate.
+        stage: whose model fills it in. A window of the sequential stage begins with its given frames.
     """
 
     windows: tuple[Window, ...]
     rate_factor: float
+    stage: Stage = "interpolation"
 
 
 class InterpolationStrategy(Component):
     """Turns (key frames, target) into rounds, or fills the frames in by itself.
 
-    A strategy that uses the interpolation model overrides `plan`; one that needs no model sets
-    `learned = False` and overrides `fill`.
+    A strategy that uses a model overrides `plan`, and `key_frame_places` where its key frames are not spread over
+    the clip; one that needs no model sets `learned = False` and overrides `fill`.
     """
 
     learned: bool = True
 
+    def key_frame_places(self, key_frames: int, target: int) -> list[int]:
+        """Where the key frames stand among the `target` final frames, ascending from 0: spread over the whole clip."""
+        return [i * (target - 1) // max(key_frames - 1, 1) for i in range(key_frames)]
+
     def plan(self, key_frames: int, target: int) -> list[Round]:
-        """Rounds that take `key_frames` frames to `target` frames; key frame i stands at
-        `i * (target - 1) / (key_frames - 1)` on the final timeline.
+        """Rounds that take `key_frames` frames, standing at `key_frame_places`, to `target` frames.
 
         Raises:
             UserError: the strategy cannot reach `target` frames; the message names the numbers it can reach.
@@ -51,3 +59,47 @@ class InterpolationStrategy(Component):
     def fill(self, frames: Tensor, target: int) -> Tensor:
         """Key frames uint8 (B, F, 3, height, width) to (B, target, 3, height, width), without a model."""
         raise TypeError(f"{type(self).__name__} interpolates with the model: it has no fill")
+
+
+def check_plan(name: str, places: Sequence[int], plan: Sequence[Round], target: int) -> None:
+    """Refuse a plan that the models cannot carry out.
+
+    Args:
+        name: of the strategy.
+        places: of the key frames.
+        plan: its rounds.
+        target: frames of the finished clip.
+
+    Raises:
+        UserError: a window is not like the sequences its model is trained on, reads a frame before it is made, makes
+            one again, or some frame is never made.
+    """
+    frames, made = len(places), set(places)
+    for part in plan:
+        fresh: list[int] = []
+        for window in part.windows:
+            if len(window.frames) != frames or window.given != _trained(window, part.stage, frames):
+                form = "every other one" if part.stage == "interpolation" else "some"
+                raise UserError(
+                    f"interpolation: {name} plans a window that the {part.stage} model is not trained for: all must "
+                    f"have {frames} frames (video.frames), {form} given from the first on."
+                )
+            missing = {t for t, given in zip(window.frames, window.given, strict=True) if given} - made
+            if missing:
+                raise UserError(f"interpolation: {name} gives a window frame {min(missing)} before it is made.")
+            fresh += [t for t, given in zip(window.frames, window.given, strict=True) if not given]
+        if len({window.given for window in part.windows}) > 1:
+            raise UserError(f"interpolation: {name} plans a round whose windows have different frames given.")
+        if len(set(fresh)) < len(fresh) or not made.isdisjoint(fresh):
+            raise UserError(f"interpolation: {name} makes a frame twice.")
+        made.update(fresh)
+    if made != set(range(target)):
+        raise UserError(f"interpolation: {name} makes {len(made)} frames where {target} are wanted.")
+
+
+def _trained(window: Window, stage: Stage, frames: int) -> tuple[bool, ...]:
+    """The given frames that the stage's model knows windows with; as many as this one has, for the sequential one."""
+    if stage == "interpolation":
+        return given_frames(stage, frames)
+    known = sum(window.given)
+    return (True,) * known + (False,) * (frames - known)

@@ -48,12 +48,11 @@ class VideoInfo:
         return float(self.timestamps[-1])
 
 
-def write_video(path: Path, frames: NDArray[np.uint8] | Tensor, fps: float, lossless: bool = True) -> None:
-    """Write an mp4 file, whole or not at all: it gets its name when it is complete.
+class VideoWriter:
+    """Writes an mp4 file frame after frame, whole or not at all: it gets its name when the `with` block ends well.
 
     Args:
         path: where; the folder exists.
-        frames: uint8, an array (T, height, width, 3) or a tensor (T, 3, height, width).
         fps: frames per second.
         lossless: keep every pixel (H.264 in RGB, which few browsers play). False: H.264 that every browser
             plays, with odd sides one pixel longer.
@@ -61,45 +60,90 @@ def write_video(path: Path, frames: NDArray[np.uint8] | Tensor, fps: float, loss
     Raises:
         UserError: the file cannot be written; the message names it and the cause, such as a full disk.
     """
-    array = frames.permute(0, 2, 3, 1).cpu().numpy() if isinstance(frames, Tensor) else frames
-    assert array.dtype == np.uint8, array.dtype
-    assert array.shape[3:] == (3,), array.shape
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        _encode(partial, array, fps, lossless)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"The video {path} cannot be written: {error.strerror}. Make room there or choose another folder."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
+    def __init__(self, path: Path, fps: float, lossless: bool = True) -> None:
+        self.path, self.fps, self.lossless = path, fps, lossless
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._converter = VideoReformatter()
+        self._stream: VideoStream | None = None
 
-def _encode(path: Path, frames: NDArray[np.uint8], fps: float, lossless: bool) -> None:
-    if lossless:
-        codec, pixel_format, options = "libx264rgb", "rgb24", {"crf": "0", "preset": "ultrafast"}
-    else:
-        codec, pixel_format, options = "libx264", "yuv420p", {"crf": "12"}
-        frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+    def __enter__(self) -> VideoWriter:
+        with self._named_errors():
+            self._container = av.open(str(self._partial), "w", format="mp4")
+        return self
+
+    def add(self, frames: NDArray[np.uint8] | Tensor) -> None:
+        """Append frames: uint8, an array (T, height, width, 3) or a tensor (T, 3, height, width), all of one size."""
+        array = frames.permute(0, 2, 3, 1).cpu().numpy() if isinstance(frames, Tensor) else frames
+        assert array.dtype == np.uint8, array.dtype
+        assert array.shape[3:] == (3,), array.shape
+        if not self.lossless:
+            array = np.pad(array, ((0, 0), (0, array.shape[1] % 2), (0, array.shape[2] % 2), (0, 0)), "edge")
+        if self._stream is None:
+            self._stream = self._open_stream(*array.shape[1:3])
+        with self._named_errors():
+            for image in array:
+                frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                if not self.lossless:
+                    frame = self._converter.reformat(
+                        frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, threads=1
+                    )
+                self._container.mux(self._stream.encode(frame))
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            with self._named_errors():
+                if kind is None and self._stream is not None:
+                    self._container.mux(self._stream.encode(None))
+                self._container.close()
+                if kind is None:
+                    self._partial.replace(self.path)
+        except UserError:
+            if kind is None:  # else what went wrong first is what the user should hear of
+                raise
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _open_stream(self, height: int, width: int) -> VideoStream:
+        if self.lossless:
+            codec, pixel_format, options = "libx264rgb", "rgb24", {"crf": "0", "preset": "ultrafast"}
+        else:
+            codec, pixel_format, options = "libx264", "yuv420p", {"crf": "12"}
+        rate = Fraction(self.fps).limit_denominator(1001)
+        stream = self._container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, VideoStream)
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = height, width
         stream.pix_fmt = pixel_format
         context = stream.codec_context
         # Frames are small here: more threads cost more than they bring.
         context.thread_count = 1
-        if not lossless:
+        if not self.lossless:
             context.colorspace = context.color_primaries = context.color_trc = BT709
             context.color_range = LIMITED_RANGE
-        converter = VideoReformatter()
-        for array in frames:
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
-            if not lossless:
-                frame = converter.reformat(frame, format=pixel_format, dst_colorspace=Colorspace.ITU709, threads=1)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        return stream
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"The video {self.path} cannot be written: {error.strerror}. Make room there or choose another folder."
+            ) from error
+
+
+def write_video(path: Path, frames: NDArray[np.uint8] | Tensor, fps: float, lossless: bool = True) -> None:
+    """Write an mp4 file, whole or not at all.
+
+    Args:
+        path, fps, lossless: as for `VideoWriter`.
+        frames: uint8, an array (T, height, width, 3) or a tensor (T, 3, height, width).
+
+    Raises:
+        UserError: the file cannot be written; the message names it and the cause, such as a full disk.
+    """
+    with VideoWriter(path, fps, lossless) as writer:
+        writer.add(frames)
 
 
 def probe(path: Path) -> VideoInfo:

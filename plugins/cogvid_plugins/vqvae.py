@@ -79,6 +79,10 @@ class VQVAE(cogvid.FrameTokenizer):
         quantized = F.embedding(codes, self.quantizer.codebook).permute(0, 3, 1, 2)
         return ((self.decoder(quantized) + 1) / 2).clamp(0, 1)
 
+    def codebook(self) -> Tensor:
+        """See `FrameTokenizer`."""
+        return self.quantizer.codebook.detach()
+
     def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `FrameTokenizer`; crops the frames itself."""
         crops = detailed_crops(frames, self.config.crop) if self.config.crop else frames

@@ -75,7 +75,9 @@ def test_a_sample_never_replaces_a_file(finished: Path, tmp_path: Path) -> None:
     assert first.exit_code == 0, first.output
     (video,) = tmp_path.glob("*.mp4")
     before = video.read_bytes()
-    refused(cogvid("sample", finished, PROMPT, "--frames", "9", "--out", tmp_path), video.name)
+    again = cogvid("sample", finished, PROMPT, "--frames", "9", "--out", tmp_path)
+    assert again.exit_code == 0, again.output
+    refused(cogvid("sample", finished, PROMPT, "--frames", "17", "--out", tmp_path), video.stem, "another clip")
     assert video.read_bytes() == before
 
 

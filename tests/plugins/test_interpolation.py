@@ -13,8 +13,8 @@ from cogvid.plugins import create_component
 GIVEN = (True, False, True, False, True)
 
 
-def strategy(name: str) -> cogvid.InterpolationStrategy:
-    made = create_component("interpolation", name)
+def strategy(name: str, **options: object) -> cogvid.InterpolationStrategy:
+    made = create_component("interpolation", name, options)
     assert isinstance(made, cogvid.InterpolationStrategy)
     return made
 
@@ -76,6 +76,50 @@ def test_recursive_needs_three_known_frames_for_every_window(key_frames: int) ->
         strategy("recursive").plan(key_frames, 17)
 
 
+@pytest.mark.parametrize("overlap", [1, 2])
+@pytest.mark.parametrize("target", range(5, 41))
+def test_overlapping_windows_make_every_frame_once_from_frames_made_before(overlap: int, target: int) -> None:
+    made = strategy("sequential_overlap", overlap=overlap)
+    known = made.key_frame_places(5, target)
+    assert known == [0, 1, 2, 3, 4]
+    plan = made.plan(5, target)
+    for step in plan:
+        assert (step.rate_factor, step.stage) == (1.0, "sequential")
+        (window,) = step.windows
+        given = sum(window.given)
+        assert window.given == (True,) * given + (False,) * (5 - given)
+        assert given == overlap or (step is plan[-1] and given >= overlap)
+        assert list(window.frames[:given]) == known[-given:]
+        assert window.frames == tuple(range(window.frames[0], window.frames[0] + 5))
+        known += window.frames[given:]
+    assert known == list(range(target))
+    assert len(plan) == -(-(target - 5) // (5 - overlap))
+
+
+@pytest.mark.parametrize("target", [4, 1, 0])
+def test_sequential_overlap_needs_room_for_its_key_frames(target: int) -> None:
+    with pytest.raises(UserError, match=f"5 key frames do not fit into {target} frames: use 5 or more"):
+        strategy("sequential_overlap").plan(5, target)
+
+
+def test_an_overlap_that_makes_no_frame_is_refused() -> None:
+    with pytest.raises(UserError, match="overlap must be 1 or more"):
+        strategy("sequential_overlap", overlap=0)
+    with pytest.raises(UserError, match="use an overlap below 5"):
+        strategy("sequential_overlap", overlap=5).plan(5, 9)
+
+
+@pytest.mark.parametrize("name", ["recursive", "hold", "linear"])
+def test_key_frames_are_spread_over_the_clip(name: str) -> None:
+    assert strategy(name).key_frame_places(5, 17) == [0, 4, 8, 12, 16]
+    assert strategy(name).key_frame_places(3, 6) == [0, 2, 5]
+    assert strategy(name).key_frame_places(1, 4) == [0]
+
+
+def test_a_round_is_of_the_interpolation_stage_unless_it_says_otherwise() -> None:
+    assert cogvid.Round((), 2.0).stage == "interpolation"
+
+
 def test_hold_repeats_each_key_frame_until_the_next() -> None:
     assert levels(strategy("hold").fill(video(10, 20, 30), 5)) == [10, 10, 20, 20, 30]
     assert levels(strategy("hold").fill(video(10, 20, 30), 6)) == [10, 10, 10, 20, 20, 30]
@@ -110,5 +154,6 @@ def test_filling_cannot_drop_key_frames(name: str) -> None:
         strategy(name).fill(video(1, 2, 3), 2)
 
 
-def test_only_recursive_needs_the_interpolation_model() -> None:
-    assert [name for name in ("recursive", "hold", "linear") if strategy(name).learned] == ["recursive"]
+def test_what_needs_a_model_says_so() -> None:
+    names = ("recursive", "sequential_overlap", "hold", "linear")
+    assert [name for name in names if strategy(name).learned] == ["recursive", "sequential_overlap"]

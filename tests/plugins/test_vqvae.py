@@ -83,6 +83,15 @@ def test_codes_are_those_that_the_quantizer_trained_with(trained: tuple[VQVAE, l
     assert torch.equal(model.encode(frames), indices)
 
 
+def test_the_codebook_has_the_vector_that_each_code_decodes_from(trained: tuple[VQVAE, list[float]]) -> None:
+    model = trained[0]
+    codebook, codes = model.codebook(), torch.arange(32).view(2, 4, 4)
+    assert codebook.shape == (32, 8)
+    assert not codebook.requires_grad
+    decoded = model.decoder(codebook[codes].permute(0, 3, 1, 2))
+    assert torch.equal(((decoded + 1) / 2).clamp(0, 1), model.decode(codes))
+
+
 def test_what_was_saved_codes_the_same(trained: tuple[VQVAE, list[float]]) -> None:
     model, frames = trained[0], coloured_squares(8)
     loaded = tiny(codes=32)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch import Tensor
 
 from cogvid import AttentionBackend, Grid
 from cogvid.attention.mask import Stage, given_frames
-from cogvid.config.schema import GenerationConfig, Positions, SamplingConfig
-from cogvid.generation.clips import ClipGenerator
+from cogvid.config.schema import Positions, SamplingConfig
 from cogvid.generation.sampler import generate
 from cogvid.generation.sampling import choose, guided, uniforms
-from cogvid.interpolation import Round, Window
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
-from cogvid.text import TextTokenizer
 from cogvid_plugins.local3d import Local3D
 from cogvid_plugins.naive import Naive
 from cogvid_plugins.swin_ar import SwinAR
@@ -41,17 +36,15 @@ def tiny_model(
     positions: Positions = Positions.learned,
     *,
     grid: Grid = GRID,
-    text: int = TEXT,
-    vocabulary: int = 24,
 ) -> CogVideoTransformer:
     config = TransformerConfig(
         layers=2,
         width=16,
         heads=2,
-        vocabulary=vocabulary,
+        vocabulary=24,
         image_vocabulary=IMAGE_VOCABULARY,
-        text_length=text,
-        text_positions=text,
+        text_length=TEXT,
+        text_positions=TEXT,
         grid=grid,
         positions=positions,
     )
@@ -175,53 +168,3 @@ def test_guidance_without_an_unconditional_text_is_refused() -> None:
             text_offset=OFFSET,
             **batch(),
         )
-
-
-CAPTIONS = ["a red ball", "a cube", "two cubes"]
-PLAN = [
-    Round((Window((0, 2, 4), (True, False, True)), Window((4, 6, 8), (True, False, True))), 2.0),
-    Round(tuple(Window((t, t + 1, t + 2), (True, False, True)) for t in (0, 2, 4, 6)), 4.0),
-]
-
-
-def clip_generator(batch_size: int) -> ClipGenerator:
-    text = TextTokenizer.train(CAPTIONS, 256)
-    sizes = {"text": 20, "vocabulary": OFFSET + text.vocabulary}
-    config = GenerationConfig(frames=9, batch_size=batch_size, sequential=GUIDED)
-    return ClipGenerator(
-        tiny_model(None, grid=Grid(1, 3, 4), **sizes),
-        tiny_model(BACKENDS["local3d"], **sizes),
-        tiny_model(BACKENDS["swin_ar"], "interpolation", **sizes),
-        text,
-        config,
-        text_length=20,
-    )
-
-
-def test_whole_clips_are_the_same_for_any_batch_size_and_keep_their_key_frames() -> None:
-    seconds, samples = [2.0, 4.0, 1.5], torch.tensor([4, 9, 2])
-    clips, calls = [], []
-    for batch_size in (2, 3):
-        generator = clip_generator(batch_size)
-        keys = generator.key_frames(CAPTIONS, seconds, samples, seed=1)
-        calls.clear()
-        clips.append(
-            generator.interpolate(
-                keys, CAPTIONS, seconds, PLAN, 9, samples, seed=1, progress=lambda *c: calls.append(c)
-            )
-        )
-        assert torch.equal(clips[-1][:, [0, 4, 8]], keys)
-        assert generator.tokens == 3 * 9 * N
-        assert calls[-1] == (3 * 6 * N, 3 * 6 * N)
-        assert all(before[0] < after[0] for before, after in pairwise(calls))
-    assert torch.equal(*clips)
-    assert len(clips[0][:, 1:8].unique()) > 3
-
-
-def test_a_window_is_conditioned_on_its_own_duration(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator, texts = clip_generator(3), []
-    encode = generator.text.encode
-    monkeypatch.setattr(generator.text, "encode", lambda t, n: texts.extend(t) or encode(t, n))
-    codes = torch.zeros(1, 3, N, dtype=torch.long)
-    generator.interpolate(codes, ["a cube"], [4.0], PLAN, 9, torch.tensor([0]), seed=1)
-    assert texts == ["2 s: a cube"] * 2 + ["1 s: a cube"] * 4

@@ -35,6 +35,14 @@ class Scattered(AttentionBackend):
         return same | ((mixed + self.seed + layer) % 3 == 0)
 
 
+class TextAlone(AttentionBackend):
+    """No frame token sees another one."""
+
+    def pattern(self, query: Position, key: Position, layer: int) -> Tensor:
+        """Nothing."""
+        return query.frame + key.frame + query.row + key.row + query.column + key.column < 0
+
+
 BACKENDS: dict[str, AttentionBackend] = {
     "naive": Naive(),
     "local3d": Local3D(Local3D.Config(extent=[2, 3, 2])),
@@ -42,6 +50,7 @@ BACKENDS: dict[str, AttentionBackend] = {
     "swin_ar": SwinAR(SwinAR.Config(window=[2, 3])),
     "swin_ar with a bias": SwinAR(SwinAR.Config(window=[3, 2], frames=2, bias=True)),
     "scattered": Scattered(5),
+    "text alone": TextAlone(),
 }
 
 

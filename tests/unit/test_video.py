@@ -11,7 +11,7 @@ import torch
 from av.video.frame import VideoFrame
 
 from cogvid import UserError
-from cogvid.video import probe, read_frames, write_video
+from cogvid.video import VideoWriter, probe, read_frames, write_video
 
 # The display matrices (ISO 14496-12) that turn a track by quarter turns clockwise, without the offset.
 CLOCKWISE = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
@@ -59,6 +59,32 @@ def test_lossless_video_keeps_every_pixel(tmp_path: Path) -> None:
 def test_a_tensor_is_written_like_the_array_it_equals(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", as_tensor(noise()), fps=8)
     assert torch.equal(read_frames(tmp_path / "clip.mp4", [0.125]), as_tensor(noise()[1:2]))
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_frames_written_piece_by_piece_give_the_same_file(tmp_path: Path, lossless: bool) -> None:
+    write_video(tmp_path / "whole.mp4", noise(), 8, lossless)
+    with VideoWriter(tmp_path / "pieces.mp4", 8, lossless) as writer:
+        writer.add(noise()[:1])
+        writer.add(as_tensor(noise()[1:5]))
+        assert not (tmp_path / "pieces.mp4").exists()
+        writer.add(noise()[5:])
+    assert (tmp_path / "pieces.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("written", [0, 3])
+def test_an_error_among_the_frames_leaves_no_file(tmp_path: Path, written: int) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"older")
+
+    def interrupted() -> None:
+        with VideoWriter(tmp_path / "clip.mp4", 8) as writer:
+            writer.add(noise()[:written])
+            raise RuntimeError("no more frames")
+
+    with pytest.raises(RuntimeError, match="no more frames"):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+    assert (tmp_path / "clip.mp4").read_bytes() == b"older"
 
 
 def test_lossy_video_has_the_colours_of_its_frames_and_even_sides(tmp_path: Path) -> None:

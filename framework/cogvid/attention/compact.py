@@ -86,8 +86,8 @@ def compact_mask(mask: Visibility) -> CompactMask:
     return _compact(mask, _factors(mask))
 
 
-def distinct_masks(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layers: int) -> list[CompactMask]:
-    """The masks of all layers, each once: a pattern usually repeats after one or two layers.
+def layer_masks(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layers: int) -> list[CompactMask]:
+    """The mask of each layer; equal ones are one object, since a pattern usually repeats after one or two layers.
 
     Args:
         backend: whose pattern it is.
@@ -95,16 +95,20 @@ def distinct_masks(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...
         given: which frames are given, (F,).
         layers: of the model.
     """
-    found: dict[CompactMask, None] = {}
-    seen: set[bytes] = set()
+    masks: list[CompactMask] = []
+    distinct: dict[CompactMask, CompactMask] = {}
+    by_factors: dict[bytes, CompactMask] = {}
     for layer in range(layers):
         mask = Visibility(backend, grid, given, layer)
         pattern = _factors(mask)
-        if pattern is None or pattern.digest not in seen:
-            found[_compact(mask, pattern)] = None
-        if pattern is not None:
-            seen.add(pattern.digest)
-    return list(found)
+        known = by_factors.get(pattern.digest) if pattern else None
+        if known is None:
+            found = _compact(mask, pattern)
+            known = distinct.setdefault(found, found)
+        if pattern:
+            by_factors[pattern.digest] = known
+        masks.append(known)
+    return masks
 
 
 def _factors(mask: Visibility) -> _Factors | None:

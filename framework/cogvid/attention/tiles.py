@@ -8,7 +8,7 @@ Shapes as in `cogvid.grid`, and G tiles of a group, Q queries of a tile in one f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
@@ -108,7 +108,7 @@ def tile_layout(mask: CompactMask, device: torch.device) -> TileLayout:
         tuple(
             FrameGroup(
                 torch.tensor([frame for frame, _ in members], device=device),
-                torch.tensor([places for _, places in members], device=device),
+                torch.tensor([places for _, places in members], dtype=torch.long, device=device),
                 tuple(_runs(places) for _, places in members),
                 kinds,
             )
@@ -160,10 +160,12 @@ class TiledAttention:
     Args:
         mask: who sees whom among the frame slots.
         device: where the queries will be.
+        frames: the numbers of the mask's frames, for a bias, where it holds some frames of a longer clip, (F,).
     """
 
-    def __init__(self, mask: CompactMask, device: torch.device) -> None:
+    def __init__(self, mask: CompactMask, device: torch.device, frames: Sequence[int] | None = None) -> None:
         self.layout = tile_layout(mask, device)
+        self.frames = torch.tensor(range(mask.grid.frames) if frames is None else frames, device=device)
 
     @property
     def pairs(self) -> int:
@@ -184,10 +186,8 @@ class TiledAttention:
         for tiles, seen in product(self.layout.tiles, self.layout.seen):
             _, *query = grid.position(tiles.queries[:, None, :, None, None])
             _, *key = grid.position(tiles.keys[:, None, None, None, :])
-            others = self.layout.frames[seen.keys]
-            positions.append(
-                (Position(seen.frames[:, None, None, None], *query), Position(others[:, None, :, None], *key))
-            )
+            own, others = self.frames[seen.frames], self.frames[self.layout.frames[seen.keys]]
+            positions.append((Position(own[:, None, None, None], *query), Position(others[:, None, :, None], *key)))
         return positions
 
 
@@ -350,7 +350,7 @@ class _Piece:
         text, size = self.work.text, self.chunk.size
         runs = self.group.runs[self.numbers][0]
         # The text stands before the first frame: often both are one run.
-        joined = runs[0][0] == 0
+        joined = bool(runs) and runs[0][0] == 0
         slices = [slice(0, text + runs[0][1] * size if joined else text)]
         return slices + [slice(text + first * size, text + last * size) for first, last in runs[joined:]]
 
@@ -378,8 +378,10 @@ class _Piece:
             return
         text, frames = x.view(len(whole), -1, *x.shape[1:]).split([self.work.text, x.shape[1] - self.work.text], dim=2)
         whole[:, : self.work.text] += text.sum(1)
-        of_frames = whole[:, self.work.text :].view(len(whole), -1, self.chunk.size, x.shape[-1])
-        parts = frames.unflatten(2, (-1, self.chunk.size))
+        of_frames = whole[:, self.work.text :].view(
+            len(whole), self.work.layout.grid.frames, self.chunk.size, x.shape[-1]
+        )
+        parts = frames.unflatten(2, (self.keys.shape[1], self.chunk.size))
         for place in range(len(self.group.kinds)):
             of_frames.index_add_(1, self.keys[:, place], parts[:, :, place].to(whole.dtype))
 

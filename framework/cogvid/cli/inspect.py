@@ -1,11 +1,12 @@
-"""`cogvid inspect`: what an attention pattern sees, and what that costs."""
+"""`cogvid inspect`: what an attention pattern sees, what that costs, and in how many steps it generates."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cogvid.cli.values import StageName, parse_grid, parse_place
 
@@ -15,25 +16,49 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cogvid.inspect.mask import MaskNumbers, Subject
+    from cogvid.inspect.schedule import ScheduleNumbers
+
+_FRAMES = 12  # more are not all listed
+
+
+class _MaskByDefault(TyperGroup):
+    """Reads `inspect attention=swin_ar` as `inspect mask attention=swin_ar`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["mask", *args]
+        return super().parse_args(ctx, args)
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command `inspect`."""
-    app.command("inspect")(_inspect)
+    """Add the command group `inspect`."""
+    group = typer.Typer(
+        cls=_MaskByDefault,
+        no_args_is_help=True,
+        help="Show what follows from an attention pattern: its mask, or its schedule. `mask` may be left out.",
+    )
+    group.command()(mask)
+    group.command()(schedule)
+    app.add_typer(group, name="inspect")
 
 
-def _inspect(
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[EXPERIMENT] [attention=NAME] [key=value]...",
-            help="An experiment, an attention backend, or both; and changes to them.",
-        ),
-    ],
-    grid: Annotated[
-        str | None, typer.Option(metavar="FxHxW", help="Frames, rows, columns of tokens; the experiment's or 5x20x20.")
-    ] = None,
-    stage: Annotated[StageName, typer.Option(help="Whose causal order.")] = StageName.sequential,
+_Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[EXPERIMENT] [attention=NAME] [key=value]...",
+        help="An experiment, an attention backend, or both; and changes to them.",
+    ),
+]
+_GridText = Annotated[
+    str | None, typer.Option(metavar="FxHxW", help="Frames, rows, columns of tokens; the experiment's or 5x20x20.")
+]
+_Stage = Annotated[StageName, typer.Option(help="Whose causal order.")]
+
+
+def mask(
+    words: _Words,
+    grid: _GridText = None,
+    stage: _Stage = StageName.sequential,
     layer: Annotated[
         list[int] | None, typer.Option(min=0, help="Layer whose mask to show; may be repeated. By default 0 and 1.")
     ] = None,
@@ -64,6 +89,35 @@ def _inspect(
             console.print(text, style="cyan", markup=False, highlight=False, soft_wrap=True)
     if any(drawn.values()):
         console.print(key_of_letters(), style="dim", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nPicture: {path}", markup=False, soft_wrap=True)
+
+
+def schedule(
+    words: _Words,
+    grid: _GridText = None,
+    stage: _Stage = StageName.sequential,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The picture, or a .gif that runs; schedule-NAME.png by default."),
+    ] = None,
+) -> None:
+    """Show the shortest schedule of an attention pattern: its steps, what forces them, and a picture."""
+    from rich.console import Console
+
+    from cogvid.inspect.figure import SUFFIXES, check_suffix
+    from cogvid.inspect.schedule import schedule_numbers
+    from cogvid.inspect.schedule_animation import animate_schedule
+    from cogvid.inspect.schedule_picture import draw_schedule
+
+    subject = _subject(words, grid, stage)
+    path = out or Path(f"schedule-{subject.name}.png")
+    check_suffix(path, (*SUFFIXES, ".gif"))
+    console = Console()
+    numbers = schedule_numbers(subject)
+    _print_schedule(console, numbers)
+    _print_path(console, numbers)
+    with Console(stderr=True).status("drawing"):
+        (animate_schedule if path.suffix.lower() == ".gif" else draw_schedule)(numbers, path)
     console.print(f"\nPicture: {path}", markup=False, soft_wrap=True)
 
 
@@ -108,3 +162,42 @@ def _print_numbers(console: Console, subject: Subject, masks: Sequence[MaskNumbe
         more = [pairs[way] / mask.compact.pairs for pairs, mask in zip(computed, masks, strict=True)]
         row(f"  {way}", *(f"{g:,.3f} ({m:.2f} x)" for g, m in zip(gflop, more, strict=True)))
     console.print(table)
+
+
+def _print_schedule(console: Console, numbers: ScheduleNumbers) -> None:
+    from rich.table import Table
+
+    subject, grid, widths = numbers.subject, numbers.subject.grid, numbers.widths
+    title = f"{subject.name} on {grid.frames}x{grid.height}x{grid.width}, {subject.stage}"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_row("layers looked at", f"{subject.layers}")
+    table.add_row("slots generated", f"{numbers.slots:,}")
+    table.add_row("steps", f"{numbers.steps:,}")
+    table.add_row("sequential steps", f"{numbers.slots:,}")
+    table.add_row("speed-up", f"{numbers.slots / numbers.steps:.2f} x")
+    table.add_row("slots in a step", f"mean {numbers.slots / numbers.steps:.2f}, widest {int(widths.max()):,}")
+    table.add_section()
+    frames = range(grid.frames)
+    shown = frames if grid.frames <= _FRAMES else [*frames[: _FRAMES - 3], None, *frames[-2:]]
+    for frame in shown:
+        steps = None if frame is None else numbers.frame_steps(frame)
+        name = "..." if frame is None else f"frame {frame}"
+        table.add_row(name, f"steps {steps[0]:,} to {steps[1]:,}" if steps else "" if frame is None else "given")
+    console.print(table)
+
+
+def _print_path(console: Console, numbers: ScheduleNumbers) -> None:
+    """The critical path, a line a run, and where the path comes to it."""
+    width = numbers.subject.grid.width
+
+    def place(slot: int) -> str:
+        return f"slot {slot:,} (row {slot // width}, column {slot % width})"
+
+    lines = ["", "Critical path: each of these slots had to wait for the one before it."]
+    for before, run in zip((None, *numbers.path), numbers.path, strict=False):
+        line = f"frame {run.frame}: slots {run.first:,}-{run.last:,}, steps {run.start:,}-{run.stop:,}"
+        if before:
+            seen = f"{place(before.last)} of frame {before.frame}"
+            line += f"; {place(run.first)} sees {seen} in layer {run.layer}"
+        lines.append(line)
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

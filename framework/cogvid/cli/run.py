@@ -1,8 +1,7 @@
-"""`cogvid run`, `cogvid ablate` and `cogvid sample`."""
+"""`cogvid run` and `cogvid ablate`."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,6 @@ from cogvid.errors import UserError
 
 if TYPE_CHECKING:
     from cogvid.config.compose import Resolved
-    from cogvid.pipeline.stage import StageResult
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value changes; key=1,2 runs each value.")]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
@@ -25,7 +23,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(run)
     app.command()(ablate)
-    app.command()(sample)
 
 
 def run(
@@ -62,33 +59,6 @@ def ablate(
             console.rule(f"{name}, seed {seed}")
             _execute(_load(experiment, name, [*changes, f"seed={seed}"]), runs)
     console.print(f"Compare them: cogvid compare {runs / plan.config.name}")
-
-
-def sample(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
-    prompts: Annotated[list[str], typer.Argument(help="What to generate, one clip each.")],
-    frames: Annotated[
-        int | None, typer.Option(help="Frames of the finished clip; the run's own number if not given.")
-    ] = None,
-    duration: Annotated[float | None, typer.Option(help="Seconds from first to last frame.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed gives other clips.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the mp4 files; they never replace others.")] = Path("samples"),
-) -> None:
-    """Write an mp4 for each prompt."""
-    from cogvid.config.compose import load_experiment
-    from cogvid.pipeline.sample import sample_clips
-    from cogvid.pipeline.stage import StageResult
-
-    saved = folder / "config.yaml"
-    if not saved.exists():
-        raise UserError(f"{folder} is not the folder of a run: it has no config.yaml. Runs are made by `cogvid run`.")
-    overrides = [f"generation.frames={frames}"] if frames else []
-    stages: dict[str, StageResult] = {}
-    for path in sorted((folder / "stages").glob("*/stage.json")):
-        info = json.loads(path.read_text())
-        stages[path.parent.name] = StageResult(path.parent, info["key"], info)
-    for path in sample_clips(load_experiment(str(saved), None, overrides).config, stages, prompts, duration, seed, out):
-        console.print(str(path))
 
 
 def _load(experiment: str, variant: str | None, changes: list[str], swept: list[str] | None = None) -> Resolved:

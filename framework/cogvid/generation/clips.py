@@ -1,36 +1,49 @@
-"""From captions to the tokens of whole clips: image model, sequential stage, interpolation rounds."""
+"""From captions to the tokens of whole clips: key frames, then the rounds of an interpolation strategy."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from cogvid.attention.mask import Stage
 from cogvid.config.schema import GenerationConfig, SamplingConfig
+from cogvid.errors import UserError
 from cogvid.generation.sampler import generate
 from cogvid.interpolation import Round
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.text import TextTokenizer, with_duration
 
-Progress = Callable[[int, int], None]
+OnStep = Callable[[int], None]
 
 
 class ClipGenerator:
-    """Generates clips in batches.
+    """Generates clips as far as there are models for it: from the first frame alone to every frame of the plan.
 
     Args:
-        image_model: generates the first frame; without plus channel, one frame.
-        sequential: generates the other key frames; its grid says how many. None for first frames alone.
-        interpolation: generates the frames between them; None for key frames alone.
+        image_model: generates the first frame, unless `config.image_model_first` leaves it to the sequential stage;
+            without plus channel, one frame.
+        sequential: generates the other key frames; None for first frames alone.
+        interpolation: generates the frames of the interpolation rounds; None ends the plan before the first of them.
         text: tokenizer of the captions.
-        config: batch size, frames of a finished clip, and sampling of each model.
+        config: batch size, and sampling of each model.
         text_length: T, text slots of a sequence.
+        places: of the key frames on the final timeline, ascending.
+        plan: the rounds that make the other frames.
+        clusters: int64 (codes,), the cluster of each code, for sampling in two levels.
 
     Attributes:
+        timeline: the frames that are made, by their numbers on the final timeline, ascending.
+        clip_tokens: of a clip.
         tokens: generated so far.
         seconds: that they took.
+        most_held: the most frames of a clip that were kept at a time.
+
+    Raises:
+        UserError: sampling in two levels is wanted, and there are no clusters; the message names the key.
     """
 
     def __init__(
@@ -41,134 +54,145 @@ class ClipGenerator:
         text: TextTokenizer,
         config: GenerationConfig,
         text_length: int,
+        *,
+        places: Sequence[int],
+        plan: Sequence[Round] = (),
+        clusters: Tensor | None = None,
     ) -> None:
-        self.image_model, self.sequential, self.interpolation = image_model, sequential, interpolation
-        self.text, self.config, self.text_length = text, config, text_length
-        self.tokens, self.seconds = 0, 0.0
+        self.image_model, self.text, self.config, self.text_length = image_model, text, config, text_length
+        self.clusters = clusters
+        self.models: dict[Stage, CogVideoTransformer | None] = {
+            "sequential": sequential,
+            "interpolation": interpolation,
+        }
+        self.places = list(places if sequential is not None else places[:1])
+        missing = (number for number, part in enumerate(plan) if self.models[part.stage] is None)
+        self.plan = list(plan[: next(missing, len(plan))]) if sequential is not None else []
+        self.timeline = sorted([*self.places, *(t for part in self.plan for t in _frames(part, given=False))])
+        self.clip_tokens = len(self.timeline) * image_model.config.grid.frame_tokens
+        self.tokens, self.seconds, self.most_held = 0, 0.0, 0
+        self._check_clusters()
 
-    def key_frames(
+    def clips(
         self,
         captions: Sequence[str],
         seconds: Sequence[float],
         samples: Tensor,
         seed: int,
-        progress: Progress | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
-        """Key frames: the first by the image model alone, the others by the sequential stage if there is one.
+        """Whole clips, generated in batches of `config.batch_size`; the arguments are those of `pieces`.
+
+        Returns:
+            int64 (B, frames of the timeline, N) on the CPU.
+        """
+        parts = []
+        for rows in torch.arange(len(captions)).split(self.config.batch_size):
+            some = [captions[i] for i in rows.tolist()], [seconds[i] for i in rows.tolist()], samples[rows]
+            parts.append(torch.cat([*self.pieces(*some, seed, on_step)], dim=1))
+        return torch.cat(parts)
+
+    def pieces(
+        self,
+        captions: Sequence[str],
+        seconds: Sequence[float],
+        samples: Tensor,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Iterator[Tensor]:
+        """One batch of clips, piece by piece: the frames of the timeline in order, as soon as they are made.
+
+        Frames that nothing later reads are forgotten, so the memory does not grow with the clips' length unless the
+        plan itself needs it.
 
         Args:
             captions: B captions; may be empty strings.
             seconds: durations of the key-frame sequences.
             samples: int64 (B,), the number of each clip; with `seed` it decides all randomness.
             seed: see `samples`.
-            progress: called with (tokens done, tokens in all) after each step.
+            on_step: called after each step with the number of tokens it generated.
 
-        Returns:
-            int64 (B, F, N).
+        Yields:
+            int64 (B, f, N) on the CPU, the next f frames.
         """
-        grid = self.image_model.config.grid if self.sequential is None else self.sequential.config.grid
-        places = key_frame_places(grid.frames, self.config.frames)
-        count = _Counter(len(captions) * grid.tokens, progress)
-        clips = []
-        for rows in torch.split(torch.arange(len(captions)), self.config.batch_size):
-            chosen = rows.tolist()
-            prompts = [captions[i] for i in chosen]
-            codes = torch.zeros(len(rows), grid.frames, grid.frame_tokens, dtype=torch.long)
-            frame_ids = torch.tensor(places).expand(len(rows), -1)
-            codes[:, :1] = self._generate(
-                self.image_model,
-                prompts,
-                [0.0] * len(chosen),
-                codes[:, :1],
-                (False,),
-                self.config.first_frame,
-                seed,
-                samples[rows],
-                frame_ids[:, :1],
-                count,
-            )
-            if self.sequential is not None:
-                codes = self._generate(
-                    self.sequential,
-                    prompts,
-                    [seconds[i] for i in chosen],
-                    codes,
-                    (True,) + (False,) * (grid.frames - 1),
-                    self.config.sequential,
-                    seed,
-                    samples[rows],
-                    frame_ids,
-                    count,
-                )
-            clips.append(codes)
-        return torch.cat(clips)
+        batch = _Batch(list(captions), list(seconds), samples.cpu(), seed, on_step)
+        last_read = {t: number for number, part in enumerate(self.plan, 1) for t in _frames(part, given=True)}
+        kept = dict(zip(self.places, self._key_frames(batch).unbind(1), strict=True))
+        yielded = 0
+        for number in range(len(self.plan) + 1):
+            if number:
+                kept.update(self._round(self.plan[number - 1], kept, batch))
+            self.most_held = max(self.most_held, len(kept))
+            start = yielded
+            while yielded < len(self.timeline) and self.timeline[yielded] in kept:
+                yielded += 1
+            done = self.timeline[start:yielded]
+            if done:
+                yield torch.stack([kept[t] for t in done], dim=1)
+            pending = self.timeline[yielded] if yielded < len(self.timeline) else float("inf")
+            kept = {t: codes for t, codes in kept.items() if t >= pending or last_read.get(t, 0) > number}
 
-    def interpolate(
-        self,
-        codes: Tensor,
-        captions: Sequence[str],
-        seconds: Sequence[float],
-        plan: Sequence[Round],
-        target: int,
-        samples: Tensor,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> Tensor:
-        """Fill in the frames between key frames, round by round; the windows of a round run in one batch.
+    def check(self, captions: Sequence[str], seconds: Sequence[float]) -> None:
+        """Find out, before anything is generated, whether the models can read the captions.
 
-        Args:
-            codes: key frames, int64 (B, F, N).
-            captions, seconds, samples, seed, progress: as for `key_frames`.
-            plan: rounds of an interpolation strategy.
-            target: frames of the finished clips.
-
-        Returns:
-            int64 (B, target, N).
+        Raises:
+            UserError: one is empty, too long, or has characters that no training caption had.
         """
-        assert self.interpolation is not None
-        to_generate = sum(w.given.count(False) for r in plan for w in r.windows) * codes.shape[2]
-        count = _Counter(len(captions) * to_generate, progress)
-        places = key_frame_places(codes.shape[1], target)
-        clips = torch.zeros(len(captions), target, codes.shape[2], dtype=torch.long)
-        clips[:, places] = codes.cpu()
-        for rows in torch.split(torch.arange(len(captions)), self.config.batch_size):
-            for part in plan:
-                windows = torch.tensor([window.frames for window in part.windows])
-                (known,) = {window.given for window in part.windows}
-                # Clip after clip, and window after window in each.
-                clip = rows.repeat_interleave(len(windows))
-                frame_ids = windows.repeat(len(rows), 1)
-                filled = self._generate(
-                    self.interpolation,
-                    [captions[i] for i in clip.tolist()],
-                    [seconds[i] / part.rate_factor for i in clip.tolist()],
-                    clips[clip[:, None], frame_ids],
-                    known,
-                    self.config.interpolation,
-                    seed,
-                    samples.cpu()[clip],
-                    frame_ids,
-                    count,
-                )
-                new = ~torch.tensor(known)
-                clips[clip[:, None], frame_ids[:, new]] = filled[:, new]
-        return clips
+        for share in {0.0, 1.0, *(1 / part.rate_factor for part in self.plan)}:
+            self._encode(captions, [s * share for s in seconds])
+
+    def _key_frames(self, batch: _Batch) -> Tensor:
+        """int64 (B, F, N)."""
+        sequential, count = self.models["sequential"], len(self.places)
+        codes = torch.zeros(len(batch.captions), count, self.image_model.config.grid.frame_tokens, dtype=torch.long)
+        frame_ids = torch.tensor(self.places).expand(len(codes), -1)
+        image_first = self.config.image_model_first or sequential is None
+        if image_first:
+            still = replace(batch, seconds=[0.0] * len(codes))
+            first, sampling = (codes[:, :1], (False,), frame_ids[:, :1]), self.config.first_frame
+            codes[:, :1] = self._generate(self.image_model, sampling, still, *first)
+        if sequential is not None:
+            known = (image_first,) + (False,) * (count - 1)
+            codes = self._generate(sequential, self.config.sequential, batch, codes, known, frame_ids)
+        return codes
+
+    def _round(self, part: Round, kept: dict[int, Tensor], batch: _Batch) -> dict[int, Tensor]:
+        """The frames that a round makes, (B, N) each, by their number; all windows of all clips run in one batch."""
+        model = self.models[part.stage]
+        assert model is not None
+        known, windows = part.windows[0].given, [window.frames for window in part.windows]
+        blank = torch.zeros_like(next(iter(kept.values())))
+        given = [
+            torch.stack([kept[t] if given else blank for t, given in zip(frames, known, strict=True)], dim=1)
+            for frames in windows
+        ]
+        # Clip after clip, and window after window in each.
+        filled = self._generate(
+            model,
+            self.config.sequential if part.stage == "sequential" else self.config.interpolation,
+            batch.repeated(len(windows), part.rate_factor),
+            torch.stack(given, dim=1).flatten(0, 1),
+            known,
+            torch.tensor(windows).repeat(len(batch.captions), 1),
+        ).unflatten(0, (-1, len(windows)))
+        return {
+            t: filled[:, w, f]
+            for w, frames in enumerate(windows)
+            for f, (t, given) in enumerate(zip(frames, known, strict=True))
+            if not given
+        }
 
     def _generate(
         self,
         model: CogVideoTransformer,
-        captions: Sequence[str],
-        seconds: Sequence[float],
+        sampling: SamplingConfig,
+        batch: _Batch,
         codes: Tensor,
         known: tuple[bool, ...],
-        sampling: SamplingConfig,
-        seed: int,
-        samples: Tensor,
         frame_ids: Tensor,
-        count: _Counter,
     ) -> Tensor:
-        started, before = time.perf_counter(), count.done
-        text, text_mask = self._encode(captions, seconds)
+        started = time.perf_counter()
+        text, text_mask = self._encode(batch.captions, batch.seconds)
         filled = generate(
             model,
             text,
@@ -176,34 +200,61 @@ class ClipGenerator:
             codes,
             known,
             sampling=sampling,
-            seed=seed,
-            samples=samples,
+            seed=batch.seed,
+            samples=batch.samples,
             frame_ids=frame_ids,
             text_offset=model.config.image_vocabulary + 1,
-            unconditional=self._encode([""] * len(seconds), seconds) if sampling.guidance != 1 else None,
-            on_step=count,
+            unconditional=self._encode([""] * len(codes), batch.seconds) if sampling.guidance != 1 else None,
+            clusters=self.clusters,
+            compile=self.config.compile,
+            on_step=batch.on_step,
         ).cpu()
         self.seconds += time.perf_counter() - started
-        self.tokens += count.done - before
+        self.tokens += len(codes) * known.count(False) * codes.shape[2]
         return filled
 
     def _encode(self, captions: Sequence[str], seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
         texts = [with_duration(c, s) for c, s in zip(captions, seconds, strict=True)]
         return self.text.encode(texts, self.text_length)
 
+    def _check_clusters(self) -> None:
+        used = {part.stage for part in self.plan} | ({"sequential"} if self.models["sequential"] else set())
+        if self.config.image_model_first or not self.models["sequential"]:
+            used.add("first_frame")
+        for name in sorted(used):
+            if getattr(self.config, name).clusters and self.clusters is None:
+                raise UserError(
+                    f"generation.{name}.clusters: the run's frame tokenizer has no clusters of its codes. Set it to "
+                    "false, or train the tokenizer again with one that has a codebook."
+                )
 
-def key_frame_places(key_frames: int, target: int) -> list[int]:
-    """Where key frames stand on a timeline of `target` frames, rounded down to whole frames."""
-    return [i * (target - 1) // max(key_frames - 1, 1) for i in range(key_frames)]
+
+@dataclass(frozen=True)
+class _Batch:
+    """Sequences that are generated together: their captions, durations and numbers, and the seed."""
+
+    captions: list[str]
+    seconds: list[float]
+    samples: Tensor
+    seed: int
+    on_step: OnStep | None
+
+    def repeated(self, times: int, rate_factor: float) -> _Batch:
+        """Each as often as it has windows, which last the `rate_factor`-th part."""
+        rows = [row for row in range(len(self.captions)) for _ in range(times)]
+        return replace(
+            self,
+            captions=[self.captions[row] for row in rows],
+            seconds=[self.seconds[row] / rate_factor for row in rows],
+            samples=self.samples[rows],
+        )
 
 
-class _Counter:
-    """Adds up tokens for a progress bar."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self.progress = 0, total, progress
-
-    def __call__(self, tokens: int) -> None:
-        self.done += tokens
-        if self.progress is not None:
-            self.progress(self.done, self.total)
+def _frames(part: Round, given: bool) -> list[int]:
+    """The frames that a round is given, or makes."""
+    return [
+        t
+        for window in part.windows
+        for t, is_given in zip(window.frames, window.given, strict=True)
+        if is_given == given
+    ]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cogvid.attention.backend import AttentionBackend
+from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.attention.mask import given_frames
 from cogvid.config.schema import SamplingConfig
+from cogvid.generation.cache import Cache, CachedStep, KnownSlots
+from cogvid.generation.plan import Planner, Rows, StepPlan
 from cogvid.generation.sampling import choose, guided, uniforms
-from cogvid.generation.schedule import Schedule, sequential_schedule
+from cogvid.generation.schedule import sequential_schedule, shortest_schedule
 from cogvid.grid import Grid
-from cogvid.model.context import Cache, CachedStep, StepPlan
 from cogvid.model.transformer import CogVideoTransformer
 
 
@@ -31,8 +33,10 @@ def generate(
     samples: Tensor,
     frame_ids: Tensor,
     text_offset: int,
-    schedule: Schedule | None = None,
+    schedule: Tensor | None = None,
     unconditional: tuple[Tensor, Tensor] | None = None,
+    clusters: Tensor | None = None,
+    compile: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Generate the frames of clips that are not known.
@@ -44,25 +48,28 @@ def generate(
         text: int64 (B, T), left-padded.
         text_mask: bool (B, T), False for padding.
         codes: int64 (B, F, N); only the known frames are read.
-        known: which frames are known, (F,).
-        sampling: temperature, top-k, top-p and guidance.
+        known: which frames are known, (F,); they see no others.
+        sampling: temperature, top-k, top-p, clusters, guidance, and the bias of the text.
         seed: all randomness follows from it, the samples and the frame ids.
         samples: int64 (B,), the number of each clip.
         frame_ids: int64 (B, F), the numbers of the frames on the clip's final timeline.
         text_offset: the text's first token in the model's vocabulary, behind begin-of-image.
-        schedule: the steps; one slot at a time when None.
+        schedule: int64 (F, N), or (B, F, N) for one of each clip's own; the shortest one when None.
         unconditional: tokens and mask of the text without caption, (B, T) each; needed for guidance.
+        clusters: int64 (V,), the cluster of each code; needed where `sampling` chooses clusters first.
+        compile: compile the layers; worth its minutes for long work alone.
         on_step: called after each step with the number of tokens it generated.
 
     Returns:
         int64 (B, F, N) on the model's device, known frames as they were.
+
+    Raises:
+        ValueError: guidance without a text for it, or a known frame sees one that is not.
     """
-    device = model.word_embeddings.weight.device
+    device, dtype = model.word_embeddings.weight.device, model.word_embeddings.weight.dtype
     text, text_mask, codes = text.to(device), text_mask.to(device).bool(), codes.to(device)
     batch, frames, n = codes.shape
     grid = Grid(frames, model.config.grid.height, model.config.grid.width)
-    if schedule is None:
-        schedule = sequential_schedule(grid, known)
     copies = 1
     if sampling.guidance != 1:
         if unconditional is None:
@@ -70,61 +77,77 @@ def generate(
         copies = 2
         text = torch.cat([text, unconditional[0].to(device)])
         text_mask = torch.cat([text_mask, unconditional[1].to(device).bool()])
-
-    # Every frame behind its begin-of-image token: slot i reads token i - 1 and writes token i.
-    tape = torch.cat([torch.full_like(codes[..., :1], text_offset - 1), codes], dim=-1).flatten(1)
-    random = uniforms(
-        seed,
-        samples.to(device)[:, None, None],
-        frame_ids.to(device)[..., None],
-        torch.arange(n, device=device),
-    ).flatten(1)
-    head_size = model.config.width // model.config.heads
-    cache = Cache(
-        model.config.layers,
-        model.config.heads,
-        head_size,
-        text_mask,
-        grid,
-        plus=model.backend is not None,
-        dtype=model.word_embeddings.weight.dtype,
-    )
-    steps = tuple(tuple(sorted(step.tolist())) for step in schedule)
     given = given_frames(model.stage, frames)
-    prefill, *plans = _plans(model.backend, grid, given, known, steps, model.config.layers, text.shape[1], device)
+    masks = _masks(model, grid, given)
+    if schedule is None:
+        schedule = _shortest(masks, known) if masks else sequential_schedule(grid, known)
 
-    def run(plan: StepPlan, *, with_text: bool) -> Tensor:
-        tokens = tape[:, plan.slots + plan.slots // n].repeat(copies, 1)
-        if with_text:
-            tokens = torch.cat([text + text_offset, tokens], dim=1)
-        return model.run(tokens, plan.slots, text_mask, CachedStep(cache, plan, text=with_text))
+    # Every frame behind its begin-of-image token: slot i reads token i - 1 and writes token i. Idle rows write to
+    # one more place.
+    tape = torch.cat([torch.full_like(codes[..., :1], text_offset - 1), codes], dim=-1).flatten(1)
+    tape = torch.cat([tape, tape[:, :1]], dim=1)
+    heads, layers = model.config.heads, model.config.layers
+    head_size = model.config.width // heads
+    cache = Cache(layers, heads, head_size, len(text), text.shape[1], grid, bool(masks), dtype, device)
+    before = KnownSlots(cache, masks, grid, given, known, text_mask)
+    slots = torch.arange(grid.tokens, device=device)[torch.tensor(known, device=device).repeat_interleave(n)]
+    tokens = torch.cat([text + text_offset, tape[:, slots + slots // n].repeat(copies, 1)], dim=1)
+    model.run(tokens, slots, text_mask, before)
 
-    run(prefill, with_text=True)
-    for plan in plans:
-        logits = model.project(run(plan, with_text=False))
+    # The bias is for the text that is seen by what is generated; known frames are read as in training.
+    text_scores = torch.full(text.shape, sampling.text_bias, dtype=dtype, device=device)
+    text_scores.masked_fill_(~text_mask, -torch.inf)
+    rows = Rows.of(schedule.cpu(), known, rounded=compile)
+    biases = [block.bias for block in model.layers] if masks else []
+    random = [
+        uniforms(
+            seed,
+            samples.to(device)[:, None, None],
+            frame_ids.to(device)[..., None],
+            torch.arange(n, device=device),
+            draw,
+        ).flatten(1)
+        for draw in range(2 if sampling.clusters else 1)
+    ]
+    step = _step
+    if compile:
+        step = _compiled(device.type)
+        for kept in (*cache.base, *cache.plus):
+            torch._dynamo.mark_static_address(kept)  # or a captured graph could not write to it
+    for plan in Planner(rows, grid, known, masks, biases, heads, text_scores, fixed=compile):
+        inputs = tape.gather(1, plan.inputs.expand(batch, -1)).repeat(copies, 1)
+        logits = step(model, inputs, text_mask, cache, plan)
         if copies == 2:
             logits = guided(logits[:batch], logits[batch:], sampling.guidance)
-        tape[:, plan.slots + plan.slots // n + 1] = choose(logits, random[:, plan.slots], sampling)
+        now = (plan.slots if plan.slots.dim() == 2 else plan.slots[None])[:batch].expand(batch, -1)
+        chosen = choose(logits, random[0].gather(1, now), sampling, clusters, *(x.gather(1, now) for x in random[1:]))
+        tape.scatter_(1, plan.outputs.expand(batch, -1), chosen)
         if on_step is not None:
-            on_step(batch * len(plan.slots))
-    return tape.view(batch, frames, n + 1)[..., 1:].contiguous()
+            on_step(plan.tokens * (batch // len(plan.inputs)))
+    return tape[:, :-1].view(batch, frames, n + 1)[..., 1:].contiguous()
 
 
-@lru_cache(maxsize=8)
-def _plans(
-    backend: AttentionBackend | None,
-    grid: Grid,
-    given: tuple[bool, ...],
-    known: tuple[bool, ...],
-    steps: tuple[tuple[int, ...], ...],
-    layers: int,
-    text: int,
-    device: torch.device,
-) -> list[StepPlan]:
-    """Plans of the known frames and of each step; they are the same for every batch and round."""
-    slots = torch.arange(grid.tokens, device=device)
-    first = slots[torch.tensor(known, device=device)[slots // grid.frame_tokens]]
-    return [
-        StepPlan(backend, grid, given, step, layers, text)
-        for step in [first, *(torch.tensor(step, device=device) for step in steps)]
-    ]
+def _step(model: CogVideoTransformer, inputs: Tensor, text_mask: Tensor, cache: Cache, plan: StepPlan) -> Tensor:
+    """Logits of the rows of a step, (B, S, image vocabulary)."""
+    return model.project(model.run(inputs, plan.slots, text_mask, CachedStep(cache, plan)))
+
+
+@lru_cache(maxsize=2)
+def _compiled(device: str) -> Callable[..., Tensor]:
+    """On a GPU, the steps of each width are one graph that is captured once and replayed."""
+    return torch.compile(_step, mode="reduce-overhead" if device == "cuda" else None)
+
+
+def _masks(model: CogVideoTransformer, grid: Grid, given: tuple[bool, ...]) -> tuple[CompactMask, ...]:
+    """Of the layers of the plus channel, if there is one."""
+    return _layer_masks(model.backend, grid, given, model.config.layers) if model.backend else ()
+
+
+@lru_cache(maxsize=16)
+def _layer_masks(*of: Any) -> tuple[CompactMask, ...]:
+    return tuple(layer_masks(*of))
+
+
+@lru_cache(maxsize=16)
+def _shortest(masks: tuple[CompactMask, ...], known: tuple[bool, ...]) -> Tensor:
+    return shortest_schedule(list(dict.fromkeys(masks)), known)

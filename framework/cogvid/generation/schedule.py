@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from cogvid.attention.backend import AttentionBackend
-from cogvid.attention.compact import CompactMask, distinct_masks
+from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.attention.mask import Stage, given_frames
 from cogvid.grid import Grid
 
 # The published model's depth; a pattern that depends on the layer has repeated by then.
-_LAYERS = 48
+LAYERS = 48
 
 
 def decode_schedule(
-    backend: AttentionBackend, grid: Grid, stage: Stage = "sequential", *, layers: int = _LAYERS
+    backend: AttentionBackend, grid: Grid, stage: Stage = "sequential", *, layers: int = LAYERS
 ) -> Tensor:
     """The shortest schedule that generates exactly what one slot at a time would.
 
@@ -34,7 +34,7 @@ def decode_schedule(
         int64 (F, height * width): the step, from 0, in which each slot is processed; -1 in given frames.
     """
     given = given_frames(stage, grid.frames)
-    return shortest_schedule(distinct_masks(backend, grid, given, layers), given)
+    return shortest_schedule(list(dict.fromkeys(layer_masks(backend, grid, given, layers))), given)
 
 
 def shortest_schedule(masks: Sequence[CompactMask], known: tuple[bool, ...]) -> Tensor:

@@ -15,6 +15,7 @@ from cogvid.attention.compact import CompactMask, compact_mask
 from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.attention.tiles import TiledAttention
 from cogvid.errors import UserError
+from cogvid.generation.schedule import LAYERS
 from cogvid.grid import Grid
 
 BLOCK = 64
@@ -32,6 +33,7 @@ class Subject:
         grid: of the sequence.
         stage: whose causal order.
         head_size: K, channels of a head.
+        layers: of the model.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Subject:
     grid: Grid
     stage: Stage = "sequential"
     head_size: int = 64
+    layers: int = LAYERS
 
     @property
     def given(self) -> tuple[bool, ...]:

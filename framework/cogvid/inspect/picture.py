@@ -17,12 +17,10 @@ from torch import Tensor
 from cogvid.attention.mask import causal
 from cogvid.errors import UserError
 from cogvid.grid import Grid, Position
+from cogvid.inspect.figure import ACROSS, BLUE, GREY, ORANGE, PALE, SIDE, check_suffix, writing
 from cogvid.inspect.mask import MaskNumbers, Subject
 
-_ACROSS = 11  # frames side by side
-_SIDE = 1.15  # inches of a frame
 _BANDS = 2  # of frames below each other in the terminal
-SUFFIXES = (".png", ".svg", ".pdf")
 
 
 class Seen(IntEnum):
@@ -40,7 +38,7 @@ _WORDS = {
     Seen.outside: "allowed by the causal order, outside the pattern",
     Seen.later: "not allowed: generated later",
 }
-_COLOURS = {Seen.later: "#e9eaec", Seen.outside: "#c3d3ee", Seen.visible: "#2f6fde", Seen.itself: "#e4753b"}
+_COLOURS = {Seen.later: GREY, Seen.outside: PALE, Seen.visible: BLUE, Seen.itself: ORANGE}
 _LETTERS = {Seen.later: " ", Seen.outside: "·", Seen.visible: "█", Seen.itself: "◆"}
 
 
@@ -78,13 +76,12 @@ def draw(subject: Subject, masks: Sequence[MaskNumbers], token: tuple[int, int, 
     Raises:
         UserError: the file cannot be written.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--out {path}: a picture's name ends in {', '.join(SUFFIXES)}.")
+    check_suffix(path)
     grid = subject.grid
-    across = min(grid.frames, _ACROSS)
+    across = min(grid.frames, ACROSS)
     down = -(-grid.frames // across)
-    width = max(across * _SIDE, 5.6)
-    height = len(masks) * (down * (_SIDE * grid.height / grid.width + 0.25) + 0.3) + 1.1
+    width = max(across * SIDE, 5.6)
+    height = len(masks) * (down * (SIDE * grid.height / grid.width + 0.25) + 0.3) + 1.1
     with mpl.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": subject.name}):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -105,10 +102,8 @@ def draw(subject: Subject, masks: Sequence[MaskNumbers], token: tuple[int, int, 
             ncols=2,
             frameon=False,
         )
-        try:
+        with writing(path):
             figure.savefig(path, dpi=160)
-        except OSError as error:
-            raise UserError(f"Cannot write the picture {path}: {error.strerror}. Choose another --out.") from error
 
 
 def _draw_frames(axes: Sequence[mpl.axes.Axes], seen: Tensor, given: tuple[bool, ...]) -> None:

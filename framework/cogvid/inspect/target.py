@@ -45,7 +45,8 @@ def attention_of_experiment(name: str, overrides: Sequence[str], grid: Grid | No
         tokenizer = manager.create("frame_tokenizer", coder.name, coder.options, "frame_tokenizer", resolved.provenance)
         side = config.video.size // tokenizer.downsampling
         grid = Grid(config.video.frames, side, side)
-    return _checked(Subject(component.name, backend, grid, stage, config.model.width // config.model.heads))
+    model = config.model
+    return _checked(Subject(component.name, backend, grid, stage, model.width // model.heads, model.layers))
 
 
 def _checked(subject: Subject) -> Subject:

@@ -12,10 +12,10 @@ _LONGEST = 100.0
 
 
 def rotation(position: Position, head_size: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (S, head_size / 2): a quarter of them for time, the rest for rows and columns.
+    """Cosines and sines, each (..., S, head_size / 2): a quarter of them for time, the rest for rows and columns.
 
     Args:
-        position: integer tensors (S,).
+        position: integer tensors (..., S).
         head_size: even.
     """
     pairs = head_size // 2
@@ -24,7 +24,7 @@ def rotation(position: Position, head_size: int) -> tuple[Tensor, Tensor]:
     angles = []
     for axis, count in zip(position, (of_frame, of_row, pairs - of_frame - of_row), strict=True):
         speed = _LONGEST ** -(torch.arange(count, device=axis.device) / max(count, 1))
-        angles.append(axis[:, None] * speed)
+        angles.append(axis[..., None] * speed)
     angle = torch.cat(angles, dim=-1)
     return angle.cos(), angle.sin()
 

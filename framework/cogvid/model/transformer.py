@@ -119,7 +119,7 @@ class CogVideoTransformer(nn.Module):
 
         Args:
             tokens: (B, context.text + S): the text, where the context has it, then S frame slots.
-            slots: flat indices (S,) of the frame slots on the grid.
+            slots: flat indices of the frame slots on the grid, (S,), or (B, S) where samples are at different ones.
             text_mask: (B, T).
             context: who sees whom, and where keys and values come from.
 
@@ -129,7 +129,8 @@ class CogVideoTransformer(nn.Module):
         x = self.word_embeddings(tokens) + self.positions(slots, text_mask, context.text)
         angles = None
         if self.config.positions is Positions.rotary:
-            angles = rotation(self.config.grid.position(slots), self.config.width // self.config.heads)
+            cos, sin = rotation(self.config.grid.position(slots), self.config.width // self.config.heads)
+            angles = cos.unsqueeze(-3), sin.unsqueeze(-3)  # the same for all heads
         for block in self.layers:
             if self.config.checkpoint_activations and self.training:
                 x = checkpoint(block, x, angles, context, use_reentrant=False)
@@ -143,7 +144,7 @@ class CogVideoTransformer(nn.Module):
         image = self.position_embeddings(first + slots % n)
         if self.later_position_embeddings is not None:
             later = self.later_position_embeddings((slots - n).clamp(min=0))
-            image = torch.where((slots < n)[:, None], image, later)
+            image = torch.where((slots < n)[..., None], image, later)
         image = image.expand(len(text_mask), -1, -1)
         if not text:
             return image

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.errors import UserError
 from cogvid.frame_tokenizer import FrameTokenizer
-from cogvid.generation.clips import ClipGenerator
+from cogvid.generation.clips import ClipGenerator, OnStep
 from cogvid.interpolation import InterpolationStrategy
 from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, read_clips
+from cogvid.pipeline.pictures import enlarge
 from cogvid.pipeline.prepare import decode, encode
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
-from cogvid.training.callbacks import stage_progress
 from cogvid.video import write_video
 
-# Small videos are written enlarged by whole factors, for people to look at.
-_VIEW = 128
 # Videos of each set besides `generated` that are written as files.
 _SHOWN = 16
 
 
 @dataclass(frozen=True)
 class TestClips:
-    """The first test clips that the scheduler can show, with the rates to generate each at."""
+    """The first test clips that the scheduler can show, with the rates to generate each at.
+
+    Attributes:
+        clips: what to imitate.
+        rates: of the key frames (1/s).
+        key_frames: how many there are.
+        intervals: between key frames, that a whole clip lasts.
+    """
 
     clips: list[TimedClip]
-    rates: list[float]  # of the key frames
-    frames: int  # key frames
+    rates: list[float]
+    key_frames: int
+    intervals: float
 
     @property
     def captions(self) -> list[str]:
@@ -45,24 +53,28 @@ class TestClips:
     @property
     def seconds(self) -> list[float]:
         """Durations of the key-frame sequences."""
-        return [(self.frames - 1) / rate for rate in self.rates]
+        return [(self.key_frames - 1) / rate for rate in self.rates]
+
+    @property
+    def durations(self) -> list[float]:
+        """Seconds from first to last frame of the finished clips."""
+        return [self.intervals / rate for rate in self.rates]
 
     def times(self, frames: int) -> list[np.ndarray]:
-        """`frames` times spread over each clip's key-frame sequence, both ends included."""
-        return [np.linspace(0, seconds, frames) for seconds in self.seconds]
+        """`frames` times spread over each finished clip, both ends included."""
+        return [np.linspace(0, seconds, frames) for seconds in self.durations]
 
     def part(self, start: int, stop: int) -> TestClips:
         """Some of them."""
-        return TestClips(self.clips[start:stop], self.rates[start:stop], self.frames)
+        return replace(self, clips=self.clips[start:stop], rates=self.rates[start:stop])
 
 
 def usable_test_clips(lab: Lab, data: StageResult) -> TestClips:
     """The test clips at the rates that the scheduler would generate them through."""
-    frames = lab.config.video.frames
     clips = read_clips(data.folder, "test")
-    rates = [lab.scheduler.generation_rates(c.duration, frames, 0) for c in clips]
-    usable = [(clip, rate[0]) for clip, rate in zip(clips, rates, strict=True) if rate]
-    return TestClips([c for c, _ in usable], [r for _, r in usable], frames)
+    rates = [lab.clip_rate(clip.duration) for clip in clips]
+    usable = [(clip, rate) for clip, rate in zip(clips, rates, strict=True) if rate]
+    return TestClips([c for c, _ in usable], [r for _, r in usable], lab.config.video.frames, lab.clip_intervals)
 
 
 def generation_stage(
@@ -96,16 +108,16 @@ def generation_stage(
         network, target = tokenizer[1], config.generation.frames
         size = config.video.size
         real = torch.stack([*decode_clips(chosen.clips, chosen.times(target), size, "generate: real clips")])
-        keys, clips = generate_codes(lab, generator, chosen.captions, chosen.seconds, config.seed)
-        videos = {"key_frames": to_videos(lab, network, keys)}
-        codes = {
-            "key_frames": keys,
-            "real": encode(network, real.flatten(0, 1)).flatten(1).unflatten(0, real.shape[:2]),
-        }
-        if clips is not None:
+        clips = _generate(generator, chosen, config.seed)
+        codes = {"real": encode(network, real.flatten(0, 1)).flatten(1).unflatten(0, real.shape[:2])}
+        if lab.strategy.learned:
             codes["generated"] = clips
-            videos["generated"] = to_videos(lab, network, clips)
+            # As many frames as there are key frames, spread over the clip: for most strategies the key frames.
+            codes["key_frames"] = clips[:, InterpolationStrategy().key_frame_places(config.video.frames, target)]
         else:
+            codes["key_frames"] = clips
+        videos = {name: to_videos(lab, network, own) for name, own in codes.items() if name != "real"}
+        if not lab.strategy.learned:
             videos["generated"] = lab.strategy.fill(videos["key_frames"], target)
         for name in ("hold", "linear"):
             strategy: InterpolationStrategy = lab.plugins.create("interpolation", name, {}, key="interpolation")
@@ -115,7 +127,7 @@ def generation_stage(
         write_tensors(folder / "tokens.safetensors", {name: value.int() for name, value in codes.items()})
         write_tensors(folder / "videos.safetensors", videos)
         _write_videos(folder, videos, chosen)
-        return {"clips": len(keys), "tokens_per_second": round(generator.tokens / generator.seconds, 1)}
+        return {"clips": len(clips), "tokens_per_second": round(generator.tokens / generator.seconds, 1)}
 
     return store.finish("samples", depends, work)
 
@@ -125,43 +137,33 @@ def load_videos(stage: StageResult) -> dict[str, Tensor]:
     return load_file(stage.folder / "videos.safetensors")
 
 
-def generate_codes(
-    lab: Lab, generator: ClipGenerator, captions: Sequence[str], seconds: Sequence[float], seed: int
-) -> tuple[Tensor, Tensor | None]:
-    """Key frames (B, F, N) and, where the interpolation has a model, finished clips (B, target, N); with progress."""
-    conditions: dict[str, Any] = {"captions": list(captions), "seconds": list(seconds), "seed": seed}
-    samples = torch.arange(len(captions))
-    with stage_progress() as bar:
-        task = bar.add_task("generate: key frames")
-        keys = generator.key_frames(
-            **conditions,
-            samples=samples,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-        if not lab.plan:
-            return keys, None
-        task = bar.add_task("generate: frames between")
-        clips = generator.interpolate(
-            keys,
-            **conditions,
-            samples=samples,
-            plan=lab.plan,
-            target=lab.config.generation.frames,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    return keys, clips
+@contextmanager
+def token_progress(title: str, total: int) -> Iterator[OnStep]:
+    """A progress bar of generated tokens, their speed and the time left; what it gives is called with each step's."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TextColumn("left")
+    bar = Progress(*columns, TimeRemainingColumn())
+    bar.live.transient = not bar.console.is_terminal
+    with bar:
+        task = bar.add_task(title, total=total)
+        yield lambda tokens: bar.advance(task, tokens)
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} tokens/s" if task.speed else "")
+
+
+def _generate(generator: ClipGenerator, chosen: TestClips, seed: int) -> Tensor:
+    """Codes of all chosen clips, int64 (B, frames of the generator's timeline, N)."""
+    count = len(chosen.clips)
+    with token_progress("generate", count * generator.clip_tokens) as on_step:
+        return generator.clips(chosen.captions, chosen.seconds, torch.arange(count), seed, on_step)
 
 
 def to_videos(lab: Lab, tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:
     """Codes (B, F, N) to videos uint8 (B, F, 3, height, width)."""
     grid = codes.flatten(0, 1).unflatten(-1, (lab.grid.height, lab.grid.width))
     return decode(tokenizer, grid).unflatten(0, codes.shape[:2])
-
-
-def enlarge(video: Tensor) -> Tensor:
-    """A video uint8 (F, 3, height, width), enlarged by a whole factor where it is small."""
-    factor = max(1, _VIEW // video.shape[-1])
-    return video.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def _write_videos(folder: Path, videos: dict[str, Tensor], chosen: TestClips) -> None:
@@ -173,5 +175,5 @@ def _write_videos(folder: Path, videos: dict[str, Tensor], chosen: TestClips) ->
     for name, clips in videos.items():
         (folder / name).mkdir(exist_ok=True)
         for i, video in enumerate(clips if name == "generated" else clips[:_SHOWN]):
-            rate = (len(video) - 1) / chosen.seconds[i]
+            rate = (len(video) - 1) / chosen.durations[i]
             write_video(folder / name / f"{i:04d}.mp4", enlarge(video), rate, lossless=False)

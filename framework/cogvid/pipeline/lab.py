@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from cogvid.errors import UserError
 from cogvid.frame_rate import FrameRateScheduler
 from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.grid import Grid
-from cogvid.interpolation import InterpolationStrategy, Round
+from cogvid.interpolation import InterpolationStrategy, Round, check_plan
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.plugins import create_plugin_manager, plugin_digest
 from cogvid.training.callbacks import stage_progress
@@ -54,7 +55,8 @@ class Lab:
         sources: which file gave which key its value, for messages.
 
     Attributes:
-        plan: the interpolation rounds; none for a strategy without a model.
+        places: of the key frames on the final timeline.
+        plan: the rounds behind the key frames; none for a strategy without a model.
 
     Raises:
         UserError: a component is unknown, its options are wrong, or the strategy cannot reach the wanted frames;
@@ -81,6 +83,7 @@ class Lab:
             )
         self.grid = Grid(config.video.frames, side, side)
         self.codes = tokenizer.codebook_size
+        self.places = self.strategy.key_frame_places(config.video.frames, config.generation.frames)
         self.plan = self._plan()
         for key, metric in config.evaluation.metrics.items():
             self.plugins.configure("metric", metric.name, metric.options, f"evaluation.metrics.{key}", sources)
@@ -98,7 +101,7 @@ class Lab:
             UserError: one of them cannot; the message names its key.
         """
         todo: list[tuple[str, AttentionBackend, Stage]] = [("attention", self.attention, "sequential")]
-        if self.plan:
+        if self.interpolates:
             todo.append(("stages.interpolation.attention", self.inner_attention, "interpolation"))
         for key, backend, stage in todo:
             try:
@@ -120,15 +123,26 @@ class Lab:
     def _plan(self) -> list[Round]:
         if not self.strategy.learned:
             return []
-        frames = self.config.video.frames
-        plan = self.strategy.plan(frames, self.config.generation.frames)
-        given = given_frames("interpolation", frames)
-        if any(window.given != given for part in plan for window in part.windows):
-            raise UserError(
-                f"interpolation: {self.config.interpolation.name} plans a window that the interpolation model is not "
-                f"trained for: all must have {frames} frames (video.frames), every other one given from the first on."
-            )
+        target = self.config.generation.frames
+        plan = self.strategy.plan(self.config.video.frames, target)
+        check_plan(self.config.interpolation.name, self.places, plan, target)
         return plan
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether the plan needs the interpolation model."""
+        return any(part.stage == "interpolation" for part in self.plan)
+
+    @property
+    def clip_intervals(self) -> float:
+        """A finished clip's length, in intervals between key frames: one less than its frames at their rate."""
+        last = self.config.video.frames - 1
+        return (self.config.generation.frames - 1) * last / ((self.places[-1] - self.places[0]) or last or 1)
+
+    def clip_rate(self, duration: float) -> float | None:
+        """The key frames' rate (1/s) to generate a clip of `duration` seconds at; None where no rate fits."""
+        frames = math.ceil(self.clip_intervals) + 1
+        return next(iter(self.scheduler.generation_rates(duration, frames, 0)), None)
 
     @property
     def key_frame_times(self) -> FrameTimes:
@@ -137,10 +151,24 @@ class Lab:
 
     @property
     def window_times(self) -> list[FrameTimes]:
-        """The windows of all interpolation rounds: what generation will ask for is what training shows."""
-        interval = (self.config.generation.frames - 1) / (self.config.video.frames - 1)
-        windows = [window for part in self.plan for window in part.windows]
-        return [tuple(frame / interval for frame in window.frames) for window in windows]
+        """The windows of all interpolation rounds: what generation will ask for is what training shows.
+
+        Sequential rounds ask for sequences like the key frames'. A window behind the last key frame is shown as many
+        whole intervals earlier as it takes to lie between key frames.
+        """
+        last = self.config.video.frames - 1
+        windows = []
+        for part in self.plan:
+            for window in part.windows if part.stage == "interpolation" else ():
+                times = [frame / self._interval for frame in window.frames]
+                early = max(0, math.ceil(times[-1] - last))
+                windows.append(tuple(time - early for time in times))
+        return list(dict.fromkeys(windows))
+
+    @property
+    def _interval(self) -> float:
+        """Final frames from one key frame to the next."""
+        return (self.places[-1] - self.places[0]) / max(self.config.video.frames - 1, 1)
 
     def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
         """The image model, untrained."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cogvid.errors import UserError
 from cogvid.frame_tokenizer import FrameTokenizer
+from cogvid.generation.clusters import cluster_codes
 from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, log, read_clips, with_progress
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.text import TextTokenizer, with_duration
@@ -24,6 +25,7 @@ from cogvid.video import probe
 
 # Frames that the tokenizer trains on: more of them fit no better and take memory (3 bytes a pixel).
 _POOL = 20_000
+_CLUSTERS = "clusters.safetensors"
 
 
 def data_stage(lab: Lab, store: StageStore) -> StageResult:
@@ -97,7 +99,12 @@ def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
 
 
 def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
-    """Trains the frame tokenizer on frames of the training clips."""
+    """Trains the frame tokenizer on frames of the training clips, and groups its codes in clusters.
+
+    Raises:
+        UserError: clusters are wanted of a tokenizer without a codebook, or fewer than one; before any training.
+    """
+    _check_clusters(lab)
     config = lab.config
     settings = config.stages.tokenizer
     depends = {
@@ -125,6 +132,10 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         fit(module, batches, folder, config.trainer, title="tokenizer", seed=config.seed)
         tokenizer = module.network.eval().cpu()
         write_tensors(folder / "model.safetensors", tokenizer.state_dict())
+        codebook = tokenizer.codebook()
+        if codebook is not None:
+            clusters = cluster_codes(codebook, settings.clusters, config.seed)
+            write_tensors(folder / _CLUSTERS, {"clusters": clusters})
         (folder / LAST).unlink(missing_ok=True)
         return {"steps": settings.steps, "parameters": sum(p.numel() for p in tokenizer.parameters())}
 
@@ -136,6 +147,12 @@ def load_tokenizer(lab: Lab, stage: StageResult) -> FrameTokenizer:
     tokenizer = lab.build_tokenizer()
     tokenizer.load_state_dict(load_file(stage.folder / "model.safetensors"))
     return tokenizer.eval().requires_grad_(False).to(lab.device)
+
+
+def load_clusters(stage: StageResult) -> Tensor | None:
+    """The cluster of each code, int64 (codes,) on the CPU; None if the stage's tokenizer has no codebook."""
+    path = stage.folder / _CLUSTERS
+    return load_file(path)["clusters"] if path.exists() else None
 
 
 def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: StageResult) -> StageResult:
@@ -197,6 +214,18 @@ def decode(tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:
     with torch.inference_mode():
         parts = [tokenizer.decode(part.to(device)).mul(255).round().to(torch.uint8).cpu() for part in codes.split(256)]
     return torch.cat(parts)
+
+
+def _check_clusters(lab: Lab) -> None:
+    generation, clusters = lab.config.generation, lab.config.stages.tokenizer.clusters
+    if clusters < 1:
+        raise UserError(f"stages.tokenizer.clusters: at least one is needed, got {clusters}")
+    for part in ("first_frame", "sequential", "interpolation"):
+        if getattr(generation, part).clusters and lab.build_tokenizer().codebook() is None:
+            raise UserError(
+                f"generation.{part}.clusters: the frame tokenizer {lab.config.frame_tokenizer.name} has no codebook "
+                "whose codes could be clustered. Set it to false, or use another tokenizer."
+            )
 
 
 def _usable(lab: Lab, data: StageResult, split: str) -> list[TimedClip]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from pathlib import Path
 import torch
 from rich.logging import RichHandler
 
-from cogvid.config.compose import Resolved, differences
-from cogvid.config.schema import InterpolationStart
+from cogvid.config.compose import Resolved, differences, load_experiment
+from cogvid.config.schema import ExperimentConfig, InterpolationStart
 from cogvid.errors import UserError
 from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.generation.clips import ClipGenerator
@@ -25,6 +26,7 @@ from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.prepare import (
     data_stage,
+    load_clusters,
     load_tokenizer,
     text_stage,
     tokenizer_stage,
@@ -100,7 +102,7 @@ class Run:
         samples.models["image_base"] = load_model(lab.image_model(vocabulary), base)
         sequential = keep("sequential", transformers.video("sequential", base))
         samples.models["sequential"] = load_model(lab.video_model("sequential", vocabulary), sequential)
-        if lab.plan:
+        if lab.interpolates:
             start = self.config.stages.interpolation.start
             inherited = sequential if start is InterpolationStart.sequential else None
             keep("interpolation", transformers.video("interpolation", base, inherited))
@@ -150,8 +152,8 @@ class Run:
         if not tests.seconds:
             raise UserError("data: the test split has no usable clip; sample videos and evaluation need some")
         seconds = [tests.seconds[i % len(tests.seconds)] for i in range(len(prompts))]
-        network = load_tokenizer(self.lab, tokenizer)
-        return SampleVideos(self.lab, network, TextTokenizer.load(text.folder / "text.json"), prompts, seconds)
+        network, words = load_tokenizer(self.lab, tokenizer), TextTokenizer.load(text.folder / "text.json")
+        return SampleVideos(self.lab, network, words, prompts, seconds, load_clusters(tokenizer))
 
 
 @dataclass(frozen=True)
@@ -163,19 +165,50 @@ class TrainedRun:
 
 
 def trained_run(lab: Lab, stages: dict[str, StageResult]) -> TrainedRun:
-    """Load the models of finished stages."""
+    """Load the models of finished stages; those that generate get the type that the configuration says."""
     text = TextTokenizer.load(stages["text_tokenizer"].folder / "text.json")
-    words = text.vocabulary
-    base = load_model(lab.image_model(words), stages["image_base"])
-    sequential = load_model(lab.video_model("sequential", words), stages["sequential"])
-    between = None
-    if "interpolation" in stages:
-        between = load_model(lab.video_model("interpolation", words), stages["interpolation"])
-    for network in (base, sequential, between):
-        if network is not None:
-            network.to(lab.device)
-    generator = ClipGenerator(base, sequential, between, text, lab.config.generation, lab.config.text.length)
+    words, generation = text.vocabulary, lab.config.generation
+    networks = [
+        load_model(lab.image_model(words), stages["image_base"]),
+        load_model(lab.video_model("sequential", words), stages["sequential"]),
+        load_model(lab.video_model("interpolation", words), stages["interpolation"]) if lab.interpolates else None,
+    ]
+    image, sequential, between = (
+        network and network.to(lab.device, getattr(torch, generation.dtype.value)) for network in networks
+    )
+    assert image is not None
+    generator = ClipGenerator(
+        image,
+        sequential,
+        between,
+        text,
+        generation,
+        lab.config.text.length,
+        places=lab.places,
+        plan=lab.plan,
+        clusters=load_clusters(stages["tokenizer"]),
+    )
     return TrainedRun(load_tokenizer(lab, stages["tokenizer"]), generator)
+
+
+def saved_run(folder: Path, changes: Sequence[str] = ()) -> tuple[ExperimentConfig, dict[str, StageResult]]:
+    """The configuration and the finished stages, by name, of a run's folder.
+
+    Args:
+        folder: of the run.
+        changes: `key=value` in place of what the run was made with.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    saved = folder / "config.yaml"
+    if not saved.exists():
+        raise UserError(f"{folder} is not the folder of a run: it has no config.yaml. Runs are made by `cogvid run`.")
+    stages = {}
+    for path in sorted((folder / "stages").glob("*/stage.json")):
+        info = json.loads(path.read_text())
+        stages[path.parent.name] = StageResult(path.parent, info["key"], info)
+    return load_experiment(str(saved), None, list(changes)).config, stages
 
 
 def log_to_terminal() -> None:

@@ -1,74 +1,187 @@
-"""Clips for prompts, from a trained run."""
+"""Clips for prompts, from a trained run; run again after an interruption, it goes on with the same clips."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from cogvid.config.schema import ExperimentConfig
 from cogvid.errors import UserError
-from cogvid.pipeline.generate import enlarge, generate_codes, to_videos
+from cogvid.generation.clips import OnStep
+from cogvid.pipeline.clip_files import ClipFiles, ClipWriter, Request, fill, write_whole
+from cogvid.pipeline.generate import to_videos, token_progress
 from cogvid.pipeline.lab import Lab
-from cogvid.pipeline.run import trained_run
-from cogvid.pipeline.stage import StageResult, write_tensors
-from cogvid.video import write_video
+from cogvid.pipeline.pictures import contact_sheet
+from cogvid.pipeline.run import TrainedRun, trained_run
+from cogvid.pipeline.stage import Info, StageResult, as_plain
+
+# Frames of each clip on the contact sheet.
+_ACROSS = 8
+# Settings of the generation that do not decide a clip.
+_ASIDE = ("samples", "batch_size", "frames", "compile")
 
 
 def sample_clips(
     config: ExperimentConfig,
     stages: dict[str, StageResult],
-    prompts: list[str],
-    duration: float | None,
-    seed: int,
+    prompts: Sequence[str],
     out: Path,
+    *,
+    count: int = 1,
+    duration: float | None = None,
+    seed: int = 0,
+    gif: bool = False,
+    sheet: bool = True,
 ) -> list[Path]:
-    """Generate a clip for each prompt and write it as mp4, its tokens beside it.
+    """Generate clips for prompts, and write each as mp4, its tokens and what it is beside it.
+
+    Clips that are finished already stay as they are.
 
     Args:
-        config: of the run, with the wanted `generation.frames`.
+        config: of the run, with the wanted `generation.frames` and `generation.batch_size`.
         stages: the run's finished stages.
-        prompts: texts.
-        duration: seconds from first to last frame; None for that of the scheduler's slowest rate for a long clip.
-        seed: of the samples.
+        prompts: texts; one that comes again gets another clip.
         out: folder for the files.
+        count: clips of each prompt.
+        duration: seconds from first to last frame; None for that of the scheduler's slowest rate for a long clip.
+        seed: another one gives other clips.
+        gif: write animated GIFs, too.
+        sheet: write one picture with frames of all clips.
+
+    Returns:
+        The mp4 files in the order of the prompts, then the contact sheet if there is one.
 
     Raises:
-        UserError: a prompt is empty or unknown, a stage is not trained yet, or a file of that name exists.
+        UserError: a prompt is empty or unknown, a stage is not trained yet, no rate fits the duration, or a file of
+            the clips' names belongs to another clip.
     """
-    config.seed = seed
     lab = Lab(config)
-    needed = [
-        "text_tokenizer",
-        "tokenizer",
-        "image_base",
-        "sequential",
-        *(["interpolation"] if lab.plan else []),
-    ]
+    settings = _settings(lab, stages)
+    rate = _rate(lab, duration)
+    shape = config.generation.frames, lab.clip_intervals / rate
+    clips = [ClipFiles(out, Request(*text, seed, *shape, settings), gif) for text in _numbered(prompts, count)]
+    for clip in clips:
+        clip.check()
+    picture = _sheet_path(out, clips)
+    if any(clip.missing for clip in clips) or (sheet and not picture.exists()):
+        run = trained_run(lab, stages)
+        seconds = (config.video.frames - 1) / rate
+        run.generator.check(prompts, [seconds] * len(prompts))
+        _make_folder(out)
+        _make_all(lab, run, clips, seconds)
+        if sheet and not picture.exists():
+            rows = [(_title(clip.request), _frames_across(lab, run, clip)) for clip in clips]
+            write_whole(picture, contact_sheet(rows))
+    return [*(clip.path(".mp4") for clip in clips), *([picture] if sheet else [])]
+
+
+def _make_all(lab: Lab, run: TrainedRun, clips: list[ClipFiles], seconds: float) -> None:
+    fresh = sum(".safetensors" in clip.missing for clip in clips)
+    size = lab.config.generation.batch_size
+    with token_progress("sample", fresh * run.generator.clip_tokens) as on_step:
+        # The batches are those of an uninterrupted command, whatever is finished already.
+        for start in range(0, len(clips), size):
+            with ExitStack() as stack:
+                batch = [clip for clip in clips[start : start + size] if clip.missing]
+                for clip in batch:
+                    stack.enter_context(clip.at_work())
+                _make_batch(lab, run, batch, seconds, on_step)
+
+
+def _make_batch(lab: Lab, run: TrainedRun, batch: list[ClipFiles], seconds: float, on_step: OnStep) -> None:
+    fresh = [clip for clip in batch if ".safetensors" in clip.missing]
+    for clip in batch:
+        if clip not in fresh:
+            with ClipWriter(lab, run.tokenizer, clip) as writer:
+                writer.add(clip.codes())
+                writer.finish()
+    if not fresh:
+        return
+    prompts = [clip.request.prompt for clip in fresh]
+    numbers = torch.tensor([clip.request.sample for clip in fresh])
+    with ExitStack() as stack:
+        writers = [stack.enter_context(ClipWriter(lab, run.tokenizer, clip)) for clip in fresh]
+        for piece in run.generator.pieces(prompts, [seconds] * len(fresh), numbers, fresh[0].request.seed, on_step):
+            for writer, codes in zip(writers, piece, strict=True):
+                writer.add(codes)
+        for writer in writers:
+            writer.finish()
+
+
+def _settings(lab: Lab, stages: dict[str, StageResult]) -> Info:
+    """What decides the clips of a run, besides the prompts.
+
+    Raises:
+        UserError: a stage is missing.
+    """
+    needed = ["text_tokenizer", "tokenizer", "image_base", "sequential"]
+    if lab.interpolates:
+        needed.append("interpolation")
     missing = [name for name in needed if name not in stages]
     if missing:
         raise UserError(f"the run has not trained {', '.join(missing)} yet: run its `cogvid run` command again first")
-    if not all(prompt.strip() for prompt in prompts):
-        raise UserError('a prompt is empty: say what the clip should show, for example "a red circle moves left"')
-    paths = [out / f"{_file_name(prompt)}-{seed}.mp4" for prompt in prompts]
-    for path in paths:
-        if path.exists():
-            raise UserError(f"{path} exists already: choose another --out or --seed, or move it away")
-    frames = lab.grid.frames
-    rates = lab.scheduler.generation_rates(duration if duration is not None else 1e6, frames, 0)
-    if not rates:
+    generation = as_plain(lab.config.generation)
+    return {
+        "models": {name: stages[name].key for name in needed},
+        "interpolation": as_plain(lab.identity("interpolation", lab.config.interpolation)),
+        "generation": {key: value for key, value in generation.items() if key not in _ASIDE},
+        "cogvid": version("cogvid"),
+    }
+
+
+def _rate(lab: Lab, duration: float | None) -> float:
+    """The key frames' rate (1/s)."""
+    if duration is not None and not 0 < duration < math.inf:
+        raise UserError(f"--duration {duration}: a clip lasts more than 0 seconds")
+    rate = lab.clip_rate(1e6 if duration is None else duration)
+    if rate is None:
+        frames = math.ceil(lab.clip_intervals) + 1
         raise UserError(f"--duration {duration}: the run's frame rates yield no {frames} frames in that time")
-    seconds = [(frames - 1) / rates[0]] * len(prompts)
-    run = trained_run(lab, stages)
-    keys, clips = generate_codes(lab, run.generator, prompts, seconds, seed)
-    codes = keys if clips is None else clips
-    videos = to_videos(lab, run.tokenizer, codes)
-    if clips is None:
-        videos = lab.strategy.fill(videos, config.generation.frames)
-    out.mkdir(parents=True, exist_ok=True)
-    for path, video, own, length in zip(paths, videos, codes, seconds, strict=True):
-        write_tensors(path.with_suffix(".safetensors"), {"codes": own.int()})
-        write_video(path, enlarge(video), (len(video) - 1) / length, lossless=False)
-    return paths
+    return rate
 
 
-def _file_name(prompt: str) -> str:
-    return "_".join("".join(c if c.isalnum() else " " for c in prompt).split())[:80]
+def _numbered(prompts: Sequence[str], count: int) -> list[tuple[str, int]]:
+    """Each prompt `count` times, with the number of its clips before."""
+    seen: Counter[str] = Counter()
+    clips = []
+    for prompt in map(str.strip, prompts):
+        if not prompt:
+            raise UserError('a prompt is empty: say what the clip should show, for example "a red circle moves left"')
+        clips += [(prompt, seen[prompt] + i) for i in range(count)]
+        seen[prompt] += count
+    return clips
+
+
+def _sheet_path(out: Path, clips: list[ClipFiles]) -> Path:
+    """A name for the sheet of these very clips."""
+    whole = "".join(clip.request.to_json() for clip in clips)
+    return out / f"sheet-{hashlib.sha256(whole.encode()).hexdigest()[:12]}.png"
+
+
+def _title(request: Request) -> str:
+    return f"{request.prompt} (seed {request.seed}, sample {request.sample})"
+
+
+def _frames_across(lab: Lab, run: TrainedRun, clip: ClipFiles) -> Tensor:
+    """Frames spread over a finished clip, uint8 (f, 3, height, width)."""
+    frames = clip.request.frames
+    chosen = torch.linspace(0, frames - 1, min(frames, _ACROSS)).round().long()
+    codes = clip.codes()[None]
+    if lab.strategy.learned:
+        return to_videos(lab, run.tokenizer, codes[:, chosen])[0]
+    return fill(lab, to_videos(lab, run.tokenizer, codes)[0])[chosen]
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: the folder cannot be made: {error.strerror}. Choose another.") from error

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
@@ -18,6 +16,7 @@ from cogvid.generation.clips import ClipGenerator
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.pictures import enlarge, gif
 from cogvid.text import TextTokenizer
 
 
@@ -30,6 +29,7 @@ class SampleVideos:
         text: the trained text tokenizer.
         prompts: captions.
         seconds: duration of each prompt's key-frame sequence.
+        clusters: of the tokenizer's codes, int64 (codes,), if it has some.
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class SampleVideos:
         text: TextTokenizer,
         prompts: Sequence[str],
         seconds: Sequence[float],
+        clusters: Tensor | None = None,
     ) -> None:
-        self.lab, self.tokenizer, self.text = lab, tokenizer, text
+        self.lab, self.tokenizer, self.text, self.clusters = lab, tokenizer, text, clusters
         self.prompts, self.seconds = list(prompts), list(seconds)
         self.models: dict[str, CogVideoTransformer] = {}
 
@@ -57,17 +58,15 @@ class SampleVideos:
             self.text,
             self.lab.config.generation,
             self.lab.config.text.length,
+            places=self.lab.places,
+            plan=self.lab.plan,
+            clusters=self.clusters,
         )
 
     def videos(self) -> Tensor:
         """Videos uint8 (prompts, F, 3, height, width), as far as the stages trained so far go."""
-        generator, config = self.generator(), self.lab.config
-        ids = torch.arange(len(self.prompts))
-        conditions = {"captions": self.prompts, "seconds": self.seconds}
-        arguments: dict[str, Any] = {**conditions, "samples": ids, "seed": config.seed}
-        codes = generator.key_frames(**arguments)
-        if "interpolation" in self.models and self.lab.plan:
-            codes = generator.interpolate(codes, plan=self.lab.plan, target=config.generation.frames, **arguments)
+        numbers = torch.arange(len(self.prompts))
+        codes = self.generator().clips(self.prompts, self.seconds, numbers, self.lab.config.seed)
         return to_videos(self.lab, self.tokenizer, codes)
 
 
@@ -92,8 +91,6 @@ class _SampleCallback(pl.Callback):
 
 def _gif_value(name: str, video: Tensor) -> Summary.Value:
     """A video uint8 (F, 3, height, width) as an animated image; TensorBoard's own videos need another package."""
-    frames = [Image.fromarray(f.permute(1, 2, 0).numpy()).resize((128, 128), Image.Resampling.NEAREST) for f in video]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=160, loop=0)
-    image = Summary.Image(height=128, width=128, colorspace=3, encoded_image_string=buffer.getvalue())
+    height, width = enlarge(video).shape[2:]
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif(video, 0.16))
     return Summary.Value(tag=f"samples/{name}", image=image)

@@ -1,0 +1,29 @@
+"""What the pictures of frames have in common: sizes, colours, and the names and errors of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cogvid.errors import UserError
+
+ACROSS = 11  # frames side by side
+SIDE = 1.15  # inches of a frame
+SUFFIXES = (".png", ".svg", ".pdf")
+GREY, PALE, BLUE, ORANGE = "#e9eaec", "#c3d3ee", "#2f6fde", "#e4753b"
+
+
+def check_suffix(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Raises UserError for a name that says no known format."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"--out {path}: a picture's name ends in {', '.join(suffixes)}.")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises UserError if the picture cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write the picture {path}: {error.strerror}. Choose another --out.") from error

@@ -1,0 +1,376 @@
+"""`cogvid sample`: which clips it makes, what they are called, and that it goes on after being killed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+from cogvid.cli import app
+from cogvid.generation import clips as clips_module
+from cogvid.model.transformer import CogVideoTransformer
+from cogvid.pipeline.clip_files import Request
+from cogvid.video import VideoWriter, probe
+
+RED, BLUE = "a small red circle moves left", "a large blue square stands still"
+FILES = (".gif", ".json", ".mp4", ".safetensors")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
+    """The folder of two finished runs: one interpolates, the other goes on from its last frame."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(tiny_text)
+    one_stage = ["name=long", "interpolation=sequential_overlap", "generation.samples=2", "evaluation.metrics={}"]
+    for changes in ([], one_stage):
+        result = cogvid("run", folder / "tiny.yaml", "--runs", folder / "runs", *changes)
+        assert result.exit_code == 0, result.output
+    return folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def run(runs: Path) -> Path:
+    return runs / "tiny" / "default" / "0"
+
+
+@pytest.fixture(scope="module")
+def long(runs: Path) -> Path:
+    return runs / "long" / "default" / "0"
+
+
+def cogvid(*words: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+
+
+def sample(*words: object, stdin: str | None = None) -> None:
+    result = cogvid("sample", *words, stdin=stdin)
+    assert result.exit_code == 0, result.output
+
+
+def refused(result: Result, *words: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.output, result.output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def requests(folder: Path) -> list[tuple[str, int]]:
+    """Prompt and sample of all clips in a folder, sorted."""
+    said = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted((request["prompt"], request["sample"]) for request in said)
+
+
+def no_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*_: object, **__: object) -> None:
+        pytest.fail("a clip was generated again")
+
+    monkeypatch.setattr(clips_module, "generate", generate)
+
+
+def test_a_clip_has_a_video_a_gif_its_tokens_and_what_it_is_and_all_clips_a_picture(run: Path, tmp_path: Path) -> None:
+    sample(run, RED, BLUE, "--gif", "--out", tmp_path)
+    clips = {f"{prompt.replace(' ', '_')}-0-0{suffix}" for prompt in (RED, BLUE) for suffix in FILES}
+    (sheet,) = {path.name for path in tmp_path.iterdir()} - clips
+    assert {path.name for path in tmp_path.iterdir()} == clips | {sheet}
+    for prompt in (RED, BLUE):
+        path = tmp_path / f"{prompt.replace(' ', '_')}-0-0.mp4"
+        request = json.loads(path.with_suffix(".json").read_text())
+        info = probe(path)
+        assert (len(info.timestamps), info.width, info.height) == (9, 128, 128)
+        assert info.duration == pytest.approx(request["seconds"], rel=1e-3)
+        assert load_file(path.with_suffix(".safetensors"))["codes"].shape == (9, 16)
+        assert Image.open(path.with_suffix(".gif")).size == (128, 128)
+    picture = Image.open(tmp_path / sheet)
+    assert sheet.startswith("sheet-")
+    assert sheet.endswith(".png")
+    assert picture.width > 8 * 128
+    assert picture.height > 2 * 128
+
+
+def test_prompts_come_from_arguments_a_file_and_stdin(run: Path, tmp_path: Path) -> None:
+    lines = f"# colours\n\n  {RED}\n{BLUE}  \n"
+    (tmp_path / "prompts.txt").write_text(lines)
+    sample(run, RED, "--prompts", tmp_path / "prompts.txt", "--no-sheet", "--out", tmp_path / "file")
+    assert requests(tmp_path / "file") == [(BLUE, 0), (RED, 0), (RED, 1)]
+    sample(run, "--prompts", "-", "--no-sheet", "--out", tmp_path / "stdin", stdin=lines)
+    assert requests(tmp_path / "stdin") == [(BLUE, 0), (RED, 0)]
+    assert contents(tmp_path / "stdin").items() <= contents(tmp_path / "file").items()
+
+
+def test_no_prompt_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.txt").write_text("# nothing\n\n")
+    refused(cogvid("sample", run), "No prompt", "--prompts")
+    refused(cogvid("sample", run, "--prompts", tmp_path / "none.txt"), "No prompt", "none.txt")
+    refused(cogvid("sample", run, "--prompts", tmp_path / "nowhere.txt"), "nowhere.txt", "cannot be read")
+    (tmp_path / "latin.txt").write_bytes("gr\u00fcn".encode("latin-1"))
+    refused(cogvid("sample", run, "--prompts", tmp_path / "latin.txt"), "latin.txt", "not UTF-8")
+
+
+def test_a_clip_is_the_same_alone_and_among_others(run: Path, tmp_path: Path) -> None:
+    sample(run, RED, "--out", tmp_path / "alone", "--no-sheet")
+    sample(run, BLUE, RED, BLUE, "--count", "2", "--batch", "3", "--out", tmp_path / "among", "--no-sheet")
+    assert requests(tmp_path / "among") == [*((BLUE, number) for number in range(4)), (RED, 0), (RED, 1)]
+    assert contents(tmp_path / "alone").items() <= contents(tmp_path / "among").items()
+    tokens = {path.read_bytes() for path in (tmp_path / "among").glob("*.safetensors")}
+    assert len(tokens) == 6
+
+
+def test_clips_with_the_same_words_get_names_of_their_own() -> None:
+    long = "a red circle " * 20
+    prompts = [RED, RED.replace("small ", "small, "), RED.replace(" ", "_"), RED.replace(" ", "-"), RED.upper()]
+    prompts += [long + "left", long + "right", "\u5de6" * 200, "\u5de6" * 201, "???", "!!!", "../up", "up"]
+    clips = [(prompt, seed, sample) for prompt in prompts for seed in (0, 1, -1) for sample in (0, 1, 10)]
+    names = [Request(prompt, sample, seed, 9, 1.0, {}).name for prompt, seed, sample in clips]
+    assert len({name.lower() for name in names}) == len(clips)
+    assert names[0] == "a_small_red_circle_moves_left-0-0"
+    assert max(len(f".{name}.safetensors.partial".encode()) for name in names) < 255
+    assert all(name.replace("-", "").replace("_", "").isalnum() for name in names)
+
+
+def test_the_same_command_again_changes_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [run, RED, BLUE, "--out", tmp_path]
+    sample(*command)
+    before = times(tmp_path)
+    no_generation(monkeypatch)
+    sample(*command)
+    assert times(tmp_path) == before
+
+
+def test_lost_videos_and_wanted_gifs_are_made_from_the_tokens(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample(run, RED, "--gif", "--out", tmp_path)
+    before = contents(tmp_path)
+    for path in [*tmp_path.glob("*.mp4"), *tmp_path.glob("*.gif"), *tmp_path.glob("*.png")]:
+        path.unlink()
+    no_generation(monkeypatch)
+    sample(run, RED, "--gif", "--out", tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_another_clip_of_the_same_name_is_refused_and_kept(run: Path, tmp_path: Path) -> None:
+    sample(run, RED, "--frames", "9", "--out", tmp_path)
+    before = contents(tmp_path)
+    again = cogvid("sample", run, BLUE, RED, "--frames", "17", "--out", tmp_path)
+    refused(again, "a_small_red_circle_moves_left-0-0.json holds another clip", "frames 9 there, 17 now", "--seed")
+    assert contents(tmp_path) == before
+    sample(run, RED, "--frames", "17", "--seed", "1", "--out", tmp_path)
+    assert contents(tmp_path).items() > before.items()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".safetensors"])
+def test_a_foreign_file_is_refused_and_kept(run: Path, tmp_path: Path, suffix: str) -> None:
+    foreign = tmp_path / f"a_small_red_circle_moves_left-0-0{suffix}"
+    foreign.write_bytes(b"mine")
+    refused(cogvid("sample", run, BLUE, RED, "--out", tmp_path), foreign.name, "another clip", "--out")
+    assert contents(tmp_path) == {foreign.name: b"mine"}
+
+
+def test_a_clip_that_another_process_makes_is_left_to_it(run: Path, tmp_path: Path) -> None:
+    sample(run, RED, "--out", tmp_path, "--no-sheet")
+    (video,) = tmp_path.glob("*.mp4")
+    video.unlink()
+    with video.with_suffix(".json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(cogvid("sample", run, RED, "--out", tmp_path, "--no-sheet"), "another cogvid process")
+    sample(run, RED, "--out", tmp_path, "--no-sheet")
+    assert video.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(cogvid("sample", run, RED, "--out", tmp_path / "file"), "--out", "cannot be made")
+
+
+@pytest.mark.parametrize("duration", ["0.1", "-1", "nan", "inf"])
+def test_a_duration_that_no_rate_fits_is_refused(run: Path, tmp_path: Path, duration: str) -> None:
+    refused(cogvid("sample", run, RED, f"--duration={duration}", "--out", tmp_path), "--duration")
+    assert not contents(tmp_path)
+
+
+COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()", "sample"]
+# Ends itself as kill -9 would, just before a file with this ending gets its name.
+SUICIDE = """
+import os, pathlib, signal, sys
+ending, replace = sys.argv.pop(1), pathlib.Path.replace
+def until(path, target):
+    if str(target).endswith(ending):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(path, target)
+pathlib.Path.replace = until
+from cogvid.cli import main
+main()
+"""
+MANY = [RED, BLUE, "--count", "2", "--batch", "2", "--gif"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an uninterrupted command writes."""
+    out = tmp_path_factory.mktemp("uninterrupted")
+    sample(run, *MANY, "--out", out)
+    return contents(out)
+
+
+@pytest.mark.timeout(280)
+def test_a_command_killed_again_and_again_ends_with_the_files_of_an_uninterrupted_one(
+    run: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
+    kills = 0
+    while True:
+        before = times(tmp_path)
+        named = len(names(tmp_path))
+        with subprocess.Popen([*COMMAND, run, *MANY, "--out", tmp_path], stdout=subprocess.DEVNULL) as process:
+            # At other moments each time: after one, two, three more files, right away or a little later.
+            while process.poll() is None and len(names(tmp_path)) <= named + kills % 3:
+                time.sleep(0.002)
+            time.sleep(0.01 * (kills % 4))
+            process.kill()
+        assert {name: before[name] for name in before if not name.startswith(".")}.items() <= times(tmp_path).items()
+        now = contents(tmp_path)
+        assert all(now[name] == uninterrupted[name] for name in names(tmp_path))
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 3
+    assert contents(tmp_path) == uninterrupted
+
+
+def names(folder: Path) -> set[str]:
+    """Of the files that are complete."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("ending", [".json", ".safetensors", ".mp4", ".gif", ".png"])
+def test_a_command_killed_before_a_file_gets_its_name_leaves_none_of_it_and_goes_on(
+    run: Path, tmp_path: Path, uninterrupted: dict[str, bytes], ending: str
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", SUICIDE, ending, "sample", run, *MANY, "--out", tmp_path],
+        check=False,
+        capture_output=True,
+        timeout=100,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not list(tmp_path.glob(f"*{ending}"))
+    now = contents(tmp_path)
+    assert all(now[name] == uninterrupted[name] for name in names(tmp_path))
+    sample(run, *MANY, "--out", tmp_path)
+    assert contents(tmp_path) == uninterrupted
+
+
+def test_a_long_clip_is_written_while_it_is_made(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    add, generate = VideoWriter.add, clips_module.generate
+    monkeypatch.setattr(VideoWriter, "add", lambda self, frames: events.append("write") or add(self, frames))
+    monkeypatch.setattr(clips_module, "generate", lambda *a, **k: events.append("make") or generate(*a, **k))
+    sample(long, RED, BLUE, "--frames", "23", "--gif", "--out", tmp_path)
+    # The image model, the key frames, and five windows of four new frames each, the last one of two.
+    assert events.count("make") == 7
+    assert events.index("write") < len(events) - events[::-1].index("make")
+    for video in tmp_path.glob("*.mp4"):
+        assert len(probe(video).timestamps) == 23
+        assert load_file(video.with_suffix(".safetensors"))["codes"].shape == (23, 16)
+        request = json.loads(video.with_suffix(".json").read_text())
+        assert request["seconds"] == 22 / 0.5  # at the scheduler's slowest rate, the final frames' own
+
+
+def test_a_long_clip_is_the_same_in_its_videos_when_they_are_made_from_its_tokens(long: Path, tmp_path: Path) -> None:
+    sample(long, RED, BLUE, "--frames", "23", "--gif", "--out", tmp_path)
+    before = contents(tmp_path)
+    for path in [*tmp_path.glob("*.mp4"), *tmp_path.glob("*.gif")]:
+        path.unlink()
+    sample(long, RED, BLUE, "--frames", "23", "--gif", "--out", tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_gif_of_a_long_clip_shows_some_of_its_frames(long: Path, tmp_path: Path) -> None:
+    sample(long, RED, "--frames", "130", "--gif", "--no-sheet", "--out", tmp_path)
+    (path,) = tmp_path.glob("*.gif")
+    assert Image.open(path).n_frames <= 64
+
+
+def test_going_on_from_the_last_frames_trains_no_interpolation_stage(long: Path) -> None:
+    assert not (long / "stages" / "interpolation").exists()
+    assert len(list((long / "samples" / "generated").glob("*.mp4"))) == 2
+    # Clips of two seconds yield nine frames at four a second; the text of a window says what five of them last.
+    rows = [json.loads(line) for line in (long / "samples" / "captions.jsonl").read_text().splitlines()]
+    assert {row["rate"] for row in rows} == {4.0}
+    assert probe(long / "samples" / "generated" / "0000.mp4").duration == pytest.approx(2.0, rel=1e-3)
+
+
+def changed(run: Path, folder: Path, old: str, new: str) -> Path:
+    """The run with another configuration, in a folder of its own."""
+    folder.mkdir()
+    config = (run / "config.yaml").read_text()
+    assert old in config
+    (folder / "config.yaml").write_text(config.replace(old, new))
+    (folder / "stages").symlink_to(run / "stages")
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["hold", "linear"])
+def test_strategies_without_a_model_fill_the_clip(run: Path, tmp_path: Path, strategy: str) -> None:
+    filled = changed(run, tmp_path / "run", "name: recursive", f"name: {strategy}")
+    sample(filled, RED, "--frames", "12", "--out", tmp_path / "out", "--gif")
+    (video,) = (tmp_path / "out").glob("*.mp4")
+    assert len(probe(video).timestamps) == 12
+    assert load_file(video.with_suffix(".safetensors"))["codes"].shape == (5, 16)
+
+
+def test_models_generate_in_the_type_that_the_configuration_says(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, types = changed(run, tmp_path / "run", "dtype: float32", "dtype: bfloat16"), set()
+    generate = clips_module.generate
+
+    def spy(model: CogVideoTransformer, *rest: object, **more: object) -> Tensor:
+        types.update(parameter.dtype for parameter in model.parameters())
+        return generate(model, *rest, **more)
+
+    monkeypatch.setattr(clips_module, "generate", spy)
+    sample(half, RED, "--out", tmp_path / "out")
+    assert types == {torch.bfloat16}
+
+
+def test_a_clip_of_other_settings_is_refused_by_what_differs(run: Path, tmp_path: Path) -> None:
+    sample(run, RED, "--out", tmp_path / "out")
+    cooler = changed(run, tmp_path / "run", "temperature: 1.0", "temperature: 0.5")
+    refused(cogvid("sample", cooler, RED, "--out", tmp_path / "out"), "holds another clip (generation);")
+
+
+def test_two_level_sampling_takes_the_clusters_of_the_tokenizer(run: Path, tmp_path: Path) -> None:
+    clustered = changed(run, tmp_path / "run", "clusters: false", "clusters: true")
+    sample(clustered, RED, "--out", tmp_path / "out")
+    (tokens,) = (tmp_path / "out").glob("*.safetensors")
+    assert len(load_file(tokens)["codes"].unique()) > 1
+
+
+def test_two_level_sampling_of_a_run_without_clusters_names_the_key(run: Path, tmp_path: Path) -> None:
+    clustered = changed(run, tmp_path / "run", "clusters: false", "clusters: true")
+    (clustered / "stages").unlink()
+    shutil.copytree(run / "stages", clustered / "stages")
+    (clustered / "stages" / "tokenizer" / "clusters.safetensors").unlink()
+    refused(cogvid("sample", clustered, RED, "--out", tmp_path / "out"), "generation.first_frame.clusters")
+    assert not (tmp_path / "out").exists()

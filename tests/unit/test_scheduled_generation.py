@@ -1,0 +1,229 @@
+"""The shortest schedule gives the tokens of one slot at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cogvid import AttentionBackend, Grid, Position, create_component
+from cogvid.attention.compact import layer_masks
+from cogvid.attention.dense import masked_attention
+from cogvid.attention.mask import Stage, given_frames
+from cogvid.config.schema import Positions, SamplingConfig
+from cogvid.generation.sampler import generate
+from cogvid.generation.schedule import sequential_schedule, shortest_schedule
+from cogvid.model.context import FullSequence, text_attention
+from cogvid.model.transformer import CogVideoTransformer, frame_inputs
+
+MakeModel = Callable[..., CogVideoTransformer]
+GRID = Grid(5, 3, 4)
+TEXT, OFFSET = 4, 12
+PLAIN, GUIDED = SamplingConfig(temperature=0.9), SamplingConfig(top_k=9, guidance=2.5)
+SWIN = {"name": "swin_ar", "options": {"window": [2, 2]}}
+
+BACKENDS: dict[str, AttentionBackend] = {
+    "naive": create_component("attention", "naive"),
+    "local3d": create_component("attention", "local3d", {"extent": [2, 2, 2]}),
+    "local3d, bias": create_component("attention", "local3d", {"extent": [3, 2, 1], "bias": True}),
+    "swin_ar": create_component("attention", "swin_ar", {"window": [2, 2]}),
+    "swin_ar, 2 frames, bias": create_component("attention", "swin_ar", {"window": [1, 3], "frames": 2, "bias": True}),
+    **{name: create_component("attention", name, {"pattern": SWIN}) for name in ("triton", "flex", "auto")},
+}
+
+
+def conditions(batch: int, grid: Grid = GRID) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(2)
+    lengths = torch.arange(batch) % TEXT + 1
+    return {
+        "text": torch.randint(0, 8, (batch, TEXT), generator=draw),
+        "text_mask": torch.arange(TEXT) >= TEXT - lengths[:, None],
+        "codes": torch.randint(0, 11, (batch, grid.frames, grid.frame_tokens), generator=draw),
+        "samples": torch.arange(batch) + 3,
+        "frame_ids": torch.arange(grid.frames).expand(batch, -1) * 4,
+    }
+
+
+def tokens(
+    model: CogVideoTransformer,
+    known: tuple[bool, ...],
+    schedule: Tensor | None,
+    sampling: SamplingConfig = PLAIN,
+    batch: int = 2,
+    **options: object,
+) -> Tensor:
+    clips = conditions(batch, model.config.grid)
+    clips["codes"][:, ~torch.tensor(known)] = 0
+    without = torch.full((batch, TEXT), 3), torch.ones(batch, TEXT, dtype=torch.bool)
+    return generate(
+        model,
+        known=known,
+        sampling=sampling,
+        seed=4,
+        text_offset=OFFSET,
+        schedule=schedule,
+        unconditional=without if sampling.guidance != 1 else None,
+        **clips,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def shortest(backend: AttentionBackend, grid: Grid, known: tuple[bool, ...], stage: Stage, layers: int) -> Tensor:
+    masks = layer_masks(backend, grid, given_frames(stage, grid.frames), layers)
+    return shortest_schedule(list(dict.fromkeys(masks)), known)
+
+
+def known_frames(stage: Stage, first: int) -> tuple[bool, ...]:
+    if stage == "interpolation":
+        return given_frames(stage, GRID.frames)
+    return tuple(frame < first for frame in range(GRID.frames))
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED], ids=["plain", "guided"])
+@pytest.mark.parametrize(("stage", "first"), [("sequential", 0), ("sequential", 2), ("interpolation", 0)])
+@pytest.mark.parametrize("name", list(BACKENDS))
+def test_the_shortest_schedule_gives_the_tokens_of_one_slot_at_a_time(
+    make_model: MakeModel, name: str, stage: Stage, first: int, sampling: SamplingConfig, batch: int
+) -> None:
+    model, known = make_model(BACKENDS[name], GRID, stage), known_frames(stage, first)
+    one_by_one = tokens(model, known, sequential_schedule(GRID, known), sampling, batch)
+    assert torch.equal(tokens(model, known, None, sampling, batch), one_by_one)
+    assert len(one_by_one[:, ~torch.tensor(known)].unique()) > 5
+    steps = int(shortest(BACKENDS[name], GRID, known, stage, 2).max()) + 1
+    # Where a slot needs all of the frames before, its frame can start with their last slots: one step for both.
+    full = known.count(False) * (GRID.frame_tokens - 1) + 1
+    assert steps == full if name == "naive" else steps < full
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    """A predicate that is as good as random."""
+
+    seed: int
+    share: int
+
+
+class Random(AttentionBackend):
+    Config = _Hashed
+
+    def pattern(self, query: Position, key: Position, layer: int) -> Tensor:
+        mixed = self.config.seed * 7919 + layer * 104729
+        for number, axis in enumerate((*query, *key)):
+            mixed = (mixed * 31 + axis * (2 * number + 3)) % 10007
+        return (mixed * mixed + mixed) % 101 < self.config.share
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10**6),
+    share=st.integers(0, 100),
+    shape=st.tuples(st.sampled_from([3, 5]), st.integers(1, 3), st.integers(1, 3)),
+    stage=st.sampled_from(["sequential", "interpolation"]),
+    first=st.integers(0, 2),
+    batch=st.sampled_from([1, 8]),
+    guided=st.booleans(),
+    rotary=st.booleans(),
+)
+def test_any_predicate_is_scheduled_exactly(
+    make_model: MakeModel,
+    seed: int,
+    share: int,
+    shape: tuple[int, int, int],
+    stage: Stage,
+    first: int,
+    batch: int,
+    guided: bool,
+    rotary: bool,
+) -> None:
+    grid = Grid(*shape)
+    positions = Positions.rotary if rotary else Positions.learned
+    model = make_model(Random(_Hashed(seed, share)), grid, stage, layers=3, positions=positions)
+    known = given_frames(stage, grid.frames) if stage == "interpolation" else tuple(t < first for t in range(shape[0]))
+    sampling = GUIDED if guided else PLAIN
+    one_by_one = tokens(model, known, sequential_schedule(grid, known), sampling, batch)
+    assert torch.equal(tokens(model, known, None, sampling, batch), one_by_one)
+
+
+@pytest.mark.parametrize("name", ["local3d, bias", "swin_ar"])
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED], ids=["plain", "guided"])
+def test_samples_of_a_batch_may_be_at_different_schedules(
+    make_model: MakeModel, name: str, sampling: SamplingConfig
+) -> None:
+    model, known = make_model(BACKENDS[name], GRID), known_frames("sequential", 1)
+    fast, slow = shortest(BACKENDS[name], GRID, known, "sequential", 2), sequential_schedule(GRID, known)
+    late = torch.where(fast >= 0, fast + 7, -1)
+    mixed = tokens(model, known, torch.stack([slow, fast, late, fast]), sampling, batch=4)
+    assert torch.equal(mixed, tokens(model, known, slow, sampling, batch=4))
+
+
+def test_a_schedule_that_is_too_short_gives_other_tokens(make_model: MakeModel) -> None:
+    model, known = make_model(BACKENDS["local3d"], GRID), known_frames("sequential", 0)
+    # All frames at once: none sees what the frames before it hold.
+    hasty = torch.arange(GRID.frame_tokens).expand(GRID.frames, -1)
+    assert not torch.equal(tokens(model, known, hasty), tokens(model, known, None))
+
+
+@pytest.mark.parametrize("change", ["late", "missing", "known"])
+def test_a_schedule_of_other_slots_is_refused(make_model: MakeModel, change: str) -> None:
+    known = known_frames("sequential", 1)
+    schedule = sequential_schedule(GRID, known)
+    place, value = {"late": ((2, 3), 0), "missing": ((2, 0), -1), "known": ((0, 0), 0)}[change]
+    schedule[place] = value
+    with pytest.raises(ValueError, match="rising steps"):
+        tokens(make_model(BACKENDS["naive"], GRID), known, schedule)
+
+
+class BiasedText(FullSequence):
+    """A sequence of one frame whose text keys score higher."""
+
+    def base(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        t = self.text
+        text = text_attention(q[:, :, :t], k[:, :, :t], v[:, :, :t], self.text_mask)
+        raster = torch.ones(q.shape[2] - t, q.shape[2] - t, dtype=torch.bool).tril().expand(len(q), 1, -1, -1)
+        visible = torch.cat([self.text_mask[:, None, None].expand(-1, -1, len(raster[0, 0]), -1), raster], -1)
+        scores = torch.zeros(q.shape[2], dtype=q.dtype).index_fill(0, torch.arange(t), 1.4)
+        return torch.cat([text, masked_attention(q[:, :, t:], k, v, visible, scores)], dim=2)
+
+
+def test_the_text_bias_is_added_to_the_scores_of_the_text(make_model: MakeModel) -> None:
+    grid = Grid(1, 3, 4)
+    model, clips = make_model(None, grid), conditions(3, grid)
+    biased = tokens(model, (False,), None, SamplingConfig(temperature=0, text_bias=1.4), batch=3)
+    inputs = torch.cat([clips["text"] + OFFSET, frame_inputs(biased, OFFSET - 1)], dim=1)
+    context = BiasedText(None, grid, (False,), clips["text_mask"])
+    with torch.no_grad():
+        hidden = model.run(inputs, torch.arange(grid.tokens), clips["text_mask"], context)
+    assert torch.equal(model.project(hidden[:, TEXT:]).argmax(-1), biased[:, 0])
+    assert not torch.equal(biased, tokens(model, (False,), None, SamplingConfig(temperature=0), batch=3))
+
+
+def test_compiled_steps_give_the_same_tokens(make_model: MakeModel) -> None:
+    model, known = make_model(BACKENDS["local3d, bias"], GRID, layers=1), known_frames("sequential", 1)
+    assert torch.equal(tokens(model, known, None, compile=True), tokens(model, known, None))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_captured_graphs_give_the_same_tokens(make_model: MakeModel, dtype: torch.dtype) -> None:
+    model, known = make_model(BACKENDS["swin_ar"], GRID, dtype=dtype).cuda(), known_frames("sequential", 1)
+    slow = sequential_schedule(GRID, known)
+    assert torch.equal(tokens(model, known, slow, compile=True), tokens(model, known, slow))
+
+
+def test_bfloat16_generates(make_model: MakeModel) -> None:
+    model, known = make_model(BACKENDS["local3d, bias"], GRID, dtype=torch.bfloat16), known_frames("sequential", 1)
+    codes = tokens(model, known, None)
+    assert codes.dtype is torch.int64
+    assert len(codes.unique()) > 5
+
+
+def test_known_frames_that_see_others_are_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="frame 1 is known, but sees frame 0"):
+        tokens(make_model(BACKENDS["naive"], GRID), (False, True, False, False, False), None)
