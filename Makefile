@@ -10,6 +10,7 @@ GPU_FOLDER := $(CURDIR)/dist/gpu
 GPU_RUN = PYTHONPATH="$(GPU_FOLDER):$(CURDIR)/framework:$(CURDIR)/plugins$${PYTHONPATH:+:$$PYTHONPATH}" \
 	$(if $(REHEARSE),TRITON_INTERPRET=1 OMP_NUM_THREADS=1) $(GPU_PYTHON)
 REHEARSAL := --methods dense,causal,tiled,triton --out $(GPU_FOLDER)/rehearsal.json
+GPU_DECODE = $(GPU_RUN) -m cogvid bench decode $(if $(REHEARSE),--rehearse --out $(GPU_FOLDER)/decode.json,--device cuda --compile)
 GPU_BENCH = $(GPU_RUN) -m cogvid bench attention $(if $(REHEARSE),--rehearse,--device cuda)
 
 .DEFAULT_GOAL := test
@@ -44,6 +45,7 @@ gpu-tune: $(GPU_FOLDER)/.written
 
 gpu-bench: $(GPU_FOLDER)/.written
 	$(GPU_BENCH) $(if $(REHEARSE),$(REHEARSAL),--repeats 10)
+	$(GPU_DECODE)
 
 $(GPU_FOLDER)/.written: .ci/metadata.py pyproject.toml
 	$(GPU_PYTHON) .ci/metadata.py $(GPU_FOLDER)

@@ -165,12 +165,23 @@ def test_training_a_video_stage_moves_its_own_parameters_and_nothing_of_the_base
 
 
 @pytest.mark.filterwarnings("ignore:.*self.log.*")
-@pytest.mark.parametrize(("stage", "learned"), [("sequential", [1, 2]), ("interpolation", [1]), (None, [0])], ids=str)
+@pytest.mark.parametrize(
+    ("stage", "image_first", "learned"),
+    [
+        ("sequential", True, [1, 2]),
+        ("sequential", False, [0, 1, 2]),
+        ("interpolation", True, [1]),
+        ("interpolation", False, [1]),
+        (None, True, [0]),
+    ],
+    ids=str,
+)
 def test_each_stage_learns_the_frames_that_it_generates(
-    make_model: MakeModel, stage: Stage | None, learned: list[int]
+    make_model: MakeModel, stage: Stage | None, image_first: bool, learned: list[int]
 ) -> None:
     model = make_model(Naive(), GRID, stage) if stage else make_model(None, Grid(1, 2, 3))
-    module = TransformerModule(model, StageConfig(steps=1, batch_size=1), TEXT_OFFSET)
+    config = StageConfig(steps=1, batch_size=1)
+    module = TransformerModule(model, config, TEXT_OFFSET, image_model_first=image_first)
     codes = random_tokens(0, 1, 3 if stage else 1, 6)
     text = (random_tokens(1, 1, 4, count=8), torch.ones(1, 4))
     before = module.training_step((codes, *text), 0)

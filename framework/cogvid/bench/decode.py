@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cogvid.attention.backend import AttentionBackend
+from cogvid.attention.backend import AttentionBackend, PatternRunner
 from cogvid.attention.compact import layer_masks
-from cogvid.bench.cases import DTYPES
-from cogvid.bench.concatenated import concatenated_seconds
+from cogvid.bench.cases import DTYPES, make_case
+from cogvid.bench.concatenated import concatenated_error, concatenated_seconds
 from cogvid.config.schema import ComponentConfig, SamplingConfig
+from cogvid.errors import UserError
 from cogvid.generation.packed import packed
 from cogvid.generation.sampler import generate
 from cogvid.generation.schedule import decode_schedule, sequential_schedule
 from cogvid.grid import Grid
-from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
 from cogvid.plugins import create_plugin_manager
 
 Say = Callable[[str], None]
 GUIDED = SamplingConfig(guidance=3.0)
-# Longer sequences are measured once, and neither guided nor recomputed.
+# Whose seconds are those of the steps of a whole clip.
+CLIP_WAYS = ("sequential", "scheduled", "guided")
+# Longer sequences, in frames, are neither guided nor recomputed, and measured twice; once by models that are not small.
 _SHORT = 5
+_SMALL = ("tiny", "quickstart")
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,7 @@ class DecodeCase:
     @property
     def name(self) -> str:
         """For tables."""
-        options = "".join(f", {key} {value}" for key, value in self.component.options.items())
-        grid = self.grid
-        return f"{self.size.name}, {grid.frames}x{grid.height}x{grid.width} {self.component.name}{options}"
+        return f"{self.size.name}, {make_case(self.component, self.grid).name}"
 
     def backend(self) -> AttentionBackend:
         """Its attention backend."""
@@ -109,34 +113,51 @@ def default_cases(device: str) -> list[DecodeCase]:
 
 @dataclass
 class DecodeResult:
-    """Of one case. Seconds are those of a whole clip, for each round; tokens are those of the sequential schedule.
+    """Of one case. A token is one of every clip of the batch.
 
     Attributes:
         slots, steps: of the clip, and of its shortest schedule.
-        sequential, scheduled, guided: seconds; guidance on the shortest schedule.
-        frames: seconds of a token in each frame, one slot at a time.
-        recomputed: seconds of a token, the sequence so far again for each; mean over the frames.
-        concatenated: the same with a cache that grows by concatenation, in each frame; full attention alone.
-        equal: share of the tokens of both schedules that are equal.
         read: bytes that a step of one slot has to read, of weights and of keys and values.
+        rounds: seconds by way and round: of each step of a clip for `CLIP_WAYS`, else of a token in each frame.
+        equal: share of the tokens of both schedules that are equal.
     """
 
     case: DecodeCase
     slots: int
     steps: int
-    sequential: list[float] = field(default_factory=list)
-    scheduled: list[float] = field(default_factory=list)
-    guided: list[float] = field(default_factory=list)
-    frames: list[float] = field(default_factory=list)
-    recomputed: float | None = None
-    concatenated: list[float] = field(default_factory=list)
-    equal: float = 1.0
     read: tuple[int, int] = (0, 0)
+    rounds: dict[str, list[list[float]]] = field(default_factory=dict)
+    equal: float = 1.0
+
+    def best(self, way: str) -> list[float]:
+        """Seconds of each step, or frame, in its fastest round; empty where a way was not measured."""
+        return [min(each) for each in zip(*self.rounds.get(way, []), strict=True)]
+
+    def per_token(self, way: str) -> float | None:
+        """Seconds, mean over the clip."""
+        best = self.best(way)
+        return sum(best) / (self.slots if way in CLIP_WAYS else len(best)) if best else None
+
+    def ratio(self, way: str, other: str) -> float | None:
+        """Of the time of one way to that of another."""
+        above, below = self.per_token(way), self.per_token(other)
+        return above / below if above and below else None
 
     @property
-    def speed_up(self) -> float:
-        """Of the shortest schedule, on the clock."""
-        return statistics.median(self.sequential) / statistics.median(self.scheduled)
+    def frames(self) -> list[float]:
+        """Seconds of a token in each frame, one slot at a time: the median, as the first step holds the text, too."""
+        best, n = self.best("sequential"), self.case.grid.frame_tokens
+        return [statistics.median(best[start : start + n]) for start in range(0, len(best), n)]
+
+    @property
+    def last_over_second_frame(self) -> float | None:
+        """Of the time of a token; about 1 where a slot sees as much in all frames but the first."""
+        return self.frames[-1] / self.frames[1] if len(self.frames) > 2 else None
+
+    @property
+    def concatenated_over_sequential(self) -> list[float]:
+        """Of the time of a token in each frame; empty where it was not measured."""
+        return [a / b for a, b in zip(self.best("concatenated"), self.frames, strict=False)]
 
     @property
     def step_ratio(self) -> float:
@@ -145,14 +166,44 @@ class DecodeResult:
 
 
 def check(case: DecodeCase) -> None:
-    """Raises AssertionError if the schedules of a case's backend do not give the same tokens on a small grid."""
+    """Compare all ways on a small grid, in float64 with weights of order one.
+
+    Raises:
+        AssertionError: two do not give the same tokens, or logits.
+    """
     grid = Grid(min(case.grid.frames, 4), 6, 7)
     backend = case.backend()
     model = random_model(DecodeCase(SIZES["tiny"], case.component, grid, case.plugins), backend).double()
-    known = (False,) * grid.frames
-    schedules = sequential_schedule(grid, known), decode_schedule(backend, grid, layers=2)
-    one_by_one, together = (run(model, schedule, SamplingConfig(), 2, False)[0] for schedule in schedules)
-    assert torch.equal(one_by_one, together), f"{case.component.name}: the shortest schedule gives other tokens"
+    # Whatever reaches a logit is then far above rounding, and decides on tokens.
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    likeliest = SamplingConfig(temperature=0)
+    shortest = decode_schedule(backend, grid, layers=model.config.layers)
+    codes, _ = run(model, sequential_schedule(grid, (False,) * grid.frames), likeliest, 2, False)
+    whole = _whole_logits(model, codes).argmax(-1).view_as(codes)
+    _agree(torch.equal(codes, whole), "one slot at a time gives other tokens than the whole sequence")
+    # Its text is that of the clip itself: guidance changes nothing.
+    for sampling in (likeliest, replace(likeliest, guidance=GUIDED.guidance)):
+        together, _ = run(model, shortest, sampling, 2, False)
+        _agree(torch.equal(codes, together), f"the shortest schedule gives other tokens, guidance {sampling.guidance}")
+    if case.component.name == "naive":
+        error = concatenated_error(model, codes)
+        _agree(error < 1e-9, f"the concatenated cache gives other logits, off by {error:.2g}")
+
+
+def _agree(right: bool, otherwise: str) -> None:
+    if not right:
+        raise AssertionError(otherwise)
+
+
+@torch.inference_mode()
+def _whole_logits(model: CogVideoTransformer, codes: Tensor) -> Tensor:
+    """Of finished clips, (B, F * N, V), by tiles of the pattern: a backend's own computation may lack float64."""
+    plain = copy(model)
+    plain.backend = PatternRunner(SimpleNamespace(pattern=model.backend))
+    text, text_mask = _text(model, len(codes))
+    begin = model.config.image_vocabulary
+    return plain.image_logits(torch.cat([text + begin + 1, frame_inputs(codes, begin)], dim=1), text_mask)
 
 
 def run_case(case: DecodeCase, settings: DecodeSettings, say: Say) -> DecodeResult:
@@ -161,40 +212,49 @@ def run_case(case: DecodeCase, settings: DecodeSettings, say: Say) -> DecodeResu
     Args:
         case, settings: what to run.
         say: called with what is going on.
+
+    Raises:
+        UserError: the check failed; nothing was timed.
     """
     say(f"{case.name}: checking")
-    check(case)
-    device, dtype = torch.device(settings.device), DTYPES[settings.dtype]
-    backend, grid = case.backend(), case.grid
-    model = packed(random_model(case, backend).to(device, dtype))
+    try:
+        check(case)
+    except AssertionError as error:
+        raise UserError(f"Not timed, because the check failed: {case.name}: {error}.") from error
+    backend, grid, batch, dtype = case.backend(), case.grid, settings.batch, DTYPES[settings.dtype]
+    model = packed(random_model(case, backend, settings.device).to(dtype))
     one_by_one = sequential_schedule(grid, (False,) * grid.frames)
     shortest = decode_schedule(backend, grid, layers=case.size.layers)
-    result = DecodeResult(case, grid.tokens, int(shortest.max()) + 1, read=_read(case, backend, dtype))
-    short = grid.frames <= _SHORT
-    by_frame: list[list[float]] = []
-    for number in range(settings.repeats if short else 1):
-        ways = {"sequential": (one_by_one, SamplingConfig()), "scheduled": (shortest, SamplingConfig())}
-        if short:
-            ways["guided"] = shortest, GUIDED
-        found = {}
-        for name, (schedule, sampling) in ways.items():
-            say(f"{case.name}: {name}, round {number + 1}")
-            found[name], seconds = run(model, schedule, sampling, settings.batch, settings.compile)
-            getattr(result, name).append(sum(seconds))
-            if name == "sequential":
-                by_frame.append([statistics.median(part.tolist()) for part in torch.tensor(seconds).chunk(grid.frames)])
-        result.equal = float((found["sequential"] == found["scheduled"]).double().mean())
-    result.frames = [statistics.median(each) for each in zip(*by_frame, strict=True)]
+    result = DecodeResult(case, grid.tokens, int(shortest.max()) + 1, _read(case, backend, dtype))
+    short, codes = grid.frames <= _SHORT, {}
+
+    def clip(way: str, schedule: Tensor, sampling: SamplingConfig) -> list[float]:
+        codes[way], seconds = run(model, schedule, sampling, batch, settings.compile)
+        return seconds
+
+    def by_frame(seconds: Callable[[CogVideoTransformer, int, int], float]) -> list[float]:
+        return [seconds(model, batch, frame) for frame in range(grid.frames)]
+
+    ways: dict[str, Callable[[], list[float]]] = {
+        "sequential": lambda: clip("sequential", one_by_one, SamplingConfig()),
+        "scheduled": lambda: clip("scheduled", shortest, SamplingConfig()),
+    }
     if short:
-        say(f"{case.name}: recomputing")
-        result.recomputed = statistics.fmean(_recomputed(model, case, frame) for frame in range(grid.frames))
+        ways["guided"] = lambda: clip("guided", shortest, GUIDED)
+        ways["recomputed"] = lambda: by_frame(_recomputed)
     if short and case.component.name == "naive":
-        say(f"{case.name}: concatenating")
-        result.concatenated = [concatenated_seconds(model, grid, frame) for frame in range(grid.frames)]
+        ways["concatenated"] = lambda: by_frame(concatenated_seconds)
+    # The first round of what is compiled compiles it.
+    long = 2 if case.size.name in _SMALL or settings.compile else 1
+    for number in range(settings.repeats if short else min(settings.repeats, long)):
+        for way, seconds in ways.items():
+            say(f"{case.name}: {way}, round {number + 1}")
+            result.rounds.setdefault(way, []).append(seconds())
+    result.equal = float((codes["sequential"] == codes["scheduled"]).double().mean())
     return result
 
 
-def random_model(case: DecodeCase, backend: AttentionBackend) -> CogVideoTransformer:
+def random_model(case: DecodeCase, backend: AttentionBackend, device: str = "cpu") -> CogVideoTransformer:
     """A model of the case's size, of 256 text tokens."""
     size = case.size
     config = TransformerConfig(
@@ -208,7 +268,8 @@ def random_model(case: DecodeCase, backend: AttentionBackend) -> CogVideoTransfo
         grid=case.grid,
     )
     torch.manual_seed(0)
-    return CogVideoTransformer(config, backend).eval()
+    with torch.device(device):  # where it will run: a large one takes minutes to draw on a CPU
+        return CogVideoTransformer(config, backend).eval()
 
 
 def run(
@@ -219,10 +280,8 @@ def run(
     Returns:
         int64 (batch, F, N), and the seconds of each step; those of the first hold the text, too.
     """
-    device, text = model.word_embeddings.weight.device, model.config.text_length
-    frames, n = schedule.shape
-    tokens = torch.arange(text).expand(batch, -1) % 256
-    text_mask = tokens >= text // 4
+    device, (frames, n) = model.word_embeddings.weight.device, schedule.shape
+    tokens, text_mask = _text(model, batch)
     times: list[float] = []
 
     def tick(_: int) -> None:
@@ -250,18 +309,25 @@ def run(
     return codes, [after - before for before, after in pairwise(times)]
 
 
+def _text(model: CogVideoTransformer, batch: int) -> tuple[Tensor, Tensor]:
+    """Tokens and mask, (B, T) each; a quarter is padding."""
+    slots = torch.arange(model.config.text_length).expand(batch, -1)
+    return slots % 256, slots >= model.config.text_length // 4
+
+
 @torch.inference_mode()
-def _recomputed(model: CogVideoTransformer, case: DecodeCase, frame: int) -> float:
+def _recomputed(model: CogVideoTransformer, batch: int, frame: int) -> float:
     """Seconds of a token in a frame, when all frames up to it are computed again for it."""
-    length = case.size.text + (frame + 1) * case.grid.frame_tokens
-    tokens = torch.zeros(1, length, dtype=torch.long, device=model.word_embeddings.weight.device)
-    text_mask = torch.ones(1, case.size.text, device=tokens.device)
-    times = []
-    for _ in range(4):  # the first lays out the attention
+    config = model.config
+    length = config.text_length + (frame + 1) * config.grid.frame_tokens
+    tokens = torch.zeros(batch, length, dtype=torch.long, device=model.word_embeddings.weight.device)
+    text_mask = torch.ones(batch, config.text_length, device=tokens.device)
+    for _ in range(2):  # the first lays out the attention
         start = time.perf_counter()
-        model.image_logits(tokens, text_mask)[:, -1].argmax().item()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        hidden = model.hidden(tokens, text_mask)[:, -1]
+        model.project(hidden).argmax(-1).tolist()  # waits for a GPU
+        seconds = time.perf_counter() - start
+    return seconds
 
 
 def _read(case: DecodeCase, backend: AttentionBackend, dtype: torch.dtype) -> tuple[int, int]:
@@ -287,36 +353,3 @@ def copy_bandwidth(device: str) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 2 * x.numel() / min(times)
-
-
-def summary(results: Sequence[DecodeResult]) -> list[dict[str, object]]:
-    """The cases as plain data; seconds and bytes."""
-    return [
-        {
-            "name": one.case.name,
-            "size": vars(one.case.size),
-            "grid": [one.case.grid.frames, one.case.grid.height, one.case.grid.width],
-            "attention": vars(one.case.component),
-            "slots": one.slots,
-            "steps": one.steps,
-            "step_ratio": one.step_ratio,
-            "speed_up": one.speed_up,
-            "share_of_step_ratio": one.speed_up / one.step_ratio,
-            "equal_tokens": one.equal,
-            "seconds": {"sequential": one.sequential, "scheduled": one.scheduled, "guided": one.guided},
-            "guided_over_plain": _ratio(one.guided, one.scheduled),
-            "s_per_token_by_frame": one.frames,
-            "s_per_token_recomputed": one.recomputed,
-            "recomputed_over_cached": one.recomputed and one.recomputed * one.slots / statistics.median(one.sequential),
-            "s_per_token_concatenated_by_frame": one.concatenated,
-            "concatenated_over_sequential_by_frame": [
-                a / b for a, b in zip(one.concatenated, one.frames, strict=False)
-            ],
-            "bytes_read_per_step": {"weights": one.read[0], "keys_and_values": one.read[1]},
-        }
-        for one in results
-    ]
-
-
-def _ratio(above: Sequence[float], below: Sequence[float]) -> float | None:
-    return statistics.median(above) / statistics.median(below) if above else None

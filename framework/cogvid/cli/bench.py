@@ -34,9 +34,11 @@ class Precision(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command group `bench`."""
+    from cogvid.cli.bench_decode import decode  # which shares what is below
+
     bench = typer.Typer(no_args_is_help=True, help="Measure speed and memory of what has passed its check.")
-    bench.callback()(lambda: None)  # a group, though it has one command so far
     bench.command()(attention)
+    bench.command()(decode)
     app.add_typer(bench, name="bench")
 
 
@@ -116,20 +118,21 @@ def attention(
     if methods:
         names = list(dict.fromkeys(name.strip() for name in methods.split(",")))
         check_names([name for name in names if name not in own_name(cases[0], manager)], manager)
-    path = out or _default_path(rehearse, gpu)
-    _write(path, "")  # a folder that cannot be written to should show before the work
+    path = out or default_path("attention", rehearse, gpu)
+    write(path, "")  # a folder that cannot be written to should show before the work
     if tune and not gpu:
         typer.echo("Only a GPU has kernels to tune: left out.", err=True)
     _run(cases, names, settings, path, tune and gpu, rehearse)
 
 
-def _default_path(rehearse: bool, gpu: bool) -> Path:
+def default_path(benchmark: str, rehearse: bool, gpu: bool) -> Path:
+    """The JSON of a benchmark, named after where it runs."""
     if rehearse:
-        return Path("attention-rehearsal.json")
+        return Path(f"{benchmark}-rehearsal.json")
     import torch
 
     name = torch.cuda.get_device_name().lower().replace(" ", "-") if gpu else "cpu"
-    return Path("benchmarks") / f"attention-{name}.json"
+    return Path("benchmarks") / f"{benchmark}-{name}.json"
 
 
 def _run(cases: list[Case], names: list[str], settings: Settings, path: Path, tune: bool, rehearse: bool) -> None:
@@ -152,47 +155,62 @@ def _run(cases: list[Case], names: list[str], settings: Settings, path: Path, tu
                 "\n".join(f"  {note}" for note in notes(results[-1])), markup=False, highlight=False, style="dim"
             )
             # After each case, so that an interruption leaves those before it.
-            _write(path, _record(results, names, settings, tuned, rehearse))
+            write(path, _record(results, names, settings, tuned, rehearse))
     chart = path.with_suffix(".png")
-    draw(results, f"Attention, {_machine(settings)}", chart)
+    layout = f"{settings.heads} heads of {settings.head_size}"
+    draw(results, f"Attention, {machine(settings.device, settings.dtype)}, {layout}", chart)
     console.print(f"Results: {path}\nChart: {chart}", markup=False, soft_wrap=True)
     wrong = [f"{name} on {one.case.name}: {one.methods[name].skipped}" for one in results for name in one.wrong]
     if wrong:
         raise UserError(f"Not timed, because the check failed: {'; '.join(wrong)}.")
 
 
-def _machine(settings: Settings) -> str:
+def machine(device: str, dtype: str) -> str:
+    """For titles."""
     from cogvid.bench.record import hardware
 
     found = hardware()
-    where = found["gpu"] if settings.device == "cuda" else f"{found['cpu']}, {found['threads']} threads"
-    return f"{where}, {settings.dtype}, {settings.heads} heads of {settings.head_size}"
+    where = found["gpu"] if device == "cuda" else f"{found['cpu']}, {found['threads']} threads"
+    return f"{where}, {dtype}"
 
 
 def _record(
     results: list[CaseResult], names: list[str], settings: Settings, tuned: dict[str, Any], rehearse: bool
 ) -> str:
     from dataclasses import asdict
+
+    from cogvid.bench.report import as_json
+
+    arguments = {**asdict(settings), "padding": settings.padding, "methods": names}
+    protocol = "seconds of one call, median and minimum over interleaved rounds, mean over distinct layers"
+    return record("attention", rehearse, arguments, protocol, tuned=tuned, cases=as_json(results, settings))
+
+
+def record(benchmark: str, rehearse: bool, arguments: dict[str, Any], protocol: str, **found: object) -> str:
+    """What a benchmark has found, as JSON, with all that its numbers depend on."""
     from datetime import UTC, datetime
 
     from cogvid.bench.record import hardware, versions
-    from cogvid.bench.report import as_json
 
-    record = {
-        "benchmark": "attention",
+    whole = {
+        "benchmark": benchmark,
         "rehearsal": rehearse,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
         "versions": versions(),
-        "arguments": {**asdict(settings), "padding": settings.padding, "methods": names},
-        "protocol": "seconds of one call, median and minimum over interleaved rounds, mean over distinct layers",
-        "tuned": tuned,
-        "cases": as_json(results, settings),
+        "arguments": arguments,
+        "protocol": protocol,
+        **found,
     }
-    return json.dumps(record, indent=2, default=str) + "\n"
+    return json.dumps(whole, indent=2, default=str) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a file and its folder, or only see that it can be written, where there is no text yet.
+
+    Raises:
+        UserError: it cannot.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if text:

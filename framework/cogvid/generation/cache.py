@@ -139,13 +139,12 @@ class CachedStep:
         cached, seen = self.cache.plus[layer], self.plan.plus[layer]
         _write(cached, self.plan.plus_places, k, v)
         if seen.places is None:
-            keys = cached[..., : seen.count, :].flatten(1, 2)
-        elif seen.places.dim() == 1:
-            keys = cached.flatten(0, 2).index_select(1, seen.places).view(2, -1, seen.count, q.shape[-1])
-        else:
-            places = seen.places[None, :, None, :, None].expand(2, -1, q.shape[1], -1, q.shape[-1])
-            keys = cached.gather(3, places).view(2, -1, seen.count, q.shape[-1])
-        return _attend(q, keys, seen.scores)
+            return _attend(q, cached[..., : self.plan.text + seen.count, :].flatten(1, 2), seen.scores)
+        # The text is the same for all rows: it need not be gathered for each.
+        text = cached[..., : self.plan.text, :].flatten(1, 2)
+        keys = cached.view(-1, q.shape[-1]).index_select(0, seen.places)
+        keys = keys.view(2, q.shape[:3].numel(), seen.count, q.shape[-1])
+        return _attend_text_and(q, text, keys, seen.scores)
 
 
 def _write(cached: Tensor, places: Tensor, k: Tensor, v: Tensor) -> None:
@@ -162,3 +161,15 @@ def _attend(q: Tensor, keys: Tensor, scores: Tensor) -> Tensor:
     k, v = keys
     own = torch.bmm((q * q.shape[-1] ** -0.5).reshape(len(k), 1, -1), k.mT).view(*q.shape[:3], -1)
     return torch.bmm((own + scores).softmax(-1).view(len(k), 1, -1), v).view(q.shape)
+
+
+def _attend_text_and(q: Tensor, text: Tensor, keys: Tensor, scores: Tensor) -> Tensor:
+    """The same, with text (2, B * H, T, K) that all rows of q (B, H, S, K) share, in front of each row's keys."""
+    (text_k, text_v), (k, v), rows = text, keys, q.shape[2]
+    q = (q * q.shape[-1] ** -0.5).contiguous()
+    to_text = torch.bmm(q.flatten(0, 1), text_k.mT).view(*q.shape[:3], text.shape[2])
+    to_own = torch.bmm(q.view(len(k), 1, -1), k.mT).view(*q.shape[:3], keys.shape[2])
+    share = (torch.cat([to_text, to_own], dim=-1) + scores).softmax(-1)
+    of_text, of_own = share.split([text.shape[2], keys.shape[2]], dim=-1)
+    seen = torch.bmm(of_own.reshape(len(k), 1, keys.shape[2]), v).view(len(text_v), rows, -1)
+    return torch.baddbmm(seen, of_text.flatten(0, 1), text_v).view(q.shape)

@@ -8,7 +8,7 @@ copies, R rows of several steps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -94,10 +94,10 @@ class Visible:
     """What the rows of a step see in one layer of the plus channel.
 
     Attributes:
-        places: where the keys stand in the cache, (S * count,), or (B, S * count) where samples differ; None for the
-            first `count` of each sample.
-        count: keys of a row, those of the text first.
-        scores: what is added to their scores, -inf to hide them; (B, 1 or H, S, count).
+        places: where the frame keys stand in the flat cache, (2 * B * H * S * count,); None for the first of each
+            sample, behind the text.
+        count: frame keys of a row.
+        scores: what is added to the scores of the text and of them, -inf to hide them; (B, 1 or H, S, T + count).
     """
 
     places: Tensor | None
@@ -116,6 +116,7 @@ class StepPlan:
         base_places, plus_places: where keys and values are kept in the flat caches, int64 (2 * B * H * S,).
         base: what is seen there, by parts of the rows.
         plus: what is seen there, by layers.
+        text: T.
     """
 
     slots: Tensor
@@ -126,6 +127,24 @@ class StepPlan:
     plus_places: Tensor
     base: tuple[OwnFrame, ...]
     plus: tuple[Visible, ...]
+    text: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the rows of several steps see under one mask.
+
+    Attributes:
+        leading: whether every step reads one piece of the cache.
+        places: of frame keys, int64 (R, 1 or samples, K), or (K,) where they lead.
+        counts: how many of them count in each row, int64 (R, 1 or samples).
+        scores: see `Planner._scores`.
+    """
+
+    leading: bool
+    places: Tensor
+    counts: Tensor
+    scores: Tensor
 
 
 class Planner:
@@ -159,10 +178,12 @@ class Planner:
         self.order = cache_order(known)
         self.rank = self.order.argsort()
         self.alike = rows.slots.shape[1] == 1
+        # Where the pieces of the plus channel's cache begin, for keys and values of each sample and head.
+        pieces = torch.arange(2 * self.batch * heads, device=text_scores.device) * (self.text + grid.tokens + 1)
+        self._pieces = pieces.view(2, self.batch, heads, 1)
         self._neighbours = {mask: Neighbours(mask, self.order) for mask in dict.fromkeys(masks)}
         own = rows.slots.clamp(min=0)
         self._counts = {mask: each.counts(own) for mask, each in self._neighbours.items()}
-        self._leading = {mask: each.leading(own) for mask, each in self._neighbours.items()}
         self._most = max((int(counts.max()) for counts in self._counts.values()), default=0)
         biased = max(1, sum(heads for bias in biases if bias is not None))
         row = self.batch * (self.text + max(self._most, grid.frame_tokens)) * biased
@@ -172,16 +193,27 @@ class Planner:
         """The steps, in order."""
         first = 0
         widths: list[int] = []
-        for width in self.rows.widths:
-            if widths and sum(widths) + width > self._rows_at_once:
-                yield from self._plans(first, widths)
+        leading: tuple[bool, ...] = ()
+        for width, leads in zip(self.rows.widths, self._leads(), strict=True):
+            if widths and (leads != leading or sum(widths) + width > self._rows_at_once):
+                yield from self._plans(first, widths, leading)
                 first, widths = first + sum(widths), []
             widths.append(width)
+            leading = leads
         if widths:
-            yield from self._plans(first, widths)
+            yield from self._plans(first, widths, leading)
 
-    def _plans(self, first: int, widths: Sequence[int]) -> Iterator[StepPlan]:
-        """The steps whose rows begin at `first`."""
+    def _leads(self) -> list[tuple[bool, ...]]:
+        """For each step and distinct mask, whether a single row sees one piece of the cache from its start."""
+        widths = torch.tensor(self.rows.widths)
+        alone = (widths == 1) & self.alike & (not self.fixed)
+        starts = widths.cumsum(0) - widths
+        own = self.rows.slots.clamp(min=0)
+        leads = [(alone & each.leading(own).all(1)[starts]).tolist() for each in self._neighbours.values()]
+        return list(zip(*leads, strict=True)) if leads else [()] * len(widths)
+
+    def _plans(self, first: int, widths: Sequence[int], leading: Sequence[bool]) -> Iterator[StepPlan]:
+        """The steps whose rows begin at `first`; `leading` is theirs."""
         n, device = self.grid.frame_tokens, self.text_scores.device
         slots = self.rows.slots[first : first + sum(widths)]
         idle, slots = slots < 0, slots.clamp(min=0)
@@ -197,15 +229,18 @@ class Planner:
         index = [x.to(device) for x in (model, inputs, outputs, base_places, plus_places, frames)]
         length = n if self.fixed else int(place.max()) + 1
         base_scores = self._scores(place + 1, length)
-        seen = {mask: self._seen(mask, first, slots, max(widths)) for mask in self._neighbours}
-        plus = [
-            (places, scores if bias is None else scores + self._bias(bias, slots, places), counts)
-            for bias, (places, scores, counts) in zip(self.biases, (seen[mask] for mask in self.masks), strict=True)
+        seen = {
+            mask: self._seen(mask, first, slots, lead) for mask, lead in zip(self._neighbours, leading, strict=True)
+        }
+        biased = [
+            None if bias is None else seen[mask].scores + self._bias(bias, slots, seen[mask].places)
+            for mask, bias in zip(self.masks, self.biases, strict=True)
         ]
         start = 0
         for width in widths:
             part = slice(start, start + width)
             start += width
+            visible = {mask: self._visible(each, part) for mask, each in seen.items()}
             model_now, inputs_now, outputs_now, base_now, plus_now, frames_now = (x[part] for x in index)
             yield StepPlan(
                 slots=model_now if self.alike else model_now.T,
@@ -215,7 +250,11 @@ class Planner:
                 base_places=base_now.movedim(0, -1).flatten(),
                 plus_places=plus_now.movedim(0, -1).flatten(),
                 base=self._own(frame[part], place[part], frames_now, base_scores[part]),
-                plus=tuple(self._visible(*each, part) for each in plus),
+                plus=tuple(
+                    visible[mask] if scores is None else self._rescored(visible[mask], scores[part])
+                    for mask, scores in zip(self.masks, biased, strict=True)
+                ),
+                text=self.text,
             )
 
     def _flat(self, piece: Tensor, place: Tensor, length: int, pieces: int) -> Tensor:
@@ -238,18 +277,13 @@ class Planner:
             parts.append(OwnFrame(part, cached, count, scores[part, ..., :count]))
         return tuple(parts)
 
-    def _seen(self, mask: CompactMask, first: int, slots: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What rows see under a mask: places of frame slots (R, 1 or samples, K), scores, and how many in each row.
-
-        The places are (K,) where every step reads one piece of the cache.
-        """
-        counts, leading = (x[mask][first : first + len(slots)] for x in (self._counts, self._leading))
+    def _seen(self, mask: CompactMask, first: int, slots: Tensor, leading: bool) -> _Seen:
+        """What rows (R, 1 or samples) from `first` on see under a mask."""
+        counts = self._counts[mask][first : first + len(slots)]
         most = self._most if self.fixed else int(counts.max())
-        scores = self._scores(counts, most)
-        if self.alike and not self.fixed and width == 1 and leading.all():
-            return torch.arange(most), scores, counts.amax(1)
-        places = self._neighbours[mask].places(slots, most)
-        return places, scores, counts.amax(1) if not self.fixed else torch.full((len(slots),), most)
+        scores, counts = self._scores(counts, most), torch.full_like(counts, most) if self.fixed else counts
+        places = torch.arange(most) if leading else self._neighbours[mask].places(slots, most)
+        return _Seen(leading, places, counts, scores)
 
     def _scores(self, counts: Tensor, most: int) -> Tensor:
         """Hides padding, and what lies behind the first `counts` (R, 1 or samples) of `most` keys; (R, B, 1, T + K)."""
@@ -267,16 +301,19 @@ class Planner:
         scores = bias(query, key).permute(1, 2, 0, 3).to(self.text_scores.dtype)
         return nn.functional.pad(self._each(scores), (self.text, 0))
 
-    def _visible(self, places: Tensor, scores: Tensor, counts: Tensor, part: slice) -> Visible:
-        """The plus channel of a step, in one layer."""
-        most = int(counts[part].max())
-        scores = scores[part, ..., : self.text + most].permute(1, 2, 0, 3)
-        if places.dim() == 1:
-            return Visible(None, self.text + most, scores)
-        text = torch.arange(self.text).expand(*places[part].shape[:2], -1)
-        own = torch.cat([text, self.text + places[part, :, :most]], dim=-1)
-        own = own[:, 0].flatten() if self.alike else self._each(own).transpose(0, 1).flatten(1)
-        return Visible(own.to(scores.device), self.text + most, scores)
+    def _visible(self, seen: _Seen, part: slice) -> Visible:
+        """What the rows of one step see under a mask without a bias."""
+        count, places = int(seen.counts[part].max()), None
+        if not seen.leading:
+            # (S, 1 or B, count) to (1 or B, 1, S * count), in each of the cache's pieces (2, B, H).
+            own = seen.places[part, :, :count]
+            own = (own if self.alike else self._each(own)).transpose(0, 1).flatten(1)[:, None] + self.text
+            places = (self._pieces + own.to(self._pieces.device)).flatten()
+        return self._rescored(Visible(places, count, seen.scores), seen.scores[part])
+
+    def _rescored(self, visible: Visible, scores: Tensor) -> Visible:
+        """The same keys with other scores, (S, B, 1 or H, T + K)."""
+        return replace(visible, scores=scores[..., : self.text + visible.count].permute(1, 2, 0, 3))
 
     def _each(self, x: Tensor) -> Tensor:
         """(R, 1 or samples, ...) for each sample and each copy of it, (R, B, ...)."""

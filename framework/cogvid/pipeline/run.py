@@ -21,6 +21,7 @@ from cogvid.config.schema import ExperimentConfig, InterpolationStart
 from cogvid.errors import UserError
 from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.generation.clips import ClipGenerator
+from cogvid.generation.packed import packed
 from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
@@ -174,7 +175,7 @@ def trained_run(lab: Lab, stages: dict[str, StageResult]) -> TrainedRun:
         load_model(lab.video_model("interpolation", words), stages["interpolation"]) if lab.interpolates else None,
     ]
     image, sequential, between = (
-        network and network.to(lab.device, getattr(torch, generation.dtype.value)) for network in networks
+        network and packed(network.to(lab.device, getattr(torch, generation.dtype.value))) for network in networks
     )
     assert image is not None
     generator = ClipGenerator(

@@ -88,6 +88,8 @@ class TransformerStages:
             "stage": settings,
             "frames": config.video.frames,
             "windows": windows,
+            # What the sequential stage learns depends on it; said only where it is not the published way.
+            **({} if config.generation.image_model_first or not sequential else {"first_frame": True}),
             **self._common(),
         }
 
@@ -130,7 +132,8 @@ class TransformerStages:
     ) -> Info:
         config = self.lab.config
         make = TokenBatch(sampler, self.text, config.text.length, settings.caption_dropout)
-        module = TransformerModule(network, settings, self.lab.text_offset)
+        first = config.generation.image_model_first
+        module = TransformerModule(network, settings, self.lab.text_offset, image_model_first=first)
         batches = Batches(make, settings.batch_size)
         callbacks = [self.samples.callback(name)]
         fit(module, batches, folder, config.trainer, title=name, seed=self._seed(name), callbacks=callbacks)

@@ -1,0 +1,190 @@
+"""`cogvid bench decode`: ways to generate a clip are timed only if they agree, and recorded whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from cogvid import Grid
+from cogvid.bench import concatenated, decode
+from cogvid.bench.concatenated import ConcatenatedCache, concatenated_error
+from cogvid.bench.decode import SIZES, DecodeCase, DecodeResult, check, default_cases, random_model
+from cogvid.bench.decode_report import summary
+from cogvid.cli import app
+from cogvid.config.schema import ComponentConfig
+from cogvid.model.transformer import CogVideoTransformer
+
+runner = CliRunner()
+NAIVE = DecodeCase(SIZES["tiny"], ComponentConfig("naive"), Grid(3, 3, 4))
+LOCAL = ("attention=local3d", "attention.options.extent=[2,2,2]")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def bench(*words: str) -> tuple[int, str, Any]:
+    result = runner.invoke(app, ["bench", "decode", *words, "--rehearse", "--out", "results/out.json"])
+    file = Path("results/out.json")
+    return result.exit_code, result.output, json.loads(file.read_text() or "{}") if file.exists() else {}
+
+
+def test_a_rehearsal_of_the_standard_cases_checks_times_records_and_draws() -> None:
+    code, output, record = bench()
+    assert code == 0, output
+    assert record.keys() == {
+        *("benchmark", "rehearsal", "date", "hardware", "versions", "arguments", "protocol"),
+        *("copy_bandwidth", "cases"),
+    }
+    assert (record["benchmark"], record["rehearsal"], record["arguments"]["repeats"]) == ("decode", True, 1)
+    assert [case["attention"]["name"] for case in record["cases"]] == ["naive", "local3d", "swin_ar"]
+    for case in record["cases"]:
+        full = case["attention"]["name"] == "naive"
+        assert case["slots"] == 60 >= case["steps"]
+        # In float32 the ways round differently; the check compares them in float64.
+        assert case["equal_tokens"] > 0.9
+        assert case["seconds"].keys() == {"sequential", "scheduled", "guided"}
+        for way, seconds in case["seconds"].items():
+            assert case["seconds_of_rounds"][way] == [seconds]
+        assert case["speed_up"] == pytest.approx(case["seconds"]["sequential"] / case["seconds"]["scheduled"])
+        assert case["guided_over_plain"] > 0
+        assert case["recomputed_over_cached"] > 0
+        assert case["last_over_second_frame"] > 0
+        assert len(case["s_per_token_by_frame"]["sequential"]) == 3
+        assert len(case["concatenated_over_sequential_by_frame"]) == (3 if full else 0)
+    assert Path("results/out.png").read_bytes().startswith(b"\x89PNG")
+    assert "tiny, 3x4x5 swin_ar, window 5x5" in output
+
+
+def test_a_schedule_that_is_too_hasty_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hasty(backend: object, grid: Grid, *, layers: int) -> Tensor:
+        return torch.arange(grid.frame_tokens).expand(grid.frames, -1).contiguous()
+
+    monkeypatch.setattr(decode, "decode_schedule", hasty)
+    code, output, record = bench(*LOCAL)
+    assert code == 1
+    assert "Error: Not timed, because the check failed: tiny, 3x4x5 local3d, extent 2x2x2: the shortest" in output
+    assert not record
+
+
+def test_a_failed_check_leaves_the_cases_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(case: DecodeCase) -> None:
+        if case.component.name == "local3d":
+            raise AssertionError("not today")
+
+    monkeypatch.setattr(decode, "check", wrong)
+    code, output, record = bench()
+    assert code == 1
+    assert "tiny, 3x4x5 local3d, extent 3x3x3: not today." in output
+    assert [case["attention"]["name"] for case in record["cases"]] == ["naive"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "quikstart"], "Did you mean 'quickstart'"),
+        (["attention=naiv"], "Did you mean 'naive'"),
+        (["--grid", "5x21x20"], "No standard case has this size and grid"),
+        (["--size", "tiny"], "No standard case has this size and grid"),
+        (["video.frames=3"], "video belongs to an experiment"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_mistake_shows_before_anything_is_measured(words: list[str], said: str) -> None:
+    code, output, record = bench(*words)
+    assert code == 1
+    assert output.startswith("Error: ")
+    assert said in output
+    assert output.count("Error") == 1
+    assert not record
+
+
+def test_the_standard_cases_can_be_built() -> None:
+    for device, number in (("cpu", 10), ("cuda", 5)):
+        cases = default_cases(device)
+        assert len({case.name for case in cases}) == len(cases) == number
+        for case in cases:
+            case.backend()
+
+
+def vivid() -> CogVideoTransformer:
+    model = random_model(NAIVE, NAIVE.backend()).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def codes() -> Tensor:
+    return torch.randint(64, (2, 3, 12), generator=torch.Generator().manual_seed(0))
+
+
+def test_the_concatenated_cache_gives_the_logits_of_the_whole_sequence() -> None:
+    assert concatenated_error(vivid(), codes()) < 1e-9
+
+
+@pytest.mark.parametrize("channel", ["base", "plus"])
+def test_a_concatenated_cache_that_sees_other_slots_is_refused(channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(ConcatenatedCache, channel)
+
+    def wrong(self: ConcatenatedCache, layer: int, q: Tensor, k: Tensor, v: Tensor, *bias: Any) -> Tensor:
+        # The base channel sees the slot before its own frame, the plus channel one slot twice.
+        actual = self.slots
+        if channel == "base" and not self.text and actual >= NAIVE.grid.frame_tokens:
+            self.slots = actual % NAIVE.grid.frame_tokens + 1
+        elif channel == "plus" and not self.text:
+            kept = self.kept[layer][1]
+            kept[:] = [torch.cat([x, x[:, :, -1:]], dim=2) for x in kept]
+        result: Tensor = right(self, layer, q, k, v, *bias)
+        self.slots = actual
+        return result
+
+    monkeypatch.setattr(concatenated.ConcatenatedCache, channel, wrong)
+    assert concatenated_error(vivid(), codes()) > 1e-3
+    with pytest.raises(AssertionError, match="concatenated cache gives other logits"):
+        check(NAIVE)
+
+
+def test_skipped_slots_take_the_place_of_generated_ones() -> None:
+    with torch.inference_mode():
+        cache = ConcatenatedCache(vivid(), torch.zeros(2, 8, dtype=torch.long))
+        cache.skip(17)
+        assert cache.step(torch.zeros(2, 1, dtype=torch.long)).shape == (2, 64)
+    assert cache.slots == 18
+    assert {x.shape[2] for layer in cache.kept for channel in layer for x in channel} == {8 + 18}
+
+
+def test_a_total_leaves_the_hiccups_of_each_round_out() -> None:
+    result = DecodeResult(NAIVE, slots=36, steps=18)
+    steady, hiccup = [1.0] * 36, [2.0] * 35
+    result.rounds = {
+        "sequential": [[9.0, *hiccup], [2.0] * 12 + steady[12:]],
+        "scheduled": [[1.0] * 18, [1.0] * 17 + [5.0]],
+        "recomputed": [[4.0, 5.0, 9.0], [9.0, 5.0, 6.0]],
+    }
+    (record,) = summary([result])
+    assert record["seconds"] == {"sequential": 48.0, "scheduled": 18.0}
+    assert record["seconds_of_rounds"]["sequential"] == [79.0, 48.0]
+    assert record["speed_up"] == pytest.approx(48 / 18)
+    assert record["share_of_step_ratio"] == pytest.approx(48 / 36)
+    assert record["s_per_token_by_frame"] == {"sequential": [2.0, 1.0, 1.0], "recomputed": [4.0, 5.0, 6.0]}
+    assert record["last_over_second_frame"] == 1.0
+    assert record["recomputed_over_cached"] == pytest.approx(5 * 36 / 48)
+    assert record["guided_over_plain"] is None
+
+
+def test_long_clips_have_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "_SHORT", 2)
+    settings = decode.DecodeSettings(repeats=3)
+    assert {way: len(each) for way, each in decode.run_case(NAIVE, settings, lambda _: None).rounds.items()} == {
+        "sequential": 2,
+        "scheduled": 2,
+    }
