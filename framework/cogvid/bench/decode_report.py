@@ -93,7 +93,7 @@ def draw(results: Sequence[DecodeResult], title: str, path: Path) -> None:
                     milliseconds = (one.per_token(way) or 0) * 1e3
                     height = number + (place - (len(measured) - 1) / 2) * 0.2
                     axes.barh(height, milliseconds, 0.18, color=COLOURS[_DRAWN.index(way)])
-                    label = f" {milliseconds:.3g} ms" + f", {_speed_up(one):.2f}x faster" * (way == "scheduled")
+                    label = f" {milliseconds:.3g} ms" + f", {_speed_up(one):.2f}x as fast" * (way == "scheduled")
                     axes.text(milliseconds, height, label, va="center", fontsize=7)
             axes.set_yticks(range(len(panel)), [one.case.name.split(", ", 1)[1] for one in panel], fontsize=8)
             axes.invert_yaxis()
