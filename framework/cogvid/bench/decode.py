@@ -17,6 +17,7 @@ from cogvid.attention.backend import AttentionBackend, PatternRunner
 from cogvid.attention.compact import layer_masks
 from cogvid.bench.cases import DTYPES, make_case
 from cogvid.bench.concatenated import concatenated_error, concatenated_seconds
+from cogvid.bench.measure import time_rounds
 from cogvid.config.schema import ComponentConfig, SamplingConfig
 from cogvid.errors import UserError
 from cogvid.generation.packed import packed
@@ -322,12 +323,12 @@ def _recomputed(model: CogVideoTransformer, batch: int, frame: int) -> float:
     length = config.text_length + (frame + 1) * config.grid.frame_tokens
     tokens = torch.zeros(batch, length, dtype=torch.long, device=model.word_embeddings.weight.device)
     text_mask = torch.ones(batch, config.text_length, device=tokens.device)
-    for _ in range(2):  # the first lays out the attention
-        start = time.perf_counter()
-        hidden = model.hidden(tokens, text_mask)[:, -1]
-        model.project(hidden).argmax(-1).tolist()  # waits for a GPU
-        seconds = time.perf_counter() - start
-    return seconds
+
+    def again() -> Tensor:
+        return model.project(model.hidden(tokens, text_mask)[:, -1]).argmax(-1)
+
+    # The call that is not timed lays out the attention.
+    return time_rounds({"again": again}, 1, 0.0, tokens.device)["again"].median
 
 
 def _read(case: DecodeCase, backend: AttentionBackend, dtype: torch.dtype) -> tuple[int, int]:
@@ -345,11 +346,4 @@ def copy_bandwidth(device: str) -> float:
     """Bytes a second that a copy reads and writes."""
     x = torch.zeros(1 << 27, dtype=torch.uint8, device=device)
     y = torch.empty_like(x)
-    times = []
-    for _ in range(8):
-        start = time.perf_counter()
-        y.copy_(x)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 2 * x.numel() / min(times)
+    return 2 * x.numel() / time_rounds({"copy": lambda: y.copy_(x)}, 8, 0.0, x.device)["copy"].min

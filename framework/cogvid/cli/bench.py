@@ -32,6 +32,19 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+# What all benchmarks can be told.
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[attention=NAME] [key=value]...", help="A pattern; the standard cases without one."),
+]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FxHxW", help="Frames, rows, columns of tokens; may be repeated. Picks standard cases."),
+]
+Where = Annotated[Device, typer.Option(help="Where to run.")]
+InPrecision = Annotated[Precision | None, typer.Option(help="By default float32 on a CPU, bfloat16 on a GPU.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command group `bench`."""
     from cogvid.cli.bench_decode import decode  # which shares what is below
@@ -43,19 +56,13 @@ def register(app: typer.Typer) -> None:
 
 
 def attention(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[attention=NAME] [key=value]...", help="A pattern; the standard cases without one."),
-    ] = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FxHxW", help="Frames, rows, columns of tokens; may be repeated. Picks standard cases."),
-    ] = None,
+    words: Words = None,
+    grid: Grids = None,
     methods: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="dense, causal, tiled, natten, or backends such as flex.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.cpu,
-    dtype: Annotated[Precision | None, typer.Option(help="By default float32 on a CPU, bfloat16 on a GPU.")] = None,
+    device: Where = Device.cpu,
+    dtype: InPrecision = None,
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
     heads: Annotated[int, typer.Option(min=1, help="Heads.")] = 8,
     head_size: Annotated[int, typer.Option(min=1, help="Channels of a head.")] = 64,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogvid.cli.bench import Device, Precision, default_path, machine, record, write
+from cogvid.cli.bench import Device, Grids, InPrecision, Where, Words, default_path, machine, record, write
 from cogvid.cli.values import parse_grid
 from cogvid.errors import UserError
 
@@ -23,20 +23,14 @@ _PROTOCOL = (
 
 
 def decode(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[attention=NAME] [key=value]...", help="A pattern; the standard cases without one."),
-    ] = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FxHxW", help="Frames, rows, columns of tokens; may be repeated. Picks standard cases."),
-    ] = None,
+    words: Words = None,
+    grid: Grids = None,
     size: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="tiny, quickstart, medium or paper; may be repeated. Picks standard cases."),
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.cpu,
-    dtype: Annotated[Precision | None, typer.Option(help="By default float32 on a CPU, bfloat16 on a GPU.")] = None,
+    device: Where = Device.cpu,
+    dtype: InPrecision = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the steps.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; long clips have at most two.")] = 3,

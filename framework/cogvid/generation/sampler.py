@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cogvid.attention.backend import AttentionBackend
 from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.attention.mask import given_frames
 from cogvid.config.schema import SamplingConfig
@@ -78,7 +78,7 @@ def generate(
         text = torch.cat([text, unconditional[0].to(device)])
         text_mask = torch.cat([text_mask, unconditional[1].to(device).bool()])
     given = given_frames(model.stage, frames)
-    masks = _masks(model, grid, given)
+    masks = _masks(model.backend, grid, given, model.config.layers)
     if schedule is None:
         schedule = _shortest(masks, known) if masks else sequential_schedule(grid, known)
 
@@ -99,28 +99,22 @@ def generate(
     text_scores.masked_fill_(~text_mask, -torch.inf)
     rows = Rows.of(schedule.cpu(), known, rounded=compile)
     biases = [block.bias for block in model.layers] if masks else []
-    random = [
-        uniforms(
-            seed,
-            samples.to(device)[:, None, None],
-            frame_ids.to(device)[..., None],
-            torch.arange(n, device=device),
-            draw,
-        ).flatten(1)
-        for draw in range(2 if sampling.clusters else 1)
-    ]
+    # Laid out as the tape is: the number of a slot stands where its token is read.
+    keys = samples.to(device)[:, None, None], frame_ids.to(device)[..., None], torch.arange(n, device=device)
+    draws = range(2 if sampling.clusters else 1)
+    random = [nn.functional.pad(uniforms(seed, *keys, draw), (0, 1)).flatten(1) for draw in draws]
     step = _step
     if compile:
         step = _compiled(device.type)
         for kept in (*cache.base, *cache.plus):
             torch._dynamo.mark_static_address(kept)  # or a captured graph could not write to it
     for plan in Planner(rows, grid, known, masks, biases, heads, text_scores, fixed=compile):
-        inputs = tape.gather(1, plan.inputs.expand(batch, -1)).repeat(copies, 1)
-        logits = step(model, inputs, text_mask, cache, plan)
+        places = plan.inputs.expand(batch, -1)
+        logits = step(model, tape.gather(1, places).repeat(copies, 1), text_mask, cache, plan)
         if copies == 2:
             logits = guided(logits[:batch], logits[batch:], sampling.guidance)
-        now = (plan.slots if plan.slots.dim() == 2 else plan.slots[None])[:batch].expand(batch, -1)
-        chosen = choose(logits, random[0].gather(1, now), sampling, clusters, *(x.gather(1, now) for x in random[1:]))
+        uniform, *second = (each.gather(1, places) for each in random)
+        chosen = choose(logits, uniform, sampling, clusters, *second)
         tape.scatter_(1, plan.outputs.expand(batch, -1), chosen)
         if on_step is not None:
             on_step(plan.tokens * (batch // len(plan.inputs)))
@@ -138,16 +132,12 @@ def _compiled(device: str) -> Callable[..., Tensor]:
     return torch.compile(_step, mode="reduce-overhead" if device == "cuda" else None)
 
 
-def _masks(model: CogVideoTransformer, grid: Grid, given: tuple[bool, ...]) -> tuple[CompactMask, ...]:
+@lru_cache(maxsize=16)
+def _masks(
+    backend: AttentionBackend | None, grid: Grid, given: tuple[bool, ...], layers: int
+) -> tuple[CompactMask, ...]:
     """Of the layers of the plus channel, if there is one."""
-    return _layer_masks(model.backend, grid, given, model.config.layers) if model.backend else ()
+    return tuple(layer_masks(backend, grid, given, layers)) if backend else ()
 
 
-@lru_cache(maxsize=16)
-def _layer_masks(*of: Any) -> tuple[CompactMask, ...]:
-    return tuple(layer_masks(*of))
-
-
-@lru_cache(maxsize=16)
-def _shortest(masks: tuple[CompactMask, ...], known: tuple[bool, ...]) -> Tensor:
-    return shortest_schedule(list(dict.fromkeys(masks)), known)
+_shortest = lru_cache(maxsize=16)(shortest_schedule)

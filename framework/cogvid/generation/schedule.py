@@ -34,7 +34,7 @@ def decode_schedule(
         int64 (F, height * width): the step, from 0, in which each slot is processed; -1 in given frames.
     """
     given = given_frames(stage, grid.frames)
-    return shortest_schedule(list(dict.fromkeys(layer_masks(backend, grid, given, layers))), given)
+    return shortest_schedule(layer_masks(backend, grid, given, layers), given)
 
 
 def shortest_schedule(masks: Sequence[CompactMask], known: tuple[bool, ...]) -> Tensor:
@@ -45,12 +45,13 @@ def shortest_schedule(masks: Sequence[CompactMask], known: tuple[bool, ...]) -> 
     forward pass computes them.
 
     Args:
-        masks: of the layers; not empty.
+        masks: of the layers; not empty. Equal ones count once.
         known: which frames are not generated, (F,).
 
     Raises:
         ValueError: a known frame sees a generated one: it could not be processed before.
     """
+    masks = list(dict.fromkeys(masks))
     frames, n = len(known), masks[0].grid.frame_tokens
     places = torch.arange(n)
     # Steps rise within a frame: of all slots that a slot sees there, the last one counts.

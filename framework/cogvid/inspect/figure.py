@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from matplotlib.axes import Axes
+
 from cogvid.errors import UserError
 
 ACROSS = 11  # frames side by side
@@ -18,6 +20,18 @@ def check_suffix(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Raises UserError for a name that says no known format."""
     if path.suffix.lower() not in suffixes:
         raise UserError(f"--out {path}: a picture's name ends in {', '.join(suffixes)}.")
+
+
+def frame_axes(axes: Sequence[Axes], given: Sequence[bool]) -> Iterator[tuple[int, Axes]]:
+    """The axes of each frame, named; those left over show nothing."""
+    for number, axis in enumerate(axes):
+        if number >= len(given):
+            axis.set_axis_off()
+            continue
+        axis.set_title(f"frame {number}, given" if given[number] else f"frame {number}", fontsize=7, pad=2)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        yield number, axis
 
 
 @contextmanager

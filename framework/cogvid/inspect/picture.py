@@ -17,7 +17,7 @@ from torch import Tensor
 from cogvid.attention.mask import causal
 from cogvid.errors import UserError
 from cogvid.grid import Grid, Position
-from cogvid.inspect.figure import ACROSS, BLUE, GREY, ORANGE, PALE, SIDE, check_suffix, writing
+from cogvid.inspect.figure import ACROSS, BLUE, GREY, ORANGE, PALE, SIDE, check_suffix, frame_axes, writing
 from cogvid.inspect.mask import MaskNumbers, Subject
 
 _BANDS = 2  # of frames below each other in the terminal
@@ -108,14 +108,8 @@ def draw(subject: Subject, masks: Sequence[MaskNumbers], token: tuple[int, int, 
 
 def _draw_frames(axes: Sequence[mpl.axes.Axes], seen: Tensor, given: tuple[bool, ...]) -> None:
     colours = ListedColormap([_COLOURS[each] for each in Seen])
-    for number, axis in enumerate(axes):
-        if number >= len(seen):
-            axis.set_axis_off()
-            continue
+    for number, axis in frame_axes(axes, given):
         axis.imshow(seen[number].numpy(), cmap=colours, vmin=0, vmax=len(Seen) - 1, interpolation="nearest")
-        axis.set_title(f"frame {number}, given" if given[number] else f"frame {number}", fontsize=7, pad=2)
-        axis.set_xticks([])
-        axis.set_yticks([])
 
 
 def letters(seen: Tensor, columns: int) -> str:

@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from cogvid.inspect.figure import ACROSS, BLUE, GREY, ORANGE, PALE, SIDE, check_suffix, writing
+from cogvid.inspect.figure import ACROSS, BLUE, GREY, ORANGE, PALE, SIDE, check_suffix, frame_axes, writing
 from cogvid.inspect.schedule import Run, ScheduleNumbers
 
 _COLOURS = LinearSegmentedColormap.from_list("steps", [PALE, BLUE, "#0b1f4d"]).with_extremes(bad=GREY)
@@ -51,16 +51,10 @@ def _draw_frames(axes: list[mpl.axes.Axes], numbers: ScheduleNumbers) -> None:
     grid, given = numbers.subject.grid, numbers.subject.given
     steps = numbers.schedule.view(grid.frames, grid.height, grid.width)
     shown = torch.where(steps < 0, float("nan"), steps.double()).numpy()
-    for number, axis in enumerate(axes):
-        axis.set_xticks([])
-        axis.set_yticks([])
-        if number >= grid.frames:
-            axis.set_axis_off()
-            continue
+    for number, axis in frame_axes(axes, given):
         image = axis.imshow(
             shown[number], cmap=_COLOURS, vmin=0, vmax=max(numbers.steps - 1, 1), interpolation="nearest"
         )
-        axis.set_title(f"frame {number}, given" if given[number] else f"frame {number}", fontsize=7, pad=2)
         for run in (run for run in numbers.path if run.frame == number):
             _draw_run(axis, run, grid.width)
     bar = axes[0].figure.colorbar(image, ax=axes, aspect=30, pad=0.01)

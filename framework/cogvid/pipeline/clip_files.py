@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.errors import UserError
@@ -21,7 +20,7 @@ from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif
-from cogvid.pipeline.stage import Info
+from cogvid.pipeline.stage import Info, alone, write_tensors, write_whole
 from cogvid.video import VideoWriter
 
 # A file name may have 255 bytes; the words of the prompt get these.
@@ -118,14 +117,7 @@ class ClipFiles:
         said = self.path(".json")
         if not said.exists():
             write_whole(said, self.request.to_json().encode())
-        with said.open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{said} is being worked on by another cogvid process. Wait until it has finished, or choose "
-                    "another --out."
-                ) from None
+        with said.open() as lock, alone(lock, said, "choose another --out"):
             yield
 
     def _differences(self, said: Path) -> str:
@@ -193,7 +185,7 @@ class ClipWriter:
         elif len(self._waiting):
             self._show(self._decode(self._waiting))
         if ".safetensors" in self._missing:
-            write_whole(self._files.path(".safetensors"), save({"codes": torch.cat(self._codes)}))
+            write_tensors(self._files.path(".safetensors"), {"codes": torch.cat(self._codes)})
         self._stack.close()
         if ".gif" in self._missing:
             write_whole(self._files.path(".gif"), gif(torch.stack(self._gif), self._gif_every / self._rate))
@@ -214,10 +206,3 @@ class ClipWriter:
 def fill(lab: Lab, key_frames: Tensor) -> Tensor:
     """Key frames uint8 (F, 3, height, width) to all frames of a finished clip, by a strategy without a model."""
     return lab.strategy.fill(key_frames[None], lab.config.generation.frames)[0]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there: under a hidden name until it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

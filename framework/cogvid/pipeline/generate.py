@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,6 +23,7 @@ from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, read_clips
 from cogvid.pipeline.pictures import enlarge
 from cogvid.pipeline.prepare import decode, encode
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
+from cogvid.training.callbacks import stage_progress
 from cogvid.video import write_video
 
 # Videos of each set besides `generated` that are written as files.
@@ -140,10 +141,7 @@ def load_videos(stage: StageResult) -> dict[str, Tensor]:
 @contextmanager
 def token_progress(title: str, total: int) -> Iterator[OnStep]:
     """A progress bar of generated tokens, their speed and the time left; what it gives is called with each step's."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TextColumn("left")
-    bar = Progress(*columns, TimeRemainingColumn())
-    bar.live.transient = not bar.console.is_terminal
-    with bar:
+    with stage_progress(_Speed()) as bar:
         task = bar.add_task(title, total=total)
         yield lambda tokens: bar.advance(task, tokens)
 

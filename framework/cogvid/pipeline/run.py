@@ -35,7 +35,7 @@ from cogvid.pipeline.prepare import (
     training_clips,
 )
 from cogvid.pipeline.samples import SampleVideos
-from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json
+from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json, write_whole
 from cogvid.pipeline.train import TransformerStages, load_model
 from cogvid.text import TextTokenizer
 
@@ -131,9 +131,7 @@ class Run:
     def _describe(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "stages").mkdir(exist_ok=True)
-        fresh = self.folder / "config.yaml.fresh"
-        fresh.write_text(self.resolved.to_yaml())
-        os.replace(fresh, self.folder / "config.yaml")
+        write_whole(self.folder / "config.yaml", self.resolved.to_yaml().encode())
         write_json(self.folder / "plugins.json", {"components": self.lab.used()})
         write_json(self.folder / "environment.json", environment())
 

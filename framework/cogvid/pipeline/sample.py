@@ -16,12 +16,12 @@ from torch import Tensor
 from cogvid.config.schema import ExperimentConfig
 from cogvid.errors import UserError
 from cogvid.generation.clips import OnStep
-from cogvid.pipeline.clip_files import ClipFiles, ClipWriter, Request, fill, write_whole
+from cogvid.pipeline.clip_files import ClipFiles, ClipWriter, Request, fill
 from cogvid.pipeline.generate import to_videos, token_progress
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import contact_sheet
 from cogvid.pipeline.run import TrainedRun, trained_run
-from cogvid.pipeline.stage import Info, StageResult, as_plain
+from cogvid.pipeline.stage import Info, StageResult, as_plain, write_whole
 
 # Frames of each clip on the contact sheet.
 _ACROSS = 8

@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors.torch import save
 from torch import Tensor
@@ -61,7 +60,7 @@ class StageStore:
         if not done.exists():
             resumed = folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            with _alone(folder):
+            with (folder / ".lock").open("w") as lock, alone(lock, folder, "stop it; then run the same command again"):
                 started = time.perf_counter()
                 info = work(folder)
                 # After an interruption the seconds are those of the last part alone.
@@ -81,16 +80,24 @@ class StageStore:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder} is being worked on by another cogvid process. Wait until it has finished, or stop it; "
-                "then run the same command again."
-            ) from None
-        yield
+def alone(lock: IO[str], path: Path, otherwise: str) -> Iterator[None]:
+    """Keep other processes from the same work.
+
+    Args:
+        lock: an open file that stands for it.
+        path: what the work is on, for the message.
+        otherwise: what a user can do besides waiting.
+
+    Raises:
+        UserError: another process is at it.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{path} is being worked on by another cogvid process. Wait until it has finished, or {otherwise}."
+        ) from None
+    yield
 
 
 def as_plain(value: Any) -> Any:
@@ -106,13 +113,16 @@ def as_plain(value: Any) -> Any:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file that is whole or not there."""
-    fresh = path.with_name(path.name + ".fresh")
-    fresh.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-    os.replace(fresh, path)
+    write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that is whole or not there."""
-    fresh = path.with_name(path.name + ".fresh")
-    fresh.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(fresh, path)
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there: under a hidden name until it is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

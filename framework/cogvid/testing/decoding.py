@@ -71,10 +71,10 @@ def decoding_error(
     codes = torch.randint(_IMAGE, (2, grid.frames, grid.frame_tokens), generator=generator)
     text = torch.randint(_TEXT, (2, 4), generator=generator)
     text_mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
-    masks = dict.fromkeys(layer_masks(backend, grid, given, model.config.layers))
+    masks = layer_masks(backend, grid, given, model.config.layers)
     schedules = {
         "one slot at a time": sequential_schedule(grid, given),
-        "the shortest schedule": shortest_schedule(list(masks), given),
+        "the shortest schedule": shortest_schedule(masks, given),
     }
     for name, schedule in schedules.items():
         model.logits = []

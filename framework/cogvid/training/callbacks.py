@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -97,13 +98,13 @@ class StageProgress(pl.Callback):
             self.bar.stop()
 
 
-def stage_progress() -> Progress:
-    """The progress bar of everything that takes longer than a few seconds."""
+def stage_progress(passed: ProgressColumn | None = None) -> Progress:
+    """The progress bar of everything that takes longer than a few seconds; it shows the time passed, or `passed`."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        passed or TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
