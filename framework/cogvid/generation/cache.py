@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cogvid.attention.compact import CompactMask
 from cogvid.attention.tiles import TiledAttention
-from cogvid.generation.plan import StepPlan
+from cogvid.generation.layout import CacheLayout
+from cogvid.generation.plan import Gathered, StepPlan
 from cogvid.grid import Grid
 from cogvid.model.context import FullSequence, text_attention
 
@@ -21,20 +22,20 @@ from cogvid.model.context import FullSequence, text_attention
 class Cache:
     """Keys and values of both channels of every layer, for one batch of sequences; all of it is allocated at once.
 
-    In the base channel, the text stands before each frame, so that what a slot sees lies in one piece; in the plus
-    channel once, before all frames. Behind each piece is one place that nothing reads.
+    In the base channel, the text stands before each frame, so that what a slot sees lies in one piece. Behind each
+    frame, and each layer of the plus channel, is one place that nothing reads.
 
     Args:
         layers, heads, head_size: of the model.
         batch: B, with guidance's copies.
         text: T.
         grid: of the sequences.
-        plus: whether there is a plus channel.
+        layouts: of the plus channel's layers; empty without one.
         dtype, device: of keys and values.
 
     Attributes:
-        base: by layer, (2, F, B, H, T + N + 1, K): keys, then values; frames as in `cache_order`.
-        plus: by layer, (2, B, H, T + tokens + 1, K), the frames in the same order.
+        base: by layer, (2, F, B, H, T + N + 1, K): keys, then values; frames as `frame_ranks` says.
+        plus: by layer, (2, B, H, L + 1, K).
     """
 
     def __init__(
@@ -45,16 +46,17 @@ class Cache:
         batch: int,
         text: int,
         grid: Grid,
-        plus: bool,
+        layouts: Sequence[CacheLayout],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        def allocate(*shape: int) -> list[Tensor]:
+        def allocate(*shape: int) -> Tensor:
             # Zeros: what is hidden by its score still is multiplied by a share of nothing, and has to be finite.
-            return list(torch.zeros(layers, 2, *shape, head_size, dtype=dtype, device=device))
+            return torch.zeros(2, *shape, head_size, dtype=dtype, device=device)
 
-        self.base = allocate(grid.frames, batch, heads, text + grid.frame_tokens + 1)
-        self.plus = allocate(batch, heads, text + grid.tokens + 1) if plus else []
+        self.layouts = layouts
+        self.base = [allocate(grid.frames, batch, heads, text + grid.frame_tokens + 1) for _ in range(layers)]
+        self.plus = [allocate(batch, heads, layout.size + 1) for layout in layouts]
 
 
 class KnownSlots(FullSequence):
@@ -94,8 +96,11 @@ class KnownSlots(FullSequence):
 
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
         """See `cogvid.model.context.AttentionContext`."""
-        self.cache.plus[layer][..., : k.shape[2], :] = torch.stack([k, v])
-        q = q[:, :, self.text :]
+        cached, layout, t, both = self.cache.plus[layer], self.cache.layouts[layer], self.text, torch.stack([k, v])
+        for begin in layout.texts.tolist():
+            cached[..., begin : begin + t, :] = both[..., :t, :]
+        cached.index_copy_(3, layout.places[list(self.frames)].flatten().to(k.device), both[..., t:, :])
+        q = q[:, :, t:]
         return _among(self.masks[layer], self.frames, q.device)(q, k, v, self.text_mask, bias) if self.frames else q
 
 
@@ -123,7 +128,7 @@ class CachedStep:
     def base(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `cogvid.model.context.AttentionContext`."""
         cached = self.cache.base[layer]
-        _write(cached, self.plan.base_places, k, v)
+        _keep(cached, self.plan.base_kept, k, v)
         q = q.permute(2, 0, 1, 3)
         outputs = []
         for own in self.plan.base:
@@ -136,40 +141,43 @@ class CachedStep:
 
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
         """See `cogvid.model.context.AttentionContext`; the plan's scores have the bias."""
-        cached, seen = self.cache.plus[layer], self.plan.plus[layer]
-        _write(cached, self.plan.plus_places, k, v)
-        if seen.places is None:
-            return _attend(q, cached[..., : self.plan.text + seen.count, :].flatten(1, 2), seen.scores)
-        # The text is the same for all rows: it need not be gathered for each.
-        text = cached[..., : self.plan.text, :].flatten(1, 2)
-        keys = cached.view(-1, q.shape[-1]).index_select(0, seen.places)
-        keys = keys.view(2, q.shape[:3].numel(), seen.count, q.shape[-1])
-        return _attend_text_and(q, text, keys, seen.scores)
+        cached, plan = self.cache.plus[layer], self.plan.plus[layer]
+        _keep(cached, plan.kept, k, v)
+        if isinstance(plan.seen, Gathered):
+            keys = cached.view(-1, q.shape[-1]).index_select(0, plan.seen.places)
+            # Some piece has the text in front, which is the same for all rows and need not be gathered for each.
+            text = cached[..., : plan.seen.text_scores.shape[-1], :].flatten(1, 2)
+            return _attend_text_and(q, text, keys, plan.seen)
+        outputs = [
+            _attend(own, cached[..., run.keys, :].flatten(1, 2), run.scores)
+            for own, run in zip(q.split(1, dim=2), plan.seen, strict=True)
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
-def _write(cached: Tensor, places: Tensor, k: Tensor, v: Tensor) -> None:
-    """Keep keys and values (B, H, S, K) in a cache (2, ..., K)."""
+def _keep(cached: Tensor, places: Tensor, k: Tensor, v: Tensor) -> None:
+    """Write keys and values (B, H, S, K) to a cache (2, ..., K)."""
     cached.view(-1, cached.shape[-1]).index_copy_(0, places, torch.stack([k, v]).view(-1, cached.shape[-1]))
 
 
 def _attend(q: Tensor, keys: Tensor, scores: Tensor) -> Tensor:
     """Queries (a, b, c, K), each with keys and values of its own, (2, a * b * c, count, K).
 
-    `scores` is added to theirs and broadcasts to (a, b, c, count). On a CPU, products of single vectors are several
-    times faster this way than in torch's attention, which is made for many queries with the same keys.
+    `scores`, (a * b * c, 1, count), is added to theirs. On a CPU, products of single vectors are several times faster
+    this way than in torch's attention, which is made for many queries with the same keys.
     """
     k, v = keys
-    own = torch.bmm((q * q.shape[-1] ** -0.5).reshape(len(k), 1, -1), k.mT).view(*q.shape[:3], -1)
-    return torch.bmm((own + scores).softmax(-1).view(len(k), 1, -1), v).view(q.shape)
+    own = torch.baddbmm(scores, q.reshape(len(k), 1, -1), k.mT, alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(own.softmax(-1), v).view(q.shape)
 
 
-def _attend_text_and(q: Tensor, text: Tensor, keys: Tensor, scores: Tensor) -> Tensor:
-    """The same, with text (2, B * H, T, K) that all rows of q (B, H, S, K) share, in front of each row's keys."""
-    (text_k, text_v), (k, v), rows = text, keys, q.shape[2]
-    q = (q * q.shape[-1] ** -0.5).contiguous()
-    to_text = torch.bmm(q.flatten(0, 1), text_k.mT).view(*q.shape[:3], text.shape[2])
-    to_own = torch.bmm(q.view(len(k), 1, -1), k.mT).view(*q.shape[:3], keys.shape[2])
-    share = (torch.cat([to_text, to_own], dim=-1) + scores).softmax(-1)
-    of_text, of_own = share.split([text.shape[2], keys.shape[2]], dim=-1)
-    seen = torch.bmm(of_own.reshape(len(k), 1, keys.shape[2]), v).view(len(text_v), rows, -1)
-    return torch.baddbmm(seen, of_text.flatten(0, 1), text_v).view(q.shape)
+def _attend_text_and(q: Tensor, text: Tensor, keys: Tensor, seen: Gathered) -> Tensor:
+    """Queries (B, H, S, K), with text (2, B * H, T, K) that all rows share, and the keys that are gathered for each."""
+    (text_k, text_v), rows, scale = text, q.shape[2], q.shape[-1] ** -0.5
+    k, v = keys.view(2, len(seen.scores), -1, q.shape[-1])
+    to_text = torch.baddbmm(seen.text_scores, q.flatten(0, 1), text_k.mT, alpha=scale)
+    to_own = torch.baddbmm(seen.scores, q.reshape(len(k), 1, -1), k.mT, alpha=scale)
+    share = torch.cat([to_text, to_own.view(len(text_k), rows, -1)], dim=-1).softmax(-1)
+    of_text, of_own = share.split([text_k.shape[1], k.shape[1]], dim=-1)
+    of_own = torch.bmm(of_own.reshape(len(k), 1, -1), v).view(len(text_k), rows, -1)
+    return torch.baddbmm(of_own, of_text, text_v).view(q.shape)

@@ -13,7 +13,10 @@ from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.attention.mask import given_frames
 from cogvid.config.schema import SamplingConfig
 from cogvid.generation.cache import Cache, CachedStep, KnownSlots
-from cogvid.generation.plan import Planner, Rows, StepPlan
+from cogvid.generation.layout import CacheLayout
+from cogvid.generation.plan import StepPlan
+from cogvid.generation.planner import Planner
+from cogvid.generation.rows import Rows
 from cogvid.generation.sampling import choose, guided, uniforms
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
 from cogvid.grid import Grid
@@ -88,7 +91,9 @@ def generate(
     tape = torch.cat([tape, tape[:, :1]], dim=1)
     heads, layers = model.config.heads, model.config.layers
     head_size = model.config.width // heads
-    cache = Cache(layers, heads, head_size, len(text), text.shape[1], grid, bool(masks), dtype, device)
+    of_mask = {mask: CacheLayout.of(mask, known, text.shape[1]) for mask in dict.fromkeys(masks)}
+    layouts = [of_mask[mask] for mask in masks]
+    cache = Cache(layers, heads, head_size, len(text), text.shape[1], grid, layouts, dtype, device)
     before = KnownSlots(cache, masks, grid, given, known, text_mask)
     slots = torch.arange(grid.tokens, device=device)[torch.tensor(known, device=device).repeat_interleave(n)]
     tokens = torch.cat([text + text_offset, tape[:, slots + slots // n].repeat(copies, 1)], dim=1)
@@ -108,7 +113,7 @@ def generate(
         step = _compiled(device.type)
         for kept in (*cache.base, *cache.plus):
             torch._dynamo.mark_static_address(kept)  # or a captured graph could not write to it
-    for plan in Planner(rows, grid, known, masks, biases, heads, text_scores, fixed=compile):
+    for plan in Planner(rows, grid, known, masks, layouts, biases, heads, text_scores, fixed=compile):
         places = plan.inputs.expand(batch, -1)
         logits = step(model, tape.gather(1, places).repeat(copies, 1), text_mask, cache, plan)
         if copies == 2:

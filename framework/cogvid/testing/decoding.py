@@ -13,7 +13,7 @@ from cogvid.attention.compact import layer_masks
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.config.schema import SamplingConfig
-from cogvid.generation.plan import Rows
+from cogvid.generation.rows import Rows
 from cogvid.generation.sampler import generate
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
 from cogvid.grid import Grid

@@ -1,0 +1,124 @@
+"""Lays out the plans of many steps at once, since most of the work is the same for all; R rows, those of some steps.
+
+Shapes as in `cogvid.generation.plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cogvid.attention.compact import CompactMask
+from cogvid.generation.layout import CacheLayout, frame_ranks
+from cogvid.generation.plan import OwnFrame, StepPlan
+from cogvid.generation.rows import Rows
+from cogvid.generation.visible import VisibleKeys, added_scores, each, flat
+from cogvid.grid import Grid
+
+# Scores of rows that are laid out at once, in elements.
+_LAID_OUT = 1 << 22
+# Rows whose own frames are read together, as far as the fullest of them is filled.
+_TOGETHER = 4
+
+
+class Planner:
+    """Plans the steps of one generation; iterate over it.
+
+    Args:
+        rows: of the steps.
+        grid: of the sequences.
+        known: which frames are there before the first step, (F,).
+        masks: of the plus channel's layers; empty without one.
+        layouts: of the same layers.
+        biases: of the same layers.
+        heads: of the model.
+        text_scores: what is added to the scores of the text, -inf to hide padding; (B, T).
+        fixed: make the tensors of all steps of a width equally large, as compiled code needs them.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        grid: Grid,
+        known: tuple[bool, ...],
+        masks: Sequence[CompactMask],
+        layouts: Sequence[CacheLayout],
+        biases: Sequence[nn.Module | None],
+        heads: int,
+        text_scores: Tensor,
+        *,
+        fixed: bool = False,
+    ) -> None:
+        self.rows, self.grid, self.fixed = rows, grid, fixed
+        self.rank = frame_ranks(known)
+        self.text_scores = text_scores[:, None].expand(-1, heads, -1)
+        # Layers with the same mask and no bias are planned once.
+        self.layers = list(zip(masks, biases, strict=True))
+        self.visible = {
+            mask: VisibleKeys(mask, layout, rows.slots, self.text_scores, fixed=fixed)
+            for mask, layout in zip(masks, layouts, strict=True)
+        }
+        longest = max([grid.frame_tokens, *(keys.most for keys in self.visible.values())])
+        row = self.text_scores[..., 0].numel() * (text_scores.shape[1] + longest) * (1 + len(set(self.layers)))
+        self.rows_at_once = max(1, _LAID_OUT // row)
+
+    def __iter__(self) -> Iterator[StepPlan]:
+        """The steps, in order."""
+        first = 0
+        widths: list[int] = []
+        for width in self.rows.widths:
+            if widths and sum(widths) + width > self.rows_at_once:
+                yield from self._plans(first, widths)
+                first, widths = first + sum(widths), []
+            widths.append(width)
+        yield from self._plans(first, widths)
+
+    def _plans(self, first: int, widths: Sequence[int]) -> Iterator[StepPlan]:
+        """The steps whose rows begin at `first`."""
+        n, (batch, heads, text), device = self.grid.frame_tokens, self.text_scores.shape, self.text_scores.device
+        rows = slice(first, first + sum(widths))
+        idle, slots = self.rows.slots[rows] < 0, self.rows.slots[rows].clamp(min=0)
+        frame, place = self.rank[slots // n], slots % n
+        frames = each(frame, batch) * batch + torch.arange(batch)
+        # Behind each frame there is one more place, which idle rows write to, and nothing reads.
+        begins = torch.arange(2 * self.grid.frames * batch * heads).view(2, -1, heads) * (text + n + 1)
+        kept = begins[:, frames] + each(torch.where(idle, n, place) + text, batch)[..., None]
+        inputs = slots + slots // n
+        outputs = torch.where(idle, self.grid.tokens + self.grid.frames, inputs + 1)
+        model = slots[:, 0] if slots.shape[1] == 1 else each(slots, batch)
+        index = [x.to(device) for x in (model, inputs, outputs, frames, kept.movedim(1, 0))]
+        base_scores = added_scores(self.text_scores, place + 1, n if self.fixed else int(place.max()) + 1)
+        seen = {mask: keys.of(rows) for mask, keys in self.visible.items()}
+        scores = {layer: seen[layer[0]].with_bias(layer[1]) for layer in self.layers}
+        start = 0
+        for width in widths:
+            part = slice(start, start + width)
+            start += width
+            model_now, inputs_now, outputs_now, frames_now, kept_now = (x[part] for x in index)
+            plus = {layer: seen[layer[0]].plan(part, own[part]) for layer, own in scores.items()}
+            yield StepPlan(
+                slots=model_now if slots.shape[1] == 1 else model_now.T,
+                inputs=inputs_now.T,
+                outputs=outputs_now.T,
+                tokens=int((~idle[part]).sum()),
+                base_kept=kept_now.movedim(0, -1).flatten(),
+                base=self._base(frame[part], place[part], frames_now, base_scores[part]),
+                plus=tuple(plus[layer] for layer in self.layers),
+            )
+
+    def _base(self, frame: Tensor, place: Tensor, frames: Tensor, scores: Tensor) -> tuple[OwnFrame, ...]:
+        """The base channel of a step. A few rows at a time: their frames are filled to different places."""
+        own, places, text = frame[:, 0].tolist(), place.amax(1).tolist(), self.text_scores.shape[2]
+        in_turn = frame.shape[1] == 1 and own == list(range(own[0], own[0] + len(own)))
+        if self.fixed or not in_turn:
+            count = text + (self.grid.frame_tokens if self.fixed else max(places) + 1)
+            return (OwnFrame(slice(0, len(own)), frames.flatten(), count, flat(scores[..., :count])),)
+        parts = []
+        for start in range(0, len(own), _TOGETHER):
+            part = slice(start, min(start + _TOGETHER, len(own)))
+            count = text + max(places[part]) + 1
+            cached = slice(own[0] + part.start, own[0] + part.stop)
+            parts.append(OwnFrame(part, cached, count, flat(scores[part, ..., :count])))
+        return tuple(parts)
