@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cogvid.attention.compact import CompactMask
-from cogvid.generation.layout import CacheLayout, frame_ranks
+from cogvid.generation.cache import Cache
+from cogvid.generation.layout import frame_ranks
 from cogvid.generation.plan import OwnFrame, StepPlan
 from cogvid.generation.rows import Rows
 from cogvid.generation.visible import VisibleKeys, added_scores, each, flat
@@ -19,8 +20,8 @@ from cogvid.grid import Grid
 
 # Scores of rows that are laid out at once, in elements.
 _LAID_OUT = 1 << 22
-# Rows whose own frames are read together, as far as the fullest of them is filled.
-_TOGETHER = 4
+# Bytes of keys and values that are read, on a CPU, in about the time that calling attention once more takes.
+_WORTH_A_CALL = 1 << 18
 
 
 class Planner:
@@ -31,9 +32,8 @@ class Planner:
         grid: of the sequences.
         known: which frames are there before the first step, (F,).
         masks: of the plus channel's layers; empty without one.
-        layouts: of the same layers.
         biases: of the same layers.
-        heads: of the model.
+        cache: that the steps will write and read.
         text_scores: what is added to the scores of the text, -inf to hide padding; (B, T).
         fixed: make the tensors of all steps of a width equally large, as compiled code needs them.
     """
@@ -44,24 +44,25 @@ class Planner:
         grid: Grid,
         known: tuple[bool, ...],
         masks: Sequence[CompactMask],
-        layouts: Sequence[CacheLayout],
         biases: Sequence[nn.Module | None],
-        heads: int,
+        cache: Cache,
         text_scores: Tensor,
         *,
         fixed: bool = False,
     ) -> None:
         self.rows, self.grid, self.fixed = rows, grid, fixed
         self.rank = frame_ranks(known)
+        batch, heads = cache.base[0].shape[2:4]
         self.text_scores = text_scores[:, None].expand(-1, heads, -1)
+        self.place_bytes = cache.base[0][:, 0, :, :, 0].nbytes
         # Layers with the same mask and no bias are planned once.
         self.layers = list(zip(masks, biases, strict=True))
         self.visible = {
             mask: VisibleKeys(mask, layout, rows.slots, self.text_scores, fixed=fixed)
-            for mask, layout in zip(masks, layouts, strict=True)
+            for mask, layout in zip(masks, cache.layouts, strict=True)
         }
         longest = max([grid.frame_tokens, *(keys.most for keys in self.visible.values())])
-        row = self.text_scores[..., 0].numel() * (text_scores.shape[1] + longest) * (1 + len(set(self.layers)))
+        row = batch * heads * (text_scores.shape[1] + longest) * (1 + len(set(self.layers)))
         self.rows_at_once = max(1, _LAID_OUT // row)
 
     def __iter__(self) -> Iterator[StepPlan]:
@@ -109,16 +110,24 @@ class Planner:
             )
 
     def _base(self, frame: Tensor, place: Tensor, frames: Tensor, scores: Tensor) -> tuple[OwnFrame, ...]:
-        """The base channel of a step. A few rows at a time: their frames are filled to different places."""
+        """The base channel of a step. Rows are read together as far as the fullest of their frames is filled."""
         own, places, text = frame[:, 0].tolist(), place.amax(1).tolist(), self.text_scores.shape[2]
         in_turn = frame.shape[1] == 1 and own == list(range(own[0], own[0] + len(own)))
         if self.fixed or not in_turn:
             count = text + (self.grid.frame_tokens if self.fixed else max(places) + 1)
             return (OwnFrame(slice(0, len(own)), frames.flatten(), count, flat(scores[..., :count])),)
         parts = []
-        for start in range(0, len(own), _TOGETHER):
-            part = slice(start, min(start + _TOGETHER, len(own)))
+        for part in _parts(places, _WORTH_A_CALL // self.place_bytes):
             count = text + max(places[part]) + 1
             cached = slice(own[0] + part.start, own[0] + part.stop)
             parts.append(OwnFrame(part, cached, count, flat(scores[part, ..., :count])))
         return tuple(parts)
+
+
+def _parts(places: list[int], spread: int) -> Iterator[slice]:
+    """The rows, one after the other, in parts whose places are at most so far apart."""
+    start = 0
+    for stop in range(1, len(places) + 1):
+        if stop == len(places) or max(places[start : stop + 1]) - min(places[start : stop + 1]) > spread:
+            yield slice(start, stop)
+            start = stop

@@ -113,7 +113,7 @@ def generate(
         step = _compiled(device.type)
         for kept in (*cache.base, *cache.plus):
             torch._dynamo.mark_static_address(kept)  # or a captured graph could not write to it
-    for plan in Planner(rows, grid, known, masks, layouts, biases, heads, text_scores, fixed=compile):
+    for plan in Planner(rows, grid, known, masks, biases, cache, text_scores, fixed=compile):
         places = plan.inputs.expand(batch, -1)
         logits = step(model, tape.gather(1, places).repeat(copies, 1), text_mask, cache, plan)
         if copies == 2:
