@@ -14,7 +14,6 @@ from cogvid.attention.compact import CompactMask
 from cogvid.generation.layout import CacheLayout
 from cogvid.generation.neighbours import Neighbours
 from cogvid.generation.plan import Gathered, PlusChannel, Run
-from cogvid.grid import Position
 
 
 class VisibleKeys:
@@ -28,14 +27,19 @@ class VisibleKeys:
         fixed: make the tensors of all steps of a width equally large.
 
     Attributes:
-        most: the most keys that a row sees.
+        counts: how many keys each row sees, int64 (rows, 1 or samples).
+        most: the largest of them.
+        pieces: where the piece of the cache begins whose first keys each row sees, int64 (rows,); None to gather them.
     """
 
     def __init__(
         self, mask: CompactMask, layout: CacheLayout, slots: Tensor, text_scores: Tensor, *, fixed: bool
     ) -> None:
         self.grid, self.layout, self.text_scores, self.fixed = mask.grid, layout, text_scores, fixed
-        self.idle, self.slots = slots < 0, slots.clamp(min=0)
+        self.of_text = text_scores.flatten(0, 1)[:, None]
+        self.slots = slots.clamp(min=0)
+        # Behind everything there is one more place, which idle rows write to, and nothing reads.
+        self.own = layout.places.flatten()[self.slots].masked_fill(slots < 0, layout.size)
         self.neighbours = Neighbours(mask, layout)
         self.counts = self.neighbours.counts(self.slots)
         self.most = int(self.counts.max())
@@ -57,61 +61,51 @@ class VisibleRows:
     """
 
     def __init__(self, keys: VisibleKeys, rows: slice) -> None:
-        self.keys, self.text_scores, layout = keys, keys.text_scores, keys.layout
-        self.slots, self.counts = keys.slots[rows], keys.counts[rows]
-        most = keys.most if keys.fixed else int(self.counts.max())
+        (batch, heads, self.text), device, layout = keys.text_scores.shape, keys.text_scores.device, keys.layout
+        self.keys, self.slots, counts = keys, keys.slots[rows], keys.counts[rows]
+        self.most = keys.most if keys.fixed else int(counts.max())
         # Of the text and of as many frame keys, (R, B, H, T + most).
-        self.scores = added_scores(self.text_scores, self.counts, most)
-        if keys.fixed:
-            self.counts = torch.full_like(self.counts, most)
+        self.scores = added_scores(keys.text_scores, counts, self.most)
+        self.counts = torch.full_like(counts, self.most) if keys.fixed else counts
         self.pieces = None if keys.pieces is None else keys.pieces[rows].tolist()
-        # Where the caches of keys and values of each sample and head begin, and where rows are kept in them. Behind
-        # each of them there is one more place, which idle rows write to, and nothing reads.
-        batch, heads = self.text_scores.shape[:2]
-        self.begins = torch.arange(2 * batch * heads).view(2, batch, heads, 1) * (layout.size + 1)
-        own = layout.places.flatten()[self.slots].masked_fill(keys.idle[rows], layout.size)
-        self.kept = each(own, batch)
+        # Where the keys, then the values of each sample and head begin in the flat cache.
+        self.begins = torch.arange(2 * batch * heads, device=device).view(2, batch, heads, 1) * (layout.size + 1)
+        self.own = each(keys.own[rows], batch).to(device)
 
     @cached_property
     def places(self) -> Tensor:
         """Where the frame keys stand in the cache, int64 (R, 1 or samples, most)."""
-        most = self.scores.shape[-1] - self.keys.layout.text
         if self.pieces is None:
-            return self.keys.neighbours.places(self.slots, most)
-        first = torch.tensor(self.pieces)[:, None, None] + self.keys.layout.text
-        return (first + torch.arange(most)).clamp(max=self.keys.layout.size - 1)
+            places = self.keys.neighbours.places(self.slots, self.most)
+        else:
+            first = torch.tensor(self.pieces)[:, None, None] + self.text
+            places = (first + torch.arange(self.most)).clamp(max=self.keys.layout.size - 1)
+        return places.to(self.scores.device)
 
     def with_bias(self, bias: nn.Module | None) -> Tensor:
         """The scores, and a learned bias on those of the frame keys."""
         if bias is None:
             return self.scores
-        grid, device, dtype = self.keys.grid, self.scores.device, self.scores.dtype
-        axes = grid.position(self.slots[..., None]), grid.position(self.keys.layout.slots[self.places])
-        query, key = (Position(*(axis.to(device) for axis in position)) for position in axes)
-        scores = each(bias(query, key).permute(1, 2, 0, 3).to(dtype), len(self.text_scores))
-        return self.scores + nn.functional.pad(scores, (self.keys.layout.text, 0))
+        slots = self.slots.to(self.places.device)[..., None], self.keys.layout.slots.to(self.places.device)[self.places]
+        query, key = map(self.keys.grid.position, slots)
+        scores = each(bias(query, key).permute(1, 2, 0, 3).to(self.scores.dtype), self.scores.shape[1])
+        return self.scores + nn.functional.pad(scores, (self.text, 0))
 
     def plan(self, part: slice, scores: Tensor) -> PlusChannel:
         """Of the rows of one step, and their scores (S, B, H, T + most)."""
-        batch, text, device = len(self.text_scores), self.keys.layout.text, scores.device
         # (S, B) to (2, B, H, S).
-        kept = (self.begins + self.kept[part].T[:, None]).flatten().to(device)
+        kept = (self.begins + self.own[part].T[:, None]).flatten()
         counts = self.counts[part].amax(1).tolist()
         if self.pieces is not None:
-            runs = [slice(piece, piece + text + count) for piece, count in zip(self.pieces[part], counts, strict=True)]
-            of_rows = [flat(own[None, ..., : text + count]) for own, count in zip(scores, counts, strict=True)]
-            return PlusChannel(kept, tuple(map(Run, runs, of_rows)))
+            rows = zip(self.pieces[part], (self.text + count for count in counts), scores, strict=True)
+            return PlusChannel(
+                kept, tuple(Run(slice(piece, piece + end), flat(own[None, ..., :end])) for piece, end, own in rows)
+            )
         count = max(counts)
         # (S, 1 or samples, count) to (2, B, H, S * count).
-        places = each(self.places[part, :, :count], batch).transpose(0, 1).flatten(1)
-        return PlusChannel(
-            kept,
-            Gathered(
-                (self.begins + places[:, None]).flatten().to(device),
-                self.text_scores.flatten(0, 1)[:, None],
-                scores[..., text : text + count].permute(1, 2, 0, 3).flatten(0, 2)[:, None],
-            ),
-        )
+        places = each(self.places[part, :, :count], scores.shape[1]).transpose(0, 1).flatten(1)
+        of_keys = scores[..., self.text : self.text + count].permute(1, 2, 0, 3).flatten(0, 2)[:, None]
+        return PlusChannel(kept, Gathered((self.begins + places[:, None]).flatten(), self.keys.of_text, of_keys))
 
 
 def added_scores(text_scores: Tensor, counts: Tensor, most: int) -> Tensor:
