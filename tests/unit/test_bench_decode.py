@@ -181,10 +181,11 @@ def test_a_total_leaves_the_hiccups_of_each_round_out() -> None:
     assert record["guided_over_plain"] is None
 
 
-def test_long_clips_have_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("small", "rounds"), [((), 1), (("tiny",), 3)])
+def test_long_clips_have_fewer_ways_and_with_large_models_one_round(
+    monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...], rounds: int
+) -> None:
     monkeypatch.setattr(decode, "_SHORT", 2)
-    settings = decode.DecodeSettings(repeats=3)
-    assert {way: len(each) for way, each in decode.run_case(NAIVE, settings, lambda _: None).rounds.items()} == {
-        "sequential": 2,
-        "scheduled": 2,
-    }
+    monkeypatch.setattr(decode, "_SMALL", small)
+    measured = decode.run_case(NAIVE, decode.DecodeSettings(repeats=3), lambda _: None).rounds
+    assert {way: len(each) for way, each in measured.items()} == {"sequential": rounds, "scheduled": rounds}

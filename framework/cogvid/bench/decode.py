@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 GUIDED = SamplingConfig(guidance=3.0)
 # Whose seconds are those of the steps of a whole clip.
 CLIP_WAYS = ("sequential", "scheduled", "guided")
-# Longer sequences, in frames, are neither guided nor recomputed, and measured twice; once by models that are not small.
+# Longer sequences, in frames, are neither guided nor recomputed, and measured once by models that are not small.
 _SHORT = 5
 _SMALL = ("tiny", "quickstart")
 
@@ -245,9 +245,10 @@ def run_case(case: DecodeCase, settings: DecodeSettings, say: Say) -> DecodeResu
         ways["recomputed"] = lambda: by_frame(_recomputed)
     if short and case.component.name == "naive":
         ways["concatenated"] = lambda: by_frame(concatenated_seconds)
-    # The first round of what is compiled compiles it.
-    long = 2 if case.size.name in _SMALL or settings.compile else 1
-    for number in range(settings.repeats if short else min(settings.repeats, long)):
+    rounds = settings.repeats
+    if not short and case.size.name not in _SMALL:
+        rounds = min(rounds, 2 if settings.compile else 1)  # the first round of what is compiled compiles it
+    for number in range(rounds):
         for way, seconds in ways.items():
             say(f"{case.name}: {way}, round {number + 1}")
             result.rounds.setdefault(way, []).append(seconds())

@@ -33,7 +33,7 @@ def decode(
     dtype: InPrecision = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the steps.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; long clips have at most two.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; long clips of large models have one.")] = 3,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="All of it with a tiny model, in seconds; the numbers mean nothing.")
     ] = False,
