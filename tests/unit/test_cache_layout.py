@@ -98,3 +98,8 @@ def test_a_text_that_is_longer_than_its_windows_stands_once() -> None:
     mask = mask_of(swin_ar(1, 1))
     assert len(CacheLayout.of(mask, (False,) * GRID.frames, 6).texts) == 1
     assert len(CacheLayout.of(mask, (False,) * GRID.frames, 5).texts) == GRID.frame_tokens
+
+
+def test_what_overlaps_is_one_piece() -> None:
+    local = create_component("attention", "local3d", {"extent": [2, 2, 2]})
+    assert len(CacheLayout.of(mask_of(local), (False,) * GRID.frames, 1).texts) == 1
