@@ -15,7 +15,7 @@ from cogvid.generation.cache import Cache
 from cogvid.generation.layout import frame_ranks
 from cogvid.generation.plan import OwnFrame, StepPlan
 from cogvid.generation.rows import Rows
-from cogvid.generation.visible import VisibleKeys, added_scores, each, flat
+from cogvid.generation.visible import VisibleKeys, VisibleRows, added_scores, each, flat
 from cogvid.grid import Grid
 
 # Scores of rows that are laid out at once, in elements.
@@ -91,7 +91,7 @@ class Planner:
         model = slots[:, 0] if slots.shape[1] == 1 else each(slots, batch)
         index = [x.to(device) for x in (model, inputs, outputs, frames, kept.movedim(1, 0))]
         base_scores = added_scores(self.text_scores, place + 1, n if self.fixed else int(place.max()) + 1)
-        seen = {mask: keys.of(rows) for mask, keys in self.visible.items()}
+        seen = {mask: VisibleRows(keys, rows) for mask, keys in self.visible.items()}
         scores = {layer: seen[layer[0]].with_bias(layer[1]) for layer in self.layers}
         start = 0
         for width in widths:

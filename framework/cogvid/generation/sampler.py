@@ -91,8 +91,7 @@ def generate(
     tape = torch.cat([tape, tape[:, :1]], dim=1)
     heads, layers = model.config.heads, model.config.layers
     head_size = model.config.width // heads
-    of_mask = {mask: CacheLayout.of(mask, known, text.shape[1]) for mask in dict.fromkeys(masks)}
-    layouts = [of_mask[mask] for mask in masks]
+    layouts = [_layout(mask, known, text.shape[1]) for mask in masks]
     cache = Cache(layers, heads, head_size, len(text), text.shape[1], grid, layouts, dtype, device)
     before = KnownSlots(cache, masks, grid, given, known, text_mask)
     slots = torch.arange(grid.tokens, device=device)[torch.tensor(known, device=device).repeat_interleave(n)]
@@ -146,3 +145,4 @@ def _masks(
 
 
 _shortest = lru_cache(maxsize=16)(shortest_schedule)
+_layout = lru_cache(maxsize=16)(CacheLayout.of)

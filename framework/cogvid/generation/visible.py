@@ -47,10 +47,6 @@ class VisibleKeys:
         pieces = self.neighbours.pieces(self.slots[:, 0]) if slots.shape[1] == 1 and not fixed else None
         self.pieces = pieces if pieces is not None and (pieces >= 0).all() else None
 
-    def of(self, rows: slice) -> VisibleRows:
-        """What some rows see."""
-        return VisibleRows(self, rows)
-
 
 class VisibleRows:
     """What the rows of some steps see under one mask.
