@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Small tensors on several threads wait for each other more than they compute, and for whatever else the machine does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from cogvid import AttentionBackend, Grid
 from cogvid.attention.mask import Stage
+from cogvid.cli import app
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 
 MakeModel = Callable[..., CogVideoTransformer]
@@ -63,3 +67,17 @@ def make_model() -> MakeModel:
         return model.to(dtype).eval()
 
     return make
+
+
+@pytest.fixture
+def run_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, Any]]:
+    """Rehearses a benchmark in an empty folder: its exit code, what it says, and its record, if there is one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: str) -> tuple[int, str, Any]:
+        result = CliRunner().invoke(app, ["bench", *words, "--rehearse", "--out", "results/out.json"])
+        file = Path("results/out.json")
+        return result.exit_code, result.output, json.loads(file.read_text() or "{}") if file.exists() else {}
+
+    return run

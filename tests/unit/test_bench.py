@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import CliRunner
 
 from cogvid import Grid
 from cogvid.bench import check, measure
@@ -18,10 +18,9 @@ from cogvid.bench.check import Reference
 from cogvid.bench.measure import time_rounds
 from cogvid.bench.memory import peaks_in_fresh_process
 from cogvid.bench.methods import find_method
-from cogvid.cli import app
 from cogvid.config.schema import ComponentConfig
 
-runner = CliRunner()
+Bench = Callable[..., tuple[int, str, Any]]
 SMALL = Settings(heads=2, head_size=8, text=8)
 # Each is right but for one thing.
 WRONG = """
@@ -50,20 +49,12 @@ RESULTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path
+@pytest.fixture
+def bench(run_bench: Bench) -> Bench:
+    return partial(run_bench, "attention")
 
 
-def bench(*words: str) -> tuple[int, str, Any]:
-    result = runner.invoke(app, ["bench", "attention", *words, "--rehearse", "--out", "results/out.json"])
-    file = Path("results/out.json")
-    return result.exit_code, result.output, json.loads(file.read_text() or "{}") if file.exists() else {}
-
-
-def test_a_rehearsal_checks_times_records_and_draws() -> None:
+def test_a_rehearsal_checks_times_records_and_draws(bench: Bench) -> None:
     code, output, record = bench("attention=swin_ar", "attention.options.window=[2,3]")
     assert code == 0, output
     assert record["rehearsal"] is True
@@ -90,7 +81,7 @@ def test_a_rehearsal_checks_times_records_and_draws() -> None:
 
 
 @pytest.mark.parametrize(("result", "said"), RESULTS.values(), ids=RESULTS)
-def test_a_method_that_fails_its_check_is_named_and_never_timed(result: str, said: str) -> None:
+def test_a_method_that_fails_its_check_is_named_and_never_timed(bench: Bench, result: str, said: str) -> None:
     Path("wrong.py").write_text(WRONG.format(name="Rows", result=result))
     code, output, record = bench("attention=rows", "plugins=[./wrong.py]", "--methods", "rows")
     assert code == 1
@@ -101,7 +92,7 @@ def test_a_method_that_fails_its_check_is_named_and_never_timed(result: str, sai
     assert "Error: Not timed, because the check failed: rows on" in output
 
 
-def test_a_backend_with_its_own_computation_is_measured_beside_the_tiles() -> None:
+def test_a_backend_with_its_own_computation_is_measured_beside_the_tiles(bench: Bench) -> None:
     Path("mine.py").write_text(WRONG.format(name="Rows", result="right(q, k, v, text_mask, bias)"))
     code, output, record = bench("attention=rows", "plugins=[./mine.py]", "--forward-only")
     assert code == 0, output
@@ -111,7 +102,9 @@ def test_a_backend_with_its_own_computation_is_measured_beside_the_tiles() -> No
     assert not any("forward_backward_s" in method for method in methods.values())
 
 
-def test_a_mask_that_does_not_fit_into_memory_is_skipped_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_that_does_not_fit_into_memory_is_skipped_and_said_to_be(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(measure, "free_memory", lambda device: 1000)
     code, output, record = bench("attention=naive", "--methods", "dense,tiled", "--forward-only")
     assert code == 0, output
@@ -132,7 +125,7 @@ def test_a_mask_that_does_not_fit_into_memory_is_skipped_and_said_to_be(monkeypa
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_a_mistake_shows_before_anything_is_measured(words: list[str], said: str) -> None:
+def test_a_mistake_shows_before_anything_is_measured(bench: Bench, words: list[str], said: str) -> None:
     code, output, record = bench(*words)
     assert code == 1
     assert output.startswith("Error: ")
@@ -196,7 +189,7 @@ def test_the_peak_of_the_dense_method_holds_its_mask_twice() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_rehearsal_on_a_gpu() -> None:
+def test_a_rehearsal_on_a_gpu(bench: Bench) -> None:
     code, output, record = bench("attention=swin_ar", "--device", "cuda")
     assert code == 0, output
     assert record["hardware"]["gpu"]

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from cogvid import Grid
 from cogvid.bench import concatenated, decode
 from cogvid.bench.concatenated import ConcatenatedCache, concatenated_error
 from cogvid.bench.decode import SIZES, DecodeCase, DecodeResult, check, default_cases, random_model
 from cogvid.bench.decode_report import summary
-from cogvid.cli import app
 from cogvid.config.schema import ComponentConfig
 from cogvid.model.transformer import CogVideoTransformer
 
-runner = CliRunner()
+Bench = Callable[..., tuple[int, str, Any]]
 NAIVE = DecodeCase(SIZES["tiny"], ComponentConfig("naive"), Grid(3, 3, 4))
 LOCAL = ("attention=local3d", "attention.options.extent=[2,2,2]")
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path
+@pytest.fixture
+def bench(run_bench: Bench) -> Bench:
+    return partial(run_bench, "decode")
 
 
-def bench(*words: str) -> tuple[int, str, Any]:
-    result = runner.invoke(app, ["bench", "decode", *words, "--rehearse", "--out", "results/out.json"])
-    file = Path("results/out.json")
-    return result.exit_code, result.output, json.loads(file.read_text() or "{}") if file.exists() else {}
-
-
-def test_a_rehearsal_of_the_standard_cases_checks_times_records_and_draws() -> None:
+def test_a_rehearsal_of_the_standard_cases_checks_times_records_and_draws(bench: Bench) -> None:
     code, output, record = bench()
     assert code == 0, output
     assert record.keys() == {
@@ -65,7 +56,7 @@ def test_a_rehearsal_of_the_standard_cases_checks_times_records_and_draws() -> N
     assert "tiny, 3x4x5 swin_ar, window 5x5" in output
 
 
-def test_a_schedule_that_is_too_hasty_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedule_that_is_too_hasty_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def hasty(backend: object, grid: Grid, *, layers: int) -> Tensor:
         return torch.arange(grid.frame_tokens).expand(grid.frames, -1).contiguous()
 
@@ -76,7 +67,7 @@ def test_a_schedule_that_is_too_hasty_is_refused(monkeypatch: pytest.MonkeyPatch
     assert not record
 
 
-def test_a_failed_check_leaves_the_cases_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_check_leaves_the_cases_before_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(case: DecodeCase) -> None:
         if case.component.name == "local3d":
             raise AssertionError("not today")
@@ -99,7 +90,7 @@ def test_a_failed_check_leaves_the_cases_before_it(monkeypatch: pytest.MonkeyPat
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_a_mistake_shows_before_anything_is_measured(words: list[str], said: str) -> None:
+def test_a_mistake_shows_before_anything_is_measured(bench: Bench, words: list[str], said: str) -> None:
     code, output, record = bench(*words)
     assert code == 1
     assert output.startswith("Error: ")
