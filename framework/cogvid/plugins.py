@@ -20,17 +20,17 @@ import pluggy
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cogvid import hookspecs
-from cogvid.attention.backend import AttentionBackend
-from cogvid.component import KINDS, ComponentClass, Kind
 from cogvid.config.options import checked_options, first_line, nearest
 from cogvid.config.schema import ComponentConfig
-from cogvid.data_source import DataSource
 from cogvid.errors import UserError
-from cogvid.frame_rate import FrameRateScheduler
-from cogvid.frame_tokenizer import FrameTokenizer
-from cogvid.interpolation import InterpolationStrategy
-from cogvid.metrics.base import VideoMetric
+from cogvid.interfaces import hookspecs
+from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.component import KINDS, ComponentClass, Kind
+from cogvid.interfaces.data_source import DataSource
+from cogvid.interfaces.frame_rate import FrameRateScheduler
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.interfaces.interpolation import InterpolationStrategy
+from cogvid.interfaces.metric import VideoMetric
 from cogvid.plugin_import import PluginSource, cause_of, import_entry_point, import_named, origin_of
 
 # What each hook registers: the kind, and the class its components derive from.
@@ -91,7 +91,7 @@ class PluginManager:
         """The component registered as `name`.
 
         Args:
-            kind: one of `cogvid.component.KINDS`.
+            kind: one of `cogvid.interfaces.component.KINDS`.
             name: the registered name.
             key: the configuration key that holds the component, for messages.
 

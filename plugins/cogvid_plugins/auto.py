@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import cogvid
-from cogvid.attention.backend import Attention, PatternRunner
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.mask import Visibility
+from cogvid.interfaces.attention import Attention, PatternRunner
 from cogvid_plugins.flex import Flex
 from cogvid_plugins.triton import Triton
 
@@ -37,7 +37,7 @@ class Auto(PatternRunner):
     """
 
     def prepare(self, mask: Visibility, device: torch.device) -> Attention:
-        """See `cogvid.attention.backend.AttentionBackend`."""
+        """See `cogvid.interfaces.attention.AttentionBackend`."""
         ways: dict[str, Callable[[], Attention]] = {"own": lambda: self.inner.prepare(mask, device)}
         if mask.grid.tokens**2 <= _LARGEST_DENSE:
             ways["dense"] = lambda: DenseAttention(mask, device)
@@ -52,7 +52,7 @@ class Auto(PatternRunner):
 
 
 class Fastest:
-    """One of several ways to compute the same attention; see `cogvid.attention.backend.Attention`.
+    """One of several ways to compute the same attention; see `cogvid.interfaces.attention.Attention`.
 
     Args:
         mask: that they compute.
@@ -65,7 +65,7 @@ class Fastest:
         self._chosen: dict[tuple[object, ...], Attention] = {}
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
-        """See `cogvid.attention.backend.Attention`."""
+        """See `cogvid.interfaces.attention.Attention`."""
         trains = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
         case = (tuple(q.shape), text_mask.shape[1], str(q.dtype), trains, bias is None, torch.get_num_threads())
         if case not in self._chosen:

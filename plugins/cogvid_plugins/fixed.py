@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cogvid
-from cogvid.frame_rate import frames_at
+from cogvid.interfaces.frame_rate import frames_at
 
 
 class Fixed(cogvid.FrameRateScheduler):

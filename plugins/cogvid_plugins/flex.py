@@ -13,10 +13,10 @@ from torch._dynamo import config as dynamo
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 import cogvid
-from cogvid.attention.backend import Attention, PatternRunner
 from cogvid.attention.blocks import raster_counts
 from cogvid.attention.compact import CompactMask, compact_mask
 from cogvid.attention.mask import Visibility, causal
+from cogvid.interfaces.attention import Attention, PatternRunner
 
 # Queries and keys of a block of FlexAttention's mask.
 _BLOCK = 128
@@ -40,7 +40,7 @@ class Flex(PatternRunner):
         self._prepared: dict[tuple[CompactMask, torch.device], Attention] = {}
 
     def prepare(self, mask: Visibility, device: torch.device) -> Attention:
-        """See `cogvid.attention.backend.AttentionBackend`."""
+        """See `cogvid.interfaces.attention.AttentionBackend`."""
         # The number of the layer is compiled in: layers with equal masks share the first one's.
         key = compact_mask(mask), device
         if key not in self._prepared:
@@ -63,7 +63,7 @@ def _compile() -> Callable[..., Any]:
 
 
 class FlexAttention:
-    """FlexAttention over a mask; see `cogvid.attention.backend.Attention`.
+    """FlexAttention over a mask; see `cogvid.interfaces.attention.Attention`.
 
     Args:
         mask: who sees whom among the frame slots.
@@ -77,7 +77,7 @@ class FlexAttention:
         self._blocks: dict[int, tuple[tuple[Tensor, Tensor], ...]] = {}
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
-        """See `cogvid.attention.backend.Attention`.
+        """See `cogvid.interfaces.attention.Attention`.
 
         Raises:
             UserError: it needs a gradient on a CPU.

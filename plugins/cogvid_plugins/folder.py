@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 from omegaconf import MISSING
 
 from cogvid import Clip, DataSource, UserError, hookimpl
-from cogvid.data_source import Progress, Split
+from cogvid.interfaces.data_source import Progress, Split
 
 VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 SPLITS: tuple[Split, ...] = get_args(Split)

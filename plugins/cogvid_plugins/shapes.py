@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cogvid import Clip, DataSource, UserError, hookimpl
-from cogvid.data_source import Progress, Split
+from cogvid.interfaces.data_source import Progress, Split
 from cogvid.video import write_video
 from cogvid_plugins.shapes_world import ALL_ATTRIBUTES, RASTER, Attributes, Scene, sample_scene
 

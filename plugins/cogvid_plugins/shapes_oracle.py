@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cogvid import UserError, hookimpl
-from cogvid.metrics.base import VideoMetric
+from cogvid.interfaces.metric import VideoMetric
 from cogvid_plugins.shapes_world import (
     COLOURS,
     MOTIONS,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 import cogvid
-from cogvid.attention.backend import Attention, PatternRunner
 from cogvid.attention.mask import Visibility
+from cogvid.interfaces.attention import Attention, PatternRunner
 
 
 class Triton(PatternRunner):
@@ -21,7 +21,7 @@ class Triton(PatternRunner):
     carries_bias = False
 
     def prepare(self, mask: Visibility, device: torch.device) -> Attention:
-        """See `cogvid.attention.backend.AttentionBackend`.
+        """See `cogvid.interfaces.attention.AttentionBackend`.
 
         Raises:
             UserError: there is no Triton, or no device that it can run on.

@@ -190,7 +190,7 @@ def block_sparse_attention(
 
 
 class BlockSparseAttention:
-    """Attention over the block map of a mask; see `cogvid.attention.backend.Attention`.
+    """Attention over the block map of a mask; see `cogvid.interfaces.attention.Attention`.
 
     Args:
         mask: who sees whom among the frame slots.
@@ -201,7 +201,7 @@ class BlockSparseAttention:
         self.mask, self.device = compact_mask(mask), device
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
-        """See `cogvid.attention.backend.Attention`.
+        """See `cogvid.interfaces.attention.Attention`.
 
         Raises:
             UserError: no kernel has this head size or dtype.

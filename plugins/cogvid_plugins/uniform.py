@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import cogvid
-from cogvid.frame_rate import frames_at
+from cogvid.interfaces.frame_rate import frames_at
 
 
 class Uniform(cogvid.FrameRateScheduler):

@@ -12,7 +12,7 @@ import pytest
 
 DENSE = """
 import cogvid
-from cogvid.attention.backend import PatternRunner
+from cogvid.interfaces.attention import PatternRunner
 from cogvid.attention.dense import DenseAttention
 
 class Dense(PatternRunner):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from cogvid import AttentionBackend, Grid, Position, UserError
-from cogvid.attention.backend import Attention
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.mask import Visibility
+from cogvid.interfaces.attention import Attention
 from cogvid.plugins import create_plugin_manager
 from cogvid.testing import ConformanceError, attention_conformance
 from cogvid_plugins.local3d import Local3D

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cogvid.component import Component
 from cogvid.errors import UserError
+from cogvid.interfaces.component import Component
 from cogvid.plugins import create_component
 
 FRAMES = 5

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from cogvid import AttentionBackend, Grid, UserError, create_component
-from cogvid.attention.backend import Attention, PatternRunner
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.mask import Visibility, given_frames
 from cogvid.config import load_experiment
+from cogvid.interfaces.attention import Attention, PatternRunner
 from cogvid.pipeline.lab import Lab
 from cogvid.plugins import create_plugin_manager
 from cogvid.testing import attention_conformance

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cogvid import Clip, UserError
-from cogvid.data_source import Split
+from cogvid.interfaces.data_source import Split
 from cogvid.video import probe, read_frames
 from cogvid_plugins import shapes
 from cogvid_plugins.shapes import Shapes, plan, read_scenes

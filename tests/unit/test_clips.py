@@ -12,7 +12,7 @@ from cogvid import Grid, UserError
 from cogvid.config.schema import GenerationConfig, SamplingConfig
 from cogvid.generation import clips as clips_module
 from cogvid.generation.clips import ClipGenerator
-from cogvid.interpolation import Round, Window, check_plan
+from cogvid.interfaces.interpolation import Round, Window, check_plan
 from cogvid.text import TextTokenizer
 from cogvid_plugins.local3d import Local3D
 from cogvid_plugins.sequential_overlap import SequentialOverlap

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cogvid.config.compose import load_experiment
 from cogvid.errors import UserError
-from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.generation.clusters import cluster_codes
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.prepare import data_stage, load_clusters, load_tokenizer, tokenizer_stage
 from cogvid.pipeline.stage import StageResult, StageStore

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from cogvid import AttentionBackend, Grid
 from cogvid.attention.mask import Stage, causal
 from cogvid.cli import app
-from cogvid.grid import Position
 from cogvid.inspect.mask import BLOCK, Subject, block_counts, mask_numbers
 from cogvid.inspect.picture import Seen, default_token, letters, seen_by
+from cogvid.interfaces.grid import Position
 from cogvid_plugins.local3d import Local3D
 from cogvid_plugins.naive import Naive
 from cogvid_plugins.swin_ar import SwinAR

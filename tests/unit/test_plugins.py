@@ -8,8 +8,8 @@ from textwrap import dedent, indent
 import pytest
 
 import cogvid
-from cogvid.component import ComponentClass
 from cogvid.errors import UserError
+from cogvid.interfaces.component import ComponentClass
 from cogvid.plugins import HOOKS, PluginManager, create_component, create_plugin_manager, plugin_digest
 
 PLUGIN = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cogvid.grid import Position
+from cogvid.interfaces.grid import Position
 
 
 class RelativeBias(nn.Module):

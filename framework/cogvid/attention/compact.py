@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from cogvid.attention.mask import Visibility, causal
-from cogvid.grid import Grid, Position
+from cogvid.interfaces.grid import Grid, Position
 
 if TYPE_CHECKING:
-    from cogvid.attention.backend import AttentionBackend
+    from cogvid.interfaces.attention import AttentionBackend
 
 # No tensor of more elements is made while all frames are evaluated at once; beyond, each pair of frames is by itself.
 _LARGEST = 1 << 24

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogvid.attention.mask import Visibility
-from cogvid.grid import Position
+from cogvid.interfaces.grid import Position
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -44,7 +44,7 @@ class DenseAttention:
         self.grid, self.visible = mask.grid, mask.dense(device)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
-        """See `cogvid.attention.backend.Attention`."""
+        """See `cogvid.interfaces.attention.Attention`."""
         text = text_mask[:, None, None].expand(-1, -1, self.grid.tokens, -1)
         visible = torch.cat([text, self.visible.expand(len(q), 1, -1, -1)], dim=-1)
         scores = None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from cogvid.grid import Grid, Position
+from cogvid.interfaces.grid import Grid, Position
 
 if TYPE_CHECKING:
-    from cogvid.attention.backend import AttentionBackend
+    from cogvid.interfaces.attention import AttentionBackend
 
 Stage = Literal["sequential", "interpolation"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cogvid.grid import Grid
+from cogvid.interfaces.grid import Grid
 
 
 def rectangles(grid: Grid, height: int, width: int) -> Tensor:

@@ -3,7 +3,7 @@
 Dense attention pays for every pair; a tile of one frame pays for its queries times the keys that one of them sees,
 so the cost of a local pattern follows the pairs it makes visible. Which tiles: measured on the mask, never declared.
 
-Shapes as in `cogvid.grid`, and G tiles of a group, Q queries of a tile in one frame, S keys of a tile in one frame.
+Shapes as in `cogvid.interfaces.grid`, and G tiles of a group, Q queries and S keys of a tile in one frame.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from cogvid.attention.compact import CompactMask
 from cogvid.attention.partitions import rectangles, same_neighbours
-from cogvid.grid import Grid, Position
+from cogvid.interfaces.grid import Grid, Position
 
 # Copying a key and its value to a tile, and their gradients back, takes as long as scoring it for so many queries.
 _GATHER = 32
@@ -155,7 +155,7 @@ def _cost(near: Tensor, labels: Tensor) -> int:
 
 
 class TiledAttention:
-    """Attention over the tiles of a mask; see `cogvid.attention.backend.Attention`.
+    """Attention over the tiles of a mask; see `cogvid.interfaces.attention.Attention`.
 
     Args:
         mask: who sees whom among the frame slots.
@@ -173,7 +173,7 @@ class TiledAttention:
         return self.layout.pairs
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
-        """See `cogvid.attention.backend.Attention`."""
+        """See `cogvid.interfaces.attention.Attention`."""
         scores: list[Tensor] = []
         if bias is not None:
             scores = [bias(query, key).flatten(-2) for query, key in self._positions()]

@@ -12,12 +12,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.backend import AttentionBackend
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.mask import Visibility
 from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
-from cogvid.grid import Grid
+from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.grid import Grid
 from cogvid.plugins import PluginManager, create_plugin_manager
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

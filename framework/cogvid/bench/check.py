@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from cogvid.bench.cases import Problem
 from cogvid.bench.methods import Run
 from cogvid.errors import UserError
-from cogvid.grid import Position
+from cogvid.interfaces.grid import Position
 
 # Scores that the reference may hold.
 _LARGEST = {"cpu": 1 << 25, "cuda": 1 << 27}

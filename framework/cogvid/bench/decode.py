@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.backend import AttentionBackend, PatternRunner
 from cogvid.attention.compact import layer_masks
 from cogvid.bench.cases import DTYPES, make_case
 from cogvid.bench.concatenated import concatenated_error, concatenated_seconds
@@ -23,7 +22,8 @@ from cogvid.errors import UserError
 from cogvid.generation.packed import packed
 from cogvid.generation.sampler import generate
 from cogvid.generation.schedule import decode_schedule, sequential_schedule
-from cogvid.grid import Grid
+from cogvid.interfaces.attention import AttentionBackend, PatternRunner
+from cogvid.interfaces.grid import Grid
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
 from cogvid.plugins import create_plugin_manager
 

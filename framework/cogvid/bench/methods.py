@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogvid.attention.backend import Attention, AttentionBackend, PatternRunner
 from cogvid.attention.dense import masked_attention
 from cogvid.bench.cases import Case, Problem
 from cogvid.bench.measure import check_fits
 from cogvid.config.options import first_line, nearest
 from cogvid.errors import UserError
-from cogvid.grid import Position
+from cogvid.interfaces.attention import Attention, AttentionBackend, PatternRunner
+from cogvid.interfaces.grid import Position
 from cogvid.plugins import PluginManager
 
 # From packed queries, keys and values (B, L, 3, H, K) to outputs of the frame slots (B, H, tokens, K).

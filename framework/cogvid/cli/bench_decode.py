@@ -13,7 +13,7 @@ from cogvid.errors import UserError
 
 if TYPE_CHECKING:
     from cogvid.bench.decode import DecodeCase, DecodeResult, DecodeSettings, Size
-    from cogvid.grid import Grid
+    from cogvid.interfaces.grid import Grid
 
 _PROTOCOL = (
     "seconds of each step of a clip; a way's total is the sum over the steps of the fastest of its interleaved rounds, "
@@ -49,7 +49,7 @@ def decode(
 
     from cogvid.bench.decode import SIZES, DecodeSettings
     from cogvid.config.options import nearest
-    from cogvid.grid import Grid
+    from cogvid.interfaces.grid import Grid
 
     gpu = device is Device.cuda
     if gpu and not torch.cuda.is_available():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 if TYPE_CHECKING:
-    from cogvid.component import ComponentClass
+    from cogvid.interfaces.component import ComponentClass
 
 
 def register(app: typer.Typer) -> None:

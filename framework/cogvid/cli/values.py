@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cogvid.errors import UserError
 
 if TYPE_CHECKING:
-    from cogvid.grid import Grid
+    from cogvid.interfaces.grid import Grid
 
 
 class StageName(StrEnum):
@@ -24,7 +24,7 @@ def parse_grid(text: str) -> Grid:
     Raises:
         UserError: it is not three positive numbers.
     """
-    from cogvid.grid import Grid
+    from cogvid.interfaces.grid import Grid
 
     try:
         frames, height, width = map(int, text.lower().split("x"))

@@ -1,6 +1,6 @@
 """Keys and values that are computed once, and the passes through the model that write and read them.
 
-Shapes as in `cogvid.grid`; S rows of a step, one slot of each sample in each; see `cogvid.generation.plan`.
+Shapes as in `cogvid.interfaces.grid`; S rows of a step, one slot of each sample in each; see `cogvid.generation.plan`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cogvid.attention.compact import CompactMask
 from cogvid.attention.tiles import TiledAttention
 from cogvid.generation.layout import CacheLayout
 from cogvid.generation.plan import Gathered, StepPlan
-from cogvid.grid import Grid
+from cogvid.interfaces.grid import Grid
 from cogvid.model.context import FullSequence, text_attention
 
 

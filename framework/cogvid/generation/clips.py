@@ -13,7 +13,7 @@ from cogvid.attention.mask import Stage
 from cogvid.config.schema import GenerationConfig, SamplingConfig
 from cogvid.errors import UserError
 from cogvid.generation.sampler import generate
-from cogvid.interpolation import Round
+from cogvid.interfaces.interpolation import Round
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.text import TextTokenizer, with_duration
 

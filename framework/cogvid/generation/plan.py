@@ -1,7 +1,7 @@
 """What one step of a schedule computes and reads.
 
 A step is S rows, each a slot of every sample; where samples have different schedules, a row can be idle for some of
-them. Shapes as in `cogvid.grid`, B samples with guidance's copies.
+them. Shapes as in `cogvid.interfaces.grid`, B samples with guidance's copies.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from cogvid.generation.layout import frame_ranks
 from cogvid.generation.plan import OwnFrame, StepPlan
 from cogvid.generation.rows import Rows
 from cogvid.generation.visible import VisibleKeys, VisibleRows, added_scores, each, flat
-from cogvid.grid import Grid
+from cogvid.interfaces.grid import Grid
 
 # Scores of rows that are laid out at once, in elements.
 _LAID_OUT = 1 << 22

@@ -8,7 +8,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.backend import AttentionBackend
 from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.attention.mask import given_frames
 from cogvid.config.schema import SamplingConfig
@@ -19,7 +18,8 @@ from cogvid.generation.planner import Planner
 from cogvid.generation.rows import Rows
 from cogvid.generation.sampling import choose, guided, uniforms
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
-from cogvid.grid import Grid
+from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.grid import Grid
 from cogvid.model.transformer import CogVideoTransformer
 
 

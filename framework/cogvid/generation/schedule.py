@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cogvid.attention.backend import AttentionBackend
 from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.attention.mask import Stage, given_frames
-from cogvid.grid import Grid
+from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.grid import Grid
 
 # The published model's depth; a pattern that depends on the layer has repeated by then.
 LAYERS = 48

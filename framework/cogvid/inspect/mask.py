@@ -9,14 +9,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cogvid.attention.backend import AttentionBackend
 from cogvid.attention.blocks import BlockMap, block_map
 from cogvid.attention.compact import CompactMask, compact_mask
 from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.attention.tiles import TiledAttention
 from cogvid.errors import UserError
 from cogvid.generation.schedule import LAYERS
-from cogvid.grid import Grid
+from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.grid import Grid
 
 BLOCK = 64
 # Two matrix products, scores and output, of a multiplication and an addition each.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from cogvid.attention.mask import Stage
 from cogvid.config import load_experiment
 from cogvid.config.partial import load_attention
-from cogvid.grid import Grid
 from cogvid.inspect.mask import Subject
+from cogvid.interfaces.grid import Grid
 from cogvid.plugins import create_plugin_manager
 
 DEFAULT_GRID = Grid(5, 20, 20)

@@ -1,6 +1,6 @@
 """Metrics over videos, and the mathematics behind them."""
 
-from cogvid.metrics.base import VideoMetric
+from cogvid.interfaces.metric import VideoMetric
 from cogvid.metrics.extractors import TorchScriptExtractor, VideoExtractor
 from cogvid.metrics.frechet import FrechetVideoDistance, frechet_distance, kernel_distance
 from cogvid.metrics.inception import VideoInceptionScore, inception_score

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cogvid.errors import UserError
-from cogvid.metrics.base import VideoMetric
+from cogvid.interfaces.metric import VideoMetric
 
 
 class VideoExtractor(ABC):

@@ -11,12 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.backend import Attention, AttentionBackend
 from cogvid.attention.compact import CompactMask
 from cogvid.attention.dense import masked_attention
 from cogvid.attention.mask import Visibility
 from cogvid.attention.tiles import TiledAttention
-from cogvid.grid import Grid
+from cogvid.interfaces.attention import Attention, AttentionBackend
+from cogvid.interfaces.grid import Grid
 
 
 class AttentionContext(Protocol):

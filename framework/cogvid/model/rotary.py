@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cogvid.grid import Position
+from cogvid.interfaces.grid import Position
 
 # Wavelengths run from 2 pi to 2 pi times this: grids are at most a few dozen tokens wide.
 _LONGEST = 100.0

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.errors import UserError
-from cogvid.frame_tokenizer import FrameTokenizer
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.errors import UserError
-from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.generation.clips import ClipGenerator, OnStep
-from cogvid.interpolation import InterpolationStrategy
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, read_clips
 from cogvid.pipeline.pictures import enlarge
 from cogvid.pipeline.prepare import decode, encode

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvid.attention.backend import AttentionBackend
 from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
-from cogvid.data_source import Clip, DataSource
 from cogvid.errors import UserError
-from cogvid.frame_rate import FrameRateScheduler
-from cogvid.frame_tokenizer import FrameTokenizer
-from cogvid.grid import Grid
-from cogvid.interpolation import InterpolationStrategy, Round, check_plan
+from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.data_source import Clip, DataSource
+from cogvid.interfaces.frame_rate import FrameRateScheduler
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_plan
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.plugins import create_plugin_manager, plugin_digest
 from cogvid.training.callbacks import stage_progress

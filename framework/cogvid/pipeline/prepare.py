@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.errors import UserError
-from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.generation.clusters import cluster_codes
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, log, read_clips, with_progress
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.text import TextTokenizer, with_duration

@@ -19,9 +19,9 @@ from rich.logging import RichHandler
 from cogvid.config.compose import Resolved, differences, load_experiment
 from cogvid.config.schema import ExperimentConfig, InterpolationStart
 from cogvid.errors import UserError
-from cogvid.frame_tokenizer import FrameTokenizer
 from cogvid.generation.clips import ClipGenerator
 from cogvid.generation.packed import packed
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log

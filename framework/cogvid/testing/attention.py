@@ -13,12 +13,12 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from cogvid.attention.backend import Attention, AttentionBackend
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.config.options import first_line
 from cogvid.errors import UserError
-from cogvid.grid import Grid
+from cogvid.interfaces.attention import Attention, AttentionBackend
+from cogvid.interfaces.grid import Grid
 from cogvid.plugins import create_component
 from cogvid.testing.decoding import decoding_error
 from cogvid.testing.pattern import check_pattern

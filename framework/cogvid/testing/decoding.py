@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.backend import Attention, AttentionBackend, PatternRunner
 from cogvid.attention.compact import layer_masks
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.mask import Stage, Visibility, given_frames
@@ -16,7 +15,8 @@ from cogvid.config.schema import SamplingConfig
 from cogvid.generation.rows import Rows
 from cogvid.generation.sampler import generate
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
-from cogvid.grid import Grid
+from cogvid.interfaces.attention import Attention, AttentionBackend, PatternRunner
+from cogvid.interfaces.grid import Grid
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
 from cogvid.testing.rounding import allowed_steps, measured_in, steps_off
 

@@ -7,8 +7,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from cogvid.attention.backend import AttentionBackend
-from cogvid.grid import Grid, Position
+from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.grid import Grid, Position
 from cogvid.testing.report import Fail, place
 
 

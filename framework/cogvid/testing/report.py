@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from cogvid.attention.mask import Stage
-from cogvid.grid import Grid
+from cogvid.interfaces.grid import Grid
 
 Fail = Callable[[str, str], None]
 """Records a failure: the check and the problem, in words."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cogvid.attention.backend import Attention
 from cogvid.attention.dense import DenseAttention
-from cogvid.grid import Position
+from cogvid.interfaces.attention import Attention
+from cogvid.interfaces.grid import Position
 
 _OUTPUT, _INPUTS = "output", ("queries", "keys", "values")
 Results = dict[str, Tensor | None]
@@ -74,7 +74,7 @@ class EagerAttention(DenseAttention):
     """The plain computation in the precision of its inputs, each step rounded: the measure of rounding."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
-        """See `cogvid.attention.backend.Attention`."""
+        """See `cogvid.interfaces.attention.Attention`."""
         tokens, text = self.grid.tokens, text_mask.shape[1]
         visible = F.pad(self.visible, (text, 0)).repeat(len(q), 1, 1, 1)
         visible[..., :text] = text_mask[:, None, None]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from cogvid.frame_rate import FrameRateScheduler, frames_at
+from cogvid.interfaces.frame_rate import FrameRateScheduler, frames_at
 from cogvid.text import TextTokenizer, with_duration
 
 Batch = TypeVar("Batch")

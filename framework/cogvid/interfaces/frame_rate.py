@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from cogvid.component import Component
+from cogvid.interfaces.component import Component
 
 
 def frames_at(duration: float, rate: float) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cogvid.attention.mask import Stage, given_frames
-from cogvid.component import Component
 from cogvid.errors import UserError
+from cogvid.interfaces.component import Component
 
 
 @dataclass(frozen=True)

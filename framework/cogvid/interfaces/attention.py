@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.mask import Visibility
 from cogvid.attention.tiles import TiledAttention
-from cogvid.component import Component
 from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
-from cogvid.grid import Position
+from cogvid.interfaces.component import Component
+from cogvid.interfaces.grid import Position
 
 
 class Attention(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pluggy
 
-from cogvid.component import ComponentClass
+from cogvid.interfaces.component import ComponentClass
 
 hookspec = pluggy.HookspecMarker("cogvid")
 hookimpl = pluggy.HookimplMarker("cogvid")

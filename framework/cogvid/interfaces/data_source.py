@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cogvid.component import Component
+from cogvid.interfaces.component import Component
 
 Split = Literal["train", "test"]
 Progress = Callable[[int, int], None]
