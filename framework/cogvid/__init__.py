@@ -11,7 +11,7 @@ from cogvid.interfaces.hookspecs import hookimpl
 from cogvid.interfaces.interpolation import InterpolationStrategy, Round, Window
 from cogvid.interfaces.metric import VideoMetric
 from cogvid.model.released import load_released
-from cogvid.plugins import create_component
+from cogvid.plugins.manager import create_component
 
 __all__ = [
     "AttentionBackend",

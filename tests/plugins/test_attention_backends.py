@@ -13,7 +13,7 @@ from cogvid import AttentionBackend, Grid, Position, UserError
 from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.config.schema import Positions
 from cogvid.model.transformer import CogVideoTransformer
-from cogvid.plugins import create_plugin_manager
+from cogvid.plugins.manager import create_plugin_manager
 from cogvid_plugins.local3d import Local3D
 from cogvid_plugins.naive import Naive
 from cogvid_plugins.swin_ar import SwinAR

@@ -16,7 +16,7 @@ from cogvid import AttentionBackend, Grid, Position, UserError
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.mask import Visibility
 from cogvid.interfaces.attention import Attention
-from cogvid.plugins import create_plugin_manager
+from cogvid.plugins.manager import create_plugin_manager
 from cogvid.testing import ConformanceError, attention_conformance
 from cogvid_plugins.local3d import Local3D
 from cogvid_plugins.naive import Naive

@@ -6,7 +6,7 @@ import pytest
 
 from cogvid.errors import UserError
 from cogvid.interfaces.component import Component
-from cogvid.plugins import create_component
+from cogvid.plugins.manager import create_component
 
 FRAMES = 5
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import cogvid
 from cogvid.errors import UserError
-from cogvid.plugins import create_component
+from cogvid.plugins.manager import create_component
 
 GIVEN = (True, False, True, False, True)
 

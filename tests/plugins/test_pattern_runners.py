@@ -17,7 +17,7 @@ from cogvid.attention.mask import Visibility, given_frames
 from cogvid.config import load_experiment
 from cogvid.interfaces.attention import Attention, PatternRunner
 from cogvid.pipeline.lab import Lab
-from cogvid.plugins import create_plugin_manager
+from cogvid.plugins.manager import create_plugin_manager
 from cogvid.testing import attention_conformance
 from cogvid_plugins.auto import Fastest
 from cogvid_plugins.local3d import Local3D

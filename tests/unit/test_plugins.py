@@ -10,7 +10,7 @@ import pytest
 import cogvid
 from cogvid.errors import UserError
 from cogvid.interfaces.component import ComponentClass
-from cogvid.plugins import HOOKS, PluginManager, create_component, create_plugin_manager, plugin_digest
+from cogvid.plugins.manager import HOOKS, PluginManager, create_component, create_plugin_manager, plugin_digest
 
 PLUGIN = """
 from __future__ import annotations

@@ -19,7 +19,7 @@ from cogvid.bench.measure import DoesNotFitError, Times, time_rounds
 from cogvid.bench.memory import Peaks, peaks_in_fresh_process, peaks_of
 from cogvid.bench.methods import Method, Run, find_method, runner
 from cogvid.errors import UserError
-from cogvid.plugins import PluginManager
+from cogvid.plugins.manager import PluginManager
 
 PASSES = ("forward", "forward_backward")
 NOT_ASKED = "not asked for"

@@ -18,7 +18,7 @@ from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
-from cogvid.plugins import PluginManager, create_plugin_manager
+from cogvid.plugins.manager import PluginManager, create_plugin_manager
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LAYERS = (0, 1)  # a pattern usually repeats after one or two layers

@@ -25,7 +25,7 @@ from cogvid.generation.schedule import decode_schedule, sequential_schedule
 from cogvid.interfaces.attention import AttentionBackend, PatternRunner
 from cogvid.interfaces.grid import Grid
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
-from cogvid.plugins import create_plugin_manager
+from cogvid.plugins.manager import create_plugin_manager
 
 Say = Callable[[str], None]
 GUIDED = SamplingConfig(guidance=3.0)

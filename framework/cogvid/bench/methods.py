@@ -22,7 +22,7 @@ from cogvid.config.options import first_line, nearest
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import Attention, AttentionBackend, PatternRunner
 from cogvid.interfaces.grid import Position
-from cogvid.plugins import PluginManager
+from cogvid.plugins.manager import PluginManager
 
 # From packed queries, keys and values (B, L, 3, H, K) to outputs of the frame slots (B, H, tokens, K).
 Run = Callable[[Tensor], Tensor]

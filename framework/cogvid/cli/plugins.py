@@ -31,7 +31,7 @@ def _plugins(
     from rich.text import Text
 
     from cogvid.config import load_experiment
-    from cogvid.plugins import create_plugin_manager
+    from cogvid.plugins.manager import create_plugin_manager
 
     named = load_experiment(experiment).config.plugins if experiment else []
     manager = create_plugin_manager([*named, *(plugin or [])])

@@ -9,7 +9,7 @@ from cogvid.config import load_experiment
 from cogvid.config.partial import load_attention
 from cogvid.inspect.mask import Subject
 from cogvid.interfaces.grid import Grid
-from cogvid.plugins import create_plugin_manager
+from cogvid.plugins.manager import create_plugin_manager
 
 DEFAULT_GRID = Grid(5, 20, 20)
 

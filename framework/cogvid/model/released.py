@@ -13,7 +13,7 @@ from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
-from cogvid.plugins import create_component
+from cogvid.plugins.manager import create_component
 
 # The release: five frames of 20x20 tokens, first frame at positions 512..911 of the image model's table,
 # the first 20000 rows of a vocabulary of 150010 are image tokens.

@@ -25,7 +25,7 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_plan
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
-from cogvid.plugins import create_plugin_manager, plugin_digest
+from cogvid.plugins.manager import create_plugin_manager, plugin_digest
 from cogvid.training.callbacks import stage_progress
 from cogvid.training.sequences import FrameTimes
 from cogvid.video import read_frames

@@ -19,7 +19,7 @@ from cogvid.config.options import first_line
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import Attention, AttentionBackend
 from cogvid.interfaces.grid import Grid
-from cogvid.plugins import create_component
+from cogvid.plugins.manager import create_component
 from cogvid.testing.decoding import decoding_error
 from cogvid.testing.pattern import check_pattern
 from cogvid.testing.report import Case, ConformanceError, Fail, Failure, place

@@ -31,7 +31,7 @@ from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.interfaces.metric import VideoMetric
-from cogvid.plugin_import import PluginSource, cause_of, import_entry_point, import_named, origin_of
+from cogvid.plugins.importing import PluginSource, cause_of, import_entry_point, import_named, origin_of
 
 # What each hook registers: the kind, and the class its components derive from.
 HOOKS: dict[str, tuple[Kind, type]] = {
