@@ -16,7 +16,7 @@ import numpy as np
 
 from cogvid import Clip, DataSource, UserError, hookimpl
 from cogvid.interfaces.data_source import Progress, Split
-from cogvid.video import write_video
+from cogvid.data.video import write_video
 from cogvid_plugins.shapes_world import ALL_ATTRIBUTES, RASTER, Attributes, Scene, sample_scene
 
 # The share of all combinations of attributes that only the test split shows.

@@ -11,7 +11,7 @@ import torch
 
 from cogvid import Clip, UserError
 from cogvid.interfaces.data_source import Split
-from cogvid.video import probe, read_frames
+from cogvid.data.video import probe, read_frames
 from cogvid_plugins import shapes
 from cogvid_plugins.shapes import Shapes, plan, read_scenes
 from cogvid_plugins.shapes_world import (

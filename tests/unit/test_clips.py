@@ -13,7 +13,7 @@ from cogvid.config.schema import GenerationConfig, SamplingConfig
 from cogvid.generation import clips as clips_module
 from cogvid.generation.clips import ClipGenerator
 from cogvid.interfaces.interpolation import Round, Window, check_plan
-from cogvid.text import TextTokenizer
+from cogvid.data.text import TextTokenizer
 from cogvid_plugins.local3d import Local3D
 from cogvid_plugins.sequential_overlap import SequentialOverlap
 from cogvid_plugins.swin_ar import SwinAR

@@ -25,7 +25,7 @@ from cogvid.compare import Comparison, compare, find_runs, print_comparison, wri
 from cogvid.compare.summary import Row
 from cogvid.config.schema import ExperimentConfig
 from cogvid.errors import UserError
-from cogvid.video import write_video
+from cogvid.data.video import write_video
 
 CAPTIONS = ("a red square moves left", "a blue <circle> grows & shrinks", "a green ring waits")
 FVD = {

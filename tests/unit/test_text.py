@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cogvid import UserError
-from cogvid.text import TextTokenizer, with_duration
+from cogvid.data.text import TextTokenizer, with_duration
 
 CAPTIONS = ["a small red circle moves left", "a big blue square moves up, then right", "a café at night"]
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from cogvid import Grid
 from cogvid.config.schema import StageConfig, TrainerConfig
 from cogvid.model.transformer import CogVideoTransformer
-from cogvid.text import TextTokenizer, with_duration
+from cogvid.data.text import TextTokenizer, with_duration
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule, TransformerModule
 from cogvid.training.optimizer import build_optimizer, orthogonal
-from cogvid.training.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, frame_times
+from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, frame_times
 from cogvid_plugins.lowest_fit import LowestFit
 from cogvid_plugins.naive import Naive
 from cogvid_plugins.uniform import Uniform

@@ -11,7 +11,7 @@ import torch
 from av.video.frame import VideoFrame
 
 from cogvid import UserError
-from cogvid.video import VideoWriter, probe, read_frames, write_video
+from cogvid.data.video import VideoWriter, probe, read_frames, write_video
 
 # The display matrices (ISO 14496-12) that turn a track by quarter turns clockwise, without the offset.
 CLOCKWISE = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}

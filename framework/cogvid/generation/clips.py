@@ -15,7 +15,7 @@ from cogvid.errors import UserError
 from cogvid.generation.sampler import generate
 from cogvid.interfaces.interpolation import Round
 from cogvid.model.transformer import CogVideoTransformer
-from cogvid.text import TextTokenizer, with_duration
+from cogvid.data.text import TextTokenizer, with_duration
 
 OnStep = Callable[[int], None]
 

@@ -24,7 +24,7 @@ from cogvid.pipeline.pictures import enlarge
 from cogvid.pipeline.prepare import decode, encode
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.training.callbacks import stage_progress
-from cogvid.video import write_video
+from cogvid.data.video import write_video
 
 # Videos of each set besides `generated` that are written as files.
 _SHOWN = 16

@@ -27,8 +27,8 @@ from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.plugins.manager import create_plugin_manager, plugin_digest
 from cogvid.training.callbacks import stage_progress
-from cogvid.training.sequences import FrameTimes
-from cogvid.video import read_frames
+from cogvid.data.sequences import FrameTimes
+from cogvid.data.video import read_frames
 
 log = logging.getLogger("cogvid")
 Item = TypeVar("Item")

@@ -37,7 +37,7 @@ from cogvid.pipeline.prepare import (
 from cogvid.pipeline.samples import SampleVideos
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json, write_whole
 from cogvid.pipeline.train import TransformerStages, load_model
-from cogvid.text import TextTokenizer
+from cogvid.data.text import TextTokenizer
 
 # Stage folders are shared by all runs below one `runs` folder.
 STAGES = "stages"

@@ -17,7 +17,7 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif
-from cogvid.text import TextTokenizer
+from cogvid.data.text import TextTokenizer
 
 
 class SampleVideos:

@@ -15,10 +15,10 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.samples import SampleVideos
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
-from cogvid.text import TextTokenizer
+from cogvid.data.text import TextTokenizer
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import TransformerModule
-from cogvid.training.sequences import Batches, FrameSampler, FrameTimes, SequenceSampler, TokenBatch, TokenClips
+from cogvid.data.sequences import Batches, FrameSampler, FrameTimes, SequenceSampler, TokenBatch, TokenClips
 
 
 class TransformerStages:

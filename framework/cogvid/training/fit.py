@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from cogvid.config.schema import TrainerConfig
 from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness
 from cogvid.training.modules import StageModule
-from cogvid.training.sequences import Batches
+from cogvid.data.sequences import Batches
 
 LAST = "last.ckpt"
 

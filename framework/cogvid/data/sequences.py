@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from cogvid.interfaces.frame_rate import FrameRateScheduler, frames_at
-from cogvid.text import TextTokenizer, with_duration
+from cogvid.data.text import TextTokenizer, with_duration
 
 Batch = TypeVar("Batch")
 
