@@ -16,8 +16,8 @@ import torch
 from typer.testing import CliRunner
 
 from cogvid import AttentionBackend, Grid
-from cogvid.attention.mask import Stage
 from cogvid.cli import app
+from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 
 MakeModel = Callable[..., CogVideoTransformer]

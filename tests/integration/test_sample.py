@@ -19,10 +19,10 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from cogvid.cli import app
+from cogvid.data.video import VideoWriter, probe
 from cogvid.generation import clips as clips_module
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clip_files import Request
-from cogvid.data.video import VideoWriter, probe
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
 FILES = (".gif", ".json", ".mp4", ".safetensors")

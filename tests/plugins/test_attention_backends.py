@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from cogvid import AttentionBackend, Grid, Position, UserError
-from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.config.schema import Positions
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.plugins.manager import create_plugin_manager
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 MakeModel = Callable[..., CogVideoTransformer]
 Place = tuple[int, int, int]
@@ -107,7 +107,7 @@ def test_one_layer_sees_its_own_frame_and_the_pattern_and_nothing_else(
     depends = (before != after).any(-1).mT
     frame = torch.arange(grid.tokens) // grid.frame_tokens
     own_frame = (frame[:, None] == frame) & order_of_generation(stage, grid)
-    visible = Visibility(backend, grid, given_frames(stage, grid.frames), layer=0).dense()
+    visible = Visibility(backend.pattern, grid, given_frames(stage, grid.frames), layer=0).dense()
     assert torch.equal(depends, visible | own_frame)
 
 
@@ -116,7 +116,7 @@ def test_one_layer_sees_its_own_frame_and_the_pattern_and_nothing_else(
 def test_every_token_sees_itself_in_every_layer(backend: AttentionBackend, stage: Stage) -> None:
     grid = Grid(3, 5, 7)
     for layer in range(4):
-        assert Visibility(backend, grid, given_frames(stage, 3), layer).dense().diagonal().all()
+        assert Visibility(backend.pattern, grid, given_frames(stage, 3), layer).dense().diagonal().all()
 
 
 def pattern(backend: AttentionBackend, layer: int = 0) -> list[list[bool]]:

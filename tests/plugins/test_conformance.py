@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from cogvid import AttentionBackend, Grid, Position, UserError
 from cogvid.attention.dense import DenseAttention
-from cogvid.attention.mask import Visibility
 from cogvid.interfaces.attention import Attention
+from cogvid.interfaces.mask import Visibility
 from cogvid.plugins.manager import create_plugin_manager
 from cogvid.testing import ConformanceError, attention_conformance
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 # Neighbourhoods smaller than the suite's grids.
@@ -108,11 +108,11 @@ class Patterned(AttentionBackend):
 
 
 def of_another(backend: AttentionBackend) -> Callable[[Visibility], Tensor]:
-    return lambda mask: Visibility(backend, mask.grid, mask.given, mask.layer).dense()
+    return lambda mask: Visibility(backend.pattern, mask.grid, mask.given, mask.layer).dense()
 
 
 def shifted_in_even_layers(mask: Visibility) -> Tensor:
-    return Visibility(mask.backend, mask.grid, mask.given, mask.layer + 1).dense()
+    return Visibility(mask.pattern, mask.grid, mask.given, mask.layer + 1).dense()
 
 
 def next_token_at_the_border_of_a_window(mask: Visibility) -> Tensor:

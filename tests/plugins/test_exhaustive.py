@@ -12,11 +12,11 @@ from torch import Tensor
 from cogvid import AttentionBackend, Grid
 from cogvid.attention.blocks import BlockMap, block_map
 from cogvid.attention.compact import compact_mask
-from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.attention.tiles import TileLayout, tile_layout
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 CPU = torch.device("cpu")
 SIDES = range(1, 7)
@@ -77,7 +77,7 @@ def test_no_way_of_computing_sees_a_pair_more_or_less_than_the_mask(frames: int,
     for height, width in product(SIDES, SIDES):
         grid = Grid(frames, height, width)
         for backend in backends(frames, height, width, layer):
-            mask = Visibility(backend, grid, given_frames(stage, frames), layer)
+            mask = Visibility(backend.pattern, grid, given_frames(stage, frames), layer)
             compact, visible = compact_mask(mask), mask.dense()
             named = (backend, backend.config, grid)
             assert torch.equal(compact.dense(), visible), named

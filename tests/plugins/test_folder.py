@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cogvid import Clip, UserError
-from cogvid_plugins.folder import Folder
+from cogvid_plugins.data.folder import Folder
 
 
 def make_videos(folder: Path, names: list[str]) -> None:

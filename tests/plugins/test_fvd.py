@@ -12,10 +12,10 @@ from torch import Tensor
 from cogvid import UserError
 from cogvid.metrics import VideoMetric, frechet_distance, kernel_distance
 from cogvid.metrics.frechet import jackknife
-from cogvid_plugins.fvd import Fvd, register_metrics
-from cogvid_plugins.inception_score import InceptionScore
-from cogvid_plugins.shapes3d import WEIGHTS, Shapes3dExtractor, Views, accuracy
-from cogvid_plugins.shapes_world import MOTIONS, SHAPES
+from cogvid_plugins.metrics.fvd import Fvd, register_metrics
+from cogvid_plugins.metrics.inception_score import InceptionScore
+from cogvid_plugins.shapes.extractor import WEIGHTS, Shapes3dExtractor, Views, accuracy
+from cogvid_plugins.shapes.world import MOTIONS, SHAPES
 
 FRAMES = 17
 CLIPS = 128
@@ -183,7 +183,7 @@ def test_weights_are_small_and_say_how_to_train_them_anew() -> None:
     assert WEIGHTS.stat().st_size < 2_000_000
     with safe_open(WEIGHTS, "pt") as file:
         metadata = file.metadata()
-    assert metadata["command"].startswith("python -m cogvid_plugins.shapes3d --out shapes3d.safetensors")
+    assert metadata["command"].startswith("python -m cogvid_plugins.shapes.extractor --out shapes3d.safetensors")
     assert "motion" in metadata["accuracy_17_frames"]
 
 

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from cogvid import AttentionBackend, Grid, UserError, create_component
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
-from cogvid.attention.mask import Visibility, given_frames
+from cogvid.attention.prepare import prepare_attention
 from cogvid.config import load_experiment
 from cogvid.interfaces.attention import Attention, PatternRunner
+from cogvid.interfaces.mask import Visibility, given_frames
 from cogvid.pipeline.lab import Lab
 from cogvid.plugins.manager import create_plugin_manager
 from cogvid.testing import attention_conformance
-from cogvid_plugins.auto import Fastest
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid_plugins.attention.auto import Fastest
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 CPU = torch.device("cpu")
 RUNNERS = ("triton", "flex", "auto")
@@ -41,7 +42,7 @@ def register_attention_backends():
 
 
 def visibility(backend: AttentionBackend, layer: int = 0) -> Visibility:
-    return Visibility(backend, GRID, given_frames("sequential", GRID.frames), layer)
+    return Visibility(backend.pattern, GRID, given_frames("sequential", GRID.frames), layer)
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -105,7 +106,7 @@ def test_flex_infers_what_the_mask_says(compiled: bool) -> None:
     q, k, v, text_mask = inputs()
     for layer in (0, 1):
         mask = visibility(backend, layer)
-        attention, dense = backend.prepare(mask, CPU), DenseAttention(mask, CPU)
+        attention, dense = prepare_attention(backend, mask, CPU), DenseAttention(mask, CPU)
         with torch.no_grad():
             for text in (text_mask, ~text_mask):
                 found, expected = attention(q, k, v, text, None), dense(q, k, v, text, None)
@@ -119,7 +120,7 @@ def test_flex_conforms_in_inference() -> None:
 
 def test_layers_with_equal_masks_are_compiled_once() -> None:
     backend = create_component("attention", "flex", {"pattern": SWIN})
-    first, second, third = (backend.prepare(visibility(backend, layer), CPU) for layer in (0, 1, 2))
+    first, second, third = (prepare_attention(backend, visibility(backend, layer), CPU) for layer in (0, 1, 2))
     assert first is third is not second
 
 
@@ -127,7 +128,7 @@ def test_flex_refuses_to_train_on_a_cpu() -> None:
     backend = create_component("attention", "flex", {"pattern": SWIN})
     q, k, v, text_mask = inputs()
     with pytest.raises(UserError, match=r"flex: .*no backward on a CPU"):
-        backend.prepare(visibility(backend), CPU)(q.detach().requires_grad_(), k, v, text_mask, None)
+        prepare_attention(backend, visibility(backend), CPU)(q.detach().requires_grad_(), k, v, text_mask, None)
 
 
 class Way:
@@ -188,7 +189,7 @@ def test_auto_that_can_write_nothing_still_computes(tmp_path: Path, monkeypatch:
     q, k, v, text_mask = inputs()
     mask = visibility(backend)
     expected = DenseAttention(mask, CPU)(q, k, v, text_mask, None)
-    torch.testing.assert_close(backend.prepare(mask, CPU)(q, k, v, text_mask, None), expected)
+    torch.testing.assert_close(prepare_attention(backend, mask, CPU)(q, k, v, text_mask, None), expected)
 
 
 def test_auto_without_any_way_says_so(cache: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cogvid import Clip, UserError
-from cogvid.interfaces.data_source import Split
 from cogvid.data.video import probe, read_frames
-from cogvid_plugins import shapes
-from cogvid_plugins.shapes import Shapes, plan, read_scenes
-from cogvid_plugins.shapes_world import (
+from cogvid.interfaces.data_source import Split
+from cogvid_plugins.shapes import source as shapes
+from cogvid_plugins.shapes.source import Shapes, plan, read_scenes
+from cogvid_plugins.shapes.world import (
     ALL_ATTRIBUTES,
     BACKGROUNDS,
     COLOURS,

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from cogvid import UserError
-from cogvid_plugins.hold import Hold
-from cogvid_plugins.linear import Linear
-from cogvid_plugins.shapes_oracle import NONE, ShapesOracle, classify_motion, measure, path_error
-from cogvid_plugins.shapes_world import (
+from cogvid_plugins.interpolation.hold import Hold
+from cogvid_plugins.interpolation.linear import Linear
+from cogvid_plugins.shapes.oracle import NONE, ShapesOracle, classify_motion, measure, path_error
+from cogvid_plugins.shapes.world import (
     ALL_ATTRIBUTES,
     COLOURS,
     MOTIONS,

@@ -22,14 +22,14 @@ from cogvid import AttentionBackend, Grid, Position, UserError
 from cogvid.attention.blocks import BlockLists, BlockMap, block_map
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
-from cogvid.attention.mask import Stage, Visibility, given_frames
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.testing import attention_conformance
-from cogvid_plugins import triton_tuning
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
-from cogvid_plugins.triton import Triton
-from cogvid_plugins.triton_tuning import Launch, Settings
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
+from cogvid_plugins.attention.triton import table as launch_table
+from cogvid_plugins.attention.triton.backend import Triton
+from cogvid_plugins.attention.triton.table import Launch, Launches
 
 pytest.importorskip("triton")
 
@@ -56,12 +56,12 @@ LOCAL, SWIN = Local3D(Local3D.Config(extent=[2, 3, 2])), SwinAR(SwinAR.Config(wi
 
 
 def visibility(backend: AttentionBackend, grid: Grid, stage: Stage = "sequential", layer: int = 1) -> Visibility:
-    return Visibility(backend, grid, given_frames(stage, grid.frames), layer)
+    return Visibility(backend.pattern, grid, given_frames(stage, grid.frames), layer)
 
 
-def launches(query_block: int, rows: int) -> Settings:
+def launches(query_block: int, rows: int) -> Launches:
     launch = Launch(rows, warps=4, stages=2)
-    return Settings(query_block, launch, launch, launch)
+    return Launches(query_block, launch, launch, launch)
 
 
 def example(
@@ -82,9 +82,9 @@ def derived(output: Tensor, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
     return [output.detach(), *torch.autograd.grad(output, inputs, grad)]
 
 
-def sparse(inputs: list[Tensor], text_mask: Tensor, grad: Tensor, blocks: BlockMap, settings: Settings) -> list[Tensor]:
+def sparse(inputs: list[Tensor], text_mask: Tensor, grad: Tensor, blocks: BlockMap, settings: Launches) -> list[Tensor]:
     """Output and gradients of the kernels."""
-    from cogvid_plugins.triton_attention import block_sparse_attention
+    from cogvid_plugins.attention.triton.launch import block_sparse_attention
 
     inputs = [x.detach().requires_grad_() for x in inputs]
     return derived(block_sparse_attention(*inputs, text_mask, blocks.to(DEVICE), settings), inputs, grad)
@@ -173,7 +173,7 @@ def test_outputs_and_gradients_are_those_of_the_dense_computation(
 @pytest.mark.parametrize("text", [0, 21])
 def test_no_text_and_several_blocks_of_it_for_chunks_of_queries(text: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two chunks for three blocks of queries.
-    monkeypatch.setattr("cogvid_plugins.triton_attention._TEXT_PROGRAMS", 12)
+    monkeypatch.setattr("cogvid_plugins.attention.triton.launch._TEXT_PROGRAMS", 12)
     mask = visibility(SWIN, Grid(3, 3, 5))
     inputs = example(45, 32, FP32, text=text)
     found = sparse(*inputs, block_map(compact_mask(mask), 32, 16), launches(32, 16))
@@ -182,9 +182,10 @@ def test_no_text_and_several_blocks_of_it_for_chunks_of_queries(text: int, monke
 
 @runs
 def test_the_backend_computes_the_pattern_with_the_settings_of_the_table() -> None:
-    mask = visibility(Triton(Triton.Config(pattern=LOCAL)), Grid(3, 5, 7))  # type: ignore[arg-type]
+    backend = Triton(Triton.Config(pattern=LOCAL))  # type: ignore[arg-type]
+    mask = visibility(backend, Grid(3, 5, 7))
     (q, k, v), text_mask, grad = example(105, 32, FP32, batch=1)
-    attention = mask.backend.prepare(mask, DEVICE)
+    attention = backend.prepare(mask, DEVICE)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     found = derived(attention(q, k, v, text_mask, None), inputs, grad)
     exact, eager = (dense([q, k, v], text_mask, grad, mask, dtype) for dtype in (torch.float64, FP32))
@@ -243,10 +244,10 @@ triton.runtime.driver.set_active(Hopper())
 from cogvid import Grid
 from cogvid.attention.blocks import block_map
 from cogvid.attention.compact import compact_mask
-from cogvid.attention.mask import Visibility
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.triton_attention import block_sparse_attention
-from cogvid_plugins.triton_tuning import Launch, Settings, TABLE
+from cogvid.interfaces.mask import Visibility
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.triton.launch import block_sparse_attention
+from cogvid_plugins.attention.triton.table import TABLE, Launch, Launches
 
 compiled, launched = {}, JITFunction.run
 
@@ -260,9 +261,10 @@ for head_size, dtype in ((64, "bfloat16"), (128, "bfloat16"), (32, "float32")):
     compiled.clear()
     dtype = getattr(torch, dtype)
     entry = json.loads(TABLE.read_text())["9.0"][str(head_size)][str(8 * dtype.itemsize)]
-    settings = Settings(entry["query_block"], *(Launch(**entry[name]) for name in ("forward", "queries", "keys")))
+    settings = Launches(entry["query_block"], *(Launch(**entry[name]) for name in ("forward", "queries", "keys")))
     for batch, text, grid in ((2, 1, Grid(3, 5, 7)), (1, 64, Grid(2, 8, 8)), (3, 30, Grid(1, 1, 1))):
-        blocks = block_map(compact_mask(Visibility(Naive(), grid, (False,) * grid.frames, 0)), settings.query_block)
+        mask = compact_mask(Visibility(Naive().pattern, grid, (False,) * grid.frames, 0))
+        blocks = block_map(mask, settings.query_block)
         packed = torch.zeros(batch, text + grid.tokens, 3, 2, head_size, dtype=dtype, requires_grad=True)
         q, k, v = packed.permute(2, 0, 3, 1, 4)
         text_mask = torch.ones(batch, text, dtype=torch.bool)
@@ -300,7 +302,7 @@ def test_the_kernels_compile_for_hopper_once_for_all_grids_and_keep_its_tensor_c
 
 @once
 def test_the_table_has_settings_that_fit_its_query_blocks_for_every_head_size_and_width() -> None:
-    table = json.loads(triton_tuning.TABLE.read_text())
+    table = json.loads(launch_table.TABLE.read_text())
     assert {"default", "9.0"} <= set(table)
     for sizes in table.values():
         for entry in sizes.values():
@@ -308,16 +310,16 @@ def test_the_table_has_settings_that_fit_its_query_blocks_for_every_head_size_an
                 assert all(settings["query_block"] % settings[x]["rows"] == 0 for x in ("forward", "queries", "keys"))
     for head_size in (1, 32, 33, 64, 128):
         for dtype in (FP32, FP16, BF16):
-            assert triton_tuning.settings(torch.device("cpu"), head_size, dtype).query_block in (64, 128)
+            assert launch_table.launches(torch.device("cpu"), head_size, dtype).query_block in (64, 128)
 
 
 @once
 def test_a_tuned_entry_is_added_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "table.json"
-    table.write_text(triton_tuning.TABLE.read_text())
+    table.write_text(launch_table.TABLE.read_text())
     before = json.loads(table.read_text())
-    monkeypatch.setattr(triton_tuning, "TABLE", table)
-    triton_tuning._write("12.3", "64", "16", launches(64, 32))
+    monkeypatch.setattr(launch_table, "TABLE", table)
+    launch_table.write_table("12.3", "64", "16", launches(64, 32))
     after = json.loads(table.read_text())
     assert after.pop("12.3")["64"]["16"]["keys"] == {"rows": 32, "warps": 4, "stages": 2, "registers": None}
     assert after == before
@@ -339,20 +341,22 @@ def test_a_device_without_the_kernels_is_refused() -> None:
 @once
 def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr("cogvid_plugins.triton.find_spec", lambda name: None if name == "triton" else find_spec(name))
+    monkeypatch.setattr(
+        "cogvid_plugins.attention.triton.backend.find_spec", lambda name: None if name == "triton" else find_spec(name)
+    )
     with pytest.raises(UserError, match=r"triton: .*Naive.*not installed.*install"):
         Triton(Triton.Config(pattern=NAIVE)).prepare(visibility(NAIVE, Grid(3, 2, 2)), torch.device("cuda"))  # type: ignore[arg-type]
 
 
 @once
 def test_the_plugin_does_not_need_triton_to_be_loaded() -> None:
-    code = "import sys; sys.modules['triton'] = None; import cogvid_plugins.triton"
+    code = "import sys; sys.modules['triton'] = None; import cogvid_plugins.attention.triton.backend"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(("head_size", "dtype"), [(160, FP32), (64, torch.float64)], ids=str)
 def test_heads_that_no_kernel_computes_are_refused(head_size: int, dtype: torch.dtype) -> None:
-    from cogvid_plugins.triton_attention import BlockSparseAttention
+    from cogvid_plugins.attention.triton.launch import BlockSparseAttention
 
     (q, k, v), text_mask, _ = example(12, head_size, dtype)
     attention = BlockSparseAttention(visibility(NAIVE, Grid(3, 2, 2)), DEVICE)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cogvid import UserError
-from cogvid_plugins.vqvae import VQVAE, detailed_crops
+from cogvid_plugins.frame_tokenizer.vqvae import VQVAE, detailed_crops
 
 
 def coloured_squares(count: int, seed: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cogvid import Grid
 from cogvid.bench import check, measure
-from cogvid.bench.cases import Case, Problem, Settings, default_cases, make_case
+from cogvid.bench.cases import Case, Settings, default_cases, make_case
 from cogvid.bench.check import Reference
 from cogvid.bench.measure import time_rounds
 from cogvid.bench.memory import peaks_in_fresh_process
@@ -25,6 +25,7 @@ SMALL = Settings(heads=2, head_size=8, text=8)
 # Each is right but for one thing.
 WRONG = """
 import cogvid
+from cogvid.attention.compact import compact_mask
 from cogvid.attention.tiles import TiledAttention
 
 class {name}(cogvid.AttentionBackend):
@@ -32,7 +33,7 @@ class {name}(cogvid.AttentionBackend):
         return (query.row - key.row).abs() < 2
 
     def prepare(self, mask, device):
-        right = super().prepare(mask, device)
+        right = TiledAttention(compact_mask(mask), device)
         def attention(q, k, v, text_mask, bias):
             return {result}
         return attention
@@ -150,7 +151,7 @@ def test_some_queries_are_enough_to_tell_right_from_wrong(monkeypatch: pytest.Mo
     case, layout = local(), (8 + 60) * SMALL.heads
     monkeypatch.setitem(check._LARGEST, "cpu", queries * layout)
     manager = case.manager()
-    problem = Problem(case.layers(manager)[0], SMALL)
+    problem = next(case.problems(manager, SMALL))
     reference = Reference(problem)
     assert len(reference.slots) == min(queries, 60)
     assert reference.whole == (queries > 60)

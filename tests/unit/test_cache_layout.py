@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cogvid import AttentionBackend, Grid, Position, create_component
 from cogvid.attention.compact import CompactMask, layer_masks
-from cogvid.attention.mask import Stage, given_frames
 from cogvid.generation.layout import CacheLayout
 from cogvid.generation.neighbours import Neighbours
+from cogvid.interfaces.mask import Stage, given_frames
 
 GRID = Grid(5, 4, 5)
 
@@ -30,7 +30,7 @@ class Labelled(AttentionBackend):
 
 
 def mask_of(backend: AttentionBackend, stage: Stage = "sequential", layer: int = 0) -> CompactMask:
-    return layer_masks(backend, GRID, given_frames(stage, GRID.frames), layer + 1)[layer]
+    return layer_masks(backend.pattern, GRID, given_frames(stage, GRID.frames), layer + 1)[layer]
 
 
 def swin_ar(*window: int, **options: object) -> AttentionBackend:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cogvid import Grid, UserError
 from cogvid.config.schema import GenerationConfig, SamplingConfig
+from cogvid.data.text import TextTokenizer
 from cogvid.generation import clips as clips_module
 from cogvid.generation.clips import ClipGenerator
 from cogvid.interfaces.interpolation import Round, Window, check_plan
-from cogvid.data.text import TextTokenizer
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.sequential_overlap import SequentialOverlap
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.swin_ar import SwinAR
+from cogvid_plugins.interpolation.sequential_overlap import SequentialOverlap
 
 GRID = Grid(3, 3, 4)
 N = GRID.frame_tokens

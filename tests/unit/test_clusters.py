@@ -15,7 +15,7 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.prepare import data_stage, load_clusters, load_tokenizer, tokenizer_stage
 from cogvid.pipeline.stage import StageResult, StageStore
-from cogvid_plugins.vqvae import VQVAE
+from cogvid_plugins.frame_tokenizer.vqvae import VQVAE
 
 SMALL = [
     "data.options.clips=2",

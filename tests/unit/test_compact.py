@@ -15,10 +15,10 @@ from cogvid import AttentionBackend, Grid, Position
 from cogvid.attention import compact
 from cogvid.attention.blocks import BlockMap, block_map, raster_counts
 from cogvid.attention.compact import compact_mask
-from cogvid.attention.mask import Stage, Visibility, given_frames
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 STAGES: tuple[Stage, ...] = ("sequential", "interpolation")
 
@@ -62,7 +62,7 @@ PATTERNS: dict[str, Callable[[Position, Position, int], Tensor]] = {
 
 def check(backend: AttentionBackend, grid: Grid, stage: Stage, layer: int, query_block: int, key_block: int) -> None:
     """All that is derived from a mask says what the mask says."""
-    mask = Visibility(backend, grid, given_frames(stage, grid.frames), layer)
+    mask = Visibility(backend.pattern, grid, given_frames(stage, grid.frames), layer)
     whole, found = mask.dense(), compact_mask(mask)
     assert torch.equal(found.dense(), whole)
     assert found.pairs == whole.sum()
@@ -143,19 +143,19 @@ def test_larger_masks_are_held_exactly(
 
 
 def test_equal_masks_are_equal_and_share_what_is_made_from_them() -> None:
-    masks = [compact_mask(Visibility(SwinAR(), Grid(3, 20, 20), (False,) * 3, layer)) for layer in (0, 1, 2)]
+    masks = [compact_mask(Visibility(SwinAR().pattern, Grid(3, 20, 20), (False,) * 3, layer)) for layer in (0, 1, 2)]
     assert masks[0] == masks[2] != masks[1]
     assert block_map(masks[0]) is block_map(masks[2])
 
 
 def test_a_conjunction_of_near_in_time_and_near_in_space_is_never_multiplied_out() -> None:
-    found = compact_mask(Visibility(Local3D(), Grid(16, 32, 32), (False,) * 16, 0))
+    found = compact_mask(Visibility(Local3D().pattern, Grid(16, 32, 32), (False,) * 16, 0))
     assert found.spaces.shape == (2, 1024, 1024)
     assert found.kinds.unique().tolist() == [-1, 0, 1]
 
 
 def test_windows_in_the_order_of_the_block_map_fill_its_blocks() -> None:
-    mask = compact_mask(Visibility(SwinAR(), Grid(5, 20, 20), (False,) * 5, 0))
+    mask = compact_mask(Visibility(SwinAR().pattern, Grid(5, 20, 20), (False,) * 5, 0))
     chosen, raster = block_map(mask), block_map(mask, raster=True)
     assert raster.order.tolist() == list(range(2000))
     assert chosen.occupancy < 0.5 * raster.occupancy
@@ -164,6 +164,6 @@ def test_windows_in_the_order_of_the_block_map_fill_its_blocks() -> None:
 
 
 def test_a_key_block_wider_than_a_word_is_refused() -> None:
-    mask = compact_mask(Visibility(Naive(), Grid(1, 4, 4), (False,), 0))
+    mask = compact_mask(Visibility(Naive().pattern, Grid(1, 4, 4), (False,), 0))
     with pytest.raises(ValueError, match="64"):
         block_map(mask, 64, 128)

@@ -24,8 +24,8 @@ from cogvid.cli.compare import register
 from cogvid.compare import Comparison, compare, find_runs, print_comparison, write_report
 from cogvid.compare.summary import Row
 from cogvid.config.schema import ExperimentConfig
-from cogvid.errors import UserError
 from cogvid.data.video import write_video
+from cogvid.errors import UserError
 
 CAPTIONS = ("a red square moves left", "a blue <circle> grows & shrinks", "a green ring waits")
 FVD = {
@@ -69,7 +69,7 @@ def make_run(
         "reconstruction": {"fvd": {"fvd": 30.0}},
         "real": {"fvd": {"fvd": 0.0}},
     }
-    component = {"kind": "attention", "name": "naive", "plugin": "cogvid_plugins.naive", "version": "0.1.0"}
+    component = {"kind": "attention", "name": "naive", "plugin": "cogvid_plugins.attention.naive", "version": "0.1.0"}
     files = {
         "plugins.json": {"components": [component]},
         "environment.json": {

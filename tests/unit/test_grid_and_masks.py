@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cogvid import Grid, Position
-from cogvid.attention.mask import Stage, Visibility, causal, given_frames
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid.interfaces.mask import Stage, Visibility, causal, given_frames
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 GRID = Grid(5, 2, 3)
 STAGES: tuple[Stage, ...] = ("sequential", "interpolation")
@@ -69,7 +69,7 @@ def test_interpolation_needs_a_given_frame_at_both_ends(frames: int) -> None:
 @pytest.mark.parametrize("layer", [0, 1])
 def test_rows_of_a_mask_equal_those_of_the_whole_mask(stage: Stage, layer: int) -> None:
     backend = SwinAR(SwinAR.Config(window=[2, 2], frames=2))
-    visibility = Visibility(backend, GRID, given_frames(stage, GRID.frames), layer)
+    visibility = Visibility(backend.pattern, GRID, given_frames(stage, GRID.frames), layer)
     chosen = torch.tensor([17, 0, 4, 29])
     assert torch.equal(visibility.rows(chosen), visibility.dense()[chosen])
 
@@ -78,7 +78,7 @@ def test_rows_of_a_mask_equal_those_of_the_whole_mask(stage: Stage, layer: int) 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_mask_is_the_causal_order_within_the_pattern(stage: Stage, layer: int) -> None:
     backend = SwinAR(SwinAR.Config(window=[2, 2], frames=2))
-    visible = Visibility(backend, GRID, given_frames(stage, GRID.frames), layer).dense()
+    visible = Visibility(backend.pattern, GRID, given_frames(stage, GRID.frames), layer).dense()
     allowed = causal(*pairs(GRID), GRID.width, torch.tensor(given_frames(stage, GRID.frames)))
     near = backend.pattern(*pairs(GRID), layer)
     assert torch.equal(visible, allowed & near)

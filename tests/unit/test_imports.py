@@ -94,7 +94,7 @@ def test_no_page_tells_a_reader_to_import_the_source_root() -> None:
     [
         "import cogvid_plugins",
         "from cogvid_plugins import naive",
-        "def f():\n    import cogvid_plugins.naive",
+        "def f():\n    import cogvid_plugins.attention.naive",
     ],
 )
 def test_an_import_is_seen_wherever_it_stands(source: str) -> None:

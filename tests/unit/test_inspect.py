@@ -9,14 +9,14 @@ import torch
 from typer.testing import CliRunner
 
 from cogvid import AttentionBackend, Grid
-from cogvid.attention.mask import Stage, causal
 from cogvid.cli import app
 from cogvid.inspect.mask import BLOCK, Subject, block_counts, mask_numbers
 from cogvid.inspect.picture import Seen, default_token, letters, seen_by
 from cogvid.interfaces.grid import Position
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid.interfaces.mask import Stage, causal
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 runner = CliRunner()
 BACKENDS = [Naive(), Local3D(Local3D.Config(extent=[2, 3, 2])), SwinAR(SwinAR.Config(window=[4, 3]))]

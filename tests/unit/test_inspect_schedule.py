@@ -14,14 +14,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cogvid import AttentionBackend, Grid, Position, decode_schedule
-from cogvid.attention.mask import Stage, Visibility
 from cogvid.cli import app
 from cogvid.inspect.mask import Subject
 from cogvid.inspect.schedule import ScheduleNumbers, schedule_numbers
 from cogvid.inspect.schedule_animation import PICTURES, State, pictured_steps, states
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid.interfaces.mask import Stage, Visibility
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 runner = CliRunner()
 SMALL = ["attention=local3d", "attention.options.extent=[2,2,2]", "--grid", "3x4x4"]
@@ -123,7 +123,7 @@ def test_the_critical_path_is_a_chain_of_waits_with_a_slot_in_every_step(
         if after in layers:
             assert after[0] != before[0]
             assert schedule[before] == schedule[after]
-            visible = Visibility(backend, grid, numbers.subject.given, int(layers[after] or 0)).dense()
+            visible = Visibility(backend.pattern, grid, numbers.subject.given, int(layers[after] or 0)).dense()
             assert visible[after[0] * n + after[1], before[0] * n + before[1]]
         else:
             assert after == (before[0], before[1] + 1)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from cogvid import Grid, Position
-from cogvid.attention.mask import Stage
 from cogvid.config.schema import PlusInit, Positions, StageConfig
+from cogvid.interfaces.mask import Stage
 from cogvid.model.context import FullSequence
 from cogvid.model.rotary import rotate, rotation
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 from cogvid.training.modules import TransformerModule
 from cogvid.training.optimizer import build_optimizer
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
 
 MakeModel = Callable[..., CogVideoTransformer]
 

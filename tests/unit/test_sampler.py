@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from cogvid import AttentionBackend, Grid
-from cogvid.attention.mask import Stage, given_frames
 from cogvid.config.schema import Positions, SamplingConfig
 from cogvid.generation.sampler import generate
 from cogvid.generation.sampling import choose, guided, uniforms
+from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 GRID = Grid(3, 3, 4)
 N = GRID.frame_tokens

@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves
 import cogvid
 from cogvid import AttentionBackend, Grid, Position, decode_schedule
 from cogvid.attention.compact import layer_masks
-from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule, steps_of
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 LAYERS = 3  # of small cases: windows repeat after two, scattered patterns never
 
@@ -66,7 +66,7 @@ def known_frames(stage: Stage, frames: int) -> tuple[bool, ...]:
 
 
 def dense_masks(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layers: int = LAYERS) -> list[Tensor]:
-    return [Visibility(backend, grid, given, layer).dense() for layer in range(layers)]
+    return [Visibility(backend.pattern, grid, given, layer).dense() for layer in range(layers)]
 
 
 def seen_elsewhere(dense: list[Tensor], n: int) -> Tensor:
@@ -175,7 +175,7 @@ def test_known_frames_before_the_others_are_waited_for_by_none(
 ) -> None:
     grid, nothing = Grid(*sides), (False,) * sides[0]
     known = tuple(frame < min(prefix, grid.frames - 1) for frame in range(grid.frames))
-    schedule = shortest_schedule(layer_masks(backend, grid, nothing, LAYERS), known)
+    schedule = shortest_schedule(layer_masks(backend.pattern, grid, nothing, LAYERS), known)
     check(schedule, dense_masks(backend, grid, nothing), known, grid.frame_tokens)
 
 
@@ -237,7 +237,7 @@ def test_a_sequential_schedule_has_steps_of_one_slot_in_order() -> None:
 
 
 def test_a_known_frame_that_sees_an_unknown_one_is_refused() -> None:
-    masks = layer_masks(Naive(), Grid(3, 2, 2), (False,) * 3, 1)
+    masks = layer_masks(Naive().pattern, Grid(3, 2, 2), (False,) * 3, 1)
     with pytest.raises(ValueError, match="frame 1 is known, but sees frame 0"):
         shortest_schedule(masks, (False, True, False))
 

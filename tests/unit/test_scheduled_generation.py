@@ -14,11 +14,11 @@ from torch import Tensor
 from cogvid import AttentionBackend, Grid, Position, create_component
 from cogvid.attention.compact import layer_masks
 from cogvid.attention.dense import masked_attention
-from cogvid.attention.mask import Stage, given_frames
 from cogvid.config.schema import Positions, SamplingConfig
 from cogvid.generation.sampler import generate
 from cogvid.generation.sampling import uniforms
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
+from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.context import FullSequence, text_attention
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 
@@ -76,7 +76,7 @@ def tokens(
 
 
 def shortest(backend: AttentionBackend, grid: Grid, known: tuple[bool, ...], stage: Stage, layers: int) -> Tensor:
-    masks = layer_masks(backend, grid, given_frames(stage, grid.frames), layers)
+    masks = layer_masks(backend.pattern, grid, given_frames(stage, grid.frames), layers)
     return shortest_schedule(list(dict.fromkeys(masks)), known)
 
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from cogvid import AttentionBackend, Grid, Position
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
-from cogvid.attention.mask import Stage, Visibility, given_frames
+from cogvid.attention.prepare import prepare_attention
 from cogvid.attention.tiles import TiledAttention, tile_labels
-from cogvid_plugins.local3d import Local3D
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.swin_ar import SwinAR
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
+from cogvid_plugins.attention.local3d import Local3D
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.attention.swin_ar import SwinAR
 
 CPU = torch.device("cpu")
 TEXT = 3
@@ -64,7 +65,7 @@ def test_outputs_and_gradients_are_those_of_the_dense_computation(
 ) -> None:
     monkeypatch.setattr("cogvid.attention.tiles._SCORES", chunk)
     torch.manual_seed(0)
-    mask = Visibility(backend, grid, given_frames(stage, grid.frames), layer)
+    mask = Visibility(backend.pattern, grid, given_frames(stage, grid.frames), layer)
     q, k, v = (torch.randn(2, 2, TEXT + grid.tokens, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
     text = torch.tensor([[False, True, True], [True, True, True]])
     bias = backend.bias(heads=2)
@@ -84,7 +85,7 @@ def test_outputs_and_gradients_are_those_of_the_dense_computation(
 @pytest.mark.parametrize(("layer", "windows"), [(0, 4), (1, 9)])
 def test_the_tiles_of_a_window_attention_are_its_windows(layer: int, windows: int) -> None:
     backend, grid = SwinAR(SwinAR.Config(window=[10, 10])), Grid(5, 20, 20)
-    mask = compact_mask(Visibility(backend, grid, given_frames("sequential", 5), layer))
+    mask = compact_mask(Visibility(backend.pattern, grid, given_frames("sequential", 5), layer))
     labels = tile_labels(mask)
     assert len(labels.unique()) == windows
     # A frame sees the frames up to itself: 1 + 2 + 3 + 4 + 5 times the pairs of a window.
@@ -93,13 +94,13 @@ def test_the_tiles_of_a_window_attention_are_its_windows(layer: int, windows: in
 
 def test_tiles_of_a_local_pattern_cost_a_fraction_of_the_dense_mask() -> None:
     backend, grid = Local3D(Local3D.Config(extent=[3, 5, 5])), Grid(5, 20, 20)
-    mask = compact_mask(Visibility(backend, grid, given_frames("sequential", 5), 0))
+    mask = compact_mask(Visibility(backend.pattern, grid, given_frames("sequential", 5), 0))
     assert TiledAttention(mask, CPU).pairs < 0.2 * grid.tokens**2
 
 
 def test_nothing_but_the_inputs_is_kept_for_the_backward() -> None:
     backend, grid = Local3D(Local3D.Config(extent=[2, 2, 2])), Grid(5, 8, 8)
-    attention = backend.prepare(Visibility(backend, grid, given_frames("sequential", 5), 0), CPU)
+    attention = prepare_attention(backend, Visibility(backend.pattern, grid, given_frames("sequential", 5), 0), CPU)
     q, k, v = (torch.randn(1, 2, TEXT + grid.tokens, 8, requires_grad=True) for _ in range(3))
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):

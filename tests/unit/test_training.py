@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from cogvid import Grid
 from cogvid.config.schema import StageConfig, TrainerConfig
-from cogvid.model.transformer import CogVideoTransformer
+from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, frame_times
 from cogvid.data.text import TextTokenizer, with_duration
+from cogvid.model.transformer import CogVideoTransformer
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule, TransformerModule
 from cogvid.training.optimizer import build_optimizer, orthogonal
-from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, frame_times
-from cogvid_plugins.lowest_fit import LowestFit
-from cogvid_plugins.naive import Naive
-from cogvid_plugins.uniform import Uniform
-from cogvid_plugins.vqvae import VQVAE
+from cogvid_plugins.attention.naive import Naive
+from cogvid_plugins.frame_rate.lowest_fit import LowestFit
+from cogvid_plugins.frame_rate.uniform import Uniform
+from cogvid_plugins.frame_tokenizer.vqvae import VQVAE
 
 MakeModel = Callable[..., CogVideoTransformer]
 

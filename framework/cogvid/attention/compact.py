@@ -10,18 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from cogvid.attention.mask import Visibility, causal
 from cogvid.interfaces.grid import Grid, Position
-
-if TYPE_CHECKING:
-    from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.mask import NOTHING, Pattern, Visibility, frame_order
 
 # No tensor of more elements is made while all frames are evaluated at once; beyond, each pair of frames is by itself.
 _LARGEST = 1 << 24
@@ -86,11 +83,11 @@ def compact_mask(mask: Visibility) -> CompactMask:
     return _compact(mask, _factors(mask))
 
 
-def layer_masks(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layers: int) -> list[CompactMask]:
+def layer_masks(pattern: Pattern, grid: Grid, given: tuple[bool, ...], layers: int) -> list[CompactMask]:
     """The mask of each layer; equal ones are one object, since a pattern usually repeats after one or two layers.
 
     Args:
-        backend: whose pattern it is.
+        pattern: of the backend.
         grid: of the sequences.
         given: which frames are given, (F,).
         layers: of the model.
@@ -99,14 +96,14 @@ def layer_masks(backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], 
     distinct: dict[CompactMask, CompactMask] = {}
     by_factors: dict[bytes, CompactMask] = {}
     for layer in range(layers):
-        mask = Visibility(backend, grid, given, layer)
-        pattern = _factors(mask)
-        known = by_factors.get(pattern.digest) if pattern else None
+        mask = Visibility(pattern, grid, given, layer)
+        factors = _factors(mask)
+        known = by_factors.get(factors.digest) if factors else None
         if known is None:
-            found = _compact(mask, pattern)
+            found = _compact(mask, factors)
             known = distinct.setdefault(found, found)
-        if pattern:
-            by_factors[pattern.digest] = known
+        if factors:
+            by_factors[factors.digest] = known
         masks.append(known)
     return masks
 
@@ -121,30 +118,33 @@ def _factors(mask: Visibility) -> _Factors | None:
 
 def _compact(mask: Visibility, pattern: _Factors | None) -> CompactMask:
     grid, n = mask.grid, mask.grid.frame_tokens
-    # Which frames see each other at all: the order of a grid of one place a frame.
-    query, key_frame = (Position(*(axis.unsqueeze(d) for axis in Grid(grid.frames, 1, 1).positions())) for d in (1, 0))
-    allowed = causal(query, key_frame, 1, torch.tensor(mask.given))
-    raster = torch.ones(n, n, dtype=torch.bool).tril()
+    frames = torch.arange(grid.frames)
+    order = frame_order(frames[:, None], frames[None, :], torch.tensor(mask.given))
     kinds = torch.full((grid.frames, grid.frames), -1)
     known: dict[tuple[bytes, ...], int] = {}
     spaces: list[Tensor] = []
-    for q, k in allowed.nonzero().tolist():
+    for q, k in (order != NOTHING).nonzero().tolist():
         if pattern is None:
-            own = Position(*(axis[:, None] for axis in grid.position(torch.arange(q * n, (q + 1) * n))))
-            other = Position(*(axis[None, :] for axis in grid.position(torch.arange(k * n, (k + 1) * n))))
-            space = mask.pair(own, other).expand(n, n)
+            space = mask.pair(*_places(grid, q, k)).expand(n, n)
             key: tuple[bytes, ...] = (_digest(space),)
         else:
-            within = q == k and not mask.given[q]
-            key = (*pattern.digests(q, k), bytes([within]))
+            # Between frames of which the pattern and the order say the same, the mask is the same.
+            key = (*pattern.digests(q, k), bytes([int(order[q, k])]))
         if key not in known:
             if pattern is not None:
-                space = pattern.space(q, k) & raster if within else pattern.space(q, k)
+                space = mask.pair(*_places(grid, q, k), pattern.space(q, k))
             known[key] = len(spaces) if space.any() else -1
             if space.any():
                 spaces.append(space)
         kinds[q, k] = known[key]
     return CompactMask(grid, kinds, torch.stack(spaces) if spaces else torch.zeros(0, n, n, dtype=torch.bool))
+
+
+def _places(grid: Grid, query: int, key: int) -> tuple[Position, Position]:
+    """All places of one frame as queries, (N, 1), and of another as keys, (1, N)."""
+    places = torch.arange(grid.frame_tokens)
+    own, other = (grid.position(frame * grid.frame_tokens + places) for frame in (query, key))
+    return Position(*(axis[:, None] for axis in own)), Position(*(axis[None, :] for axis in other))
 
 
 class _Factors:
@@ -162,7 +162,7 @@ class _Factors:
             torch.arange(side).view([-1 if i == axis else 1 for i in range(6)]) for axis, side in enumerate(2 * sides)
         ]
         with _Conjunctions() as mode:
-            factors = mode.factors(mask.backend.pattern(Position(*axes[:3]), Position(*axes[3:]), mask.layer))
+            factors = mode.factors(mask.pattern(Position(*axes[:3]), Position(*axes[3:]), mask.layer))
         # Both frames first: (F or 1, F or 1, H or 1, W or 1, H or 1, W or 1).
         shaped = [factor.view((1,) * (6 - factor.dim()) + factor.shape) for factor in factors]
         self.factors = [factor.permute(0, 3, 1, 2, 4, 5).contiguous() for factor in shaped]

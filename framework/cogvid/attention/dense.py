@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cogvid.attention.mask import Visibility
 from cogvid.interfaces.grid import Position
+from cogvid.interfaces.mask import Visibility
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, bias: Tensor | None = None) -> Tensor:

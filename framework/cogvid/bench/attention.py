@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from cogvid.attention.compact import compact_mask
-from cogvid.attention.mask import Visibility
 from cogvid.bench.cases import Case, Problem, Settings
 from cogvid.bench.check import Deviation, Reference, infer, train_step
 from cogvid.bench.measure import DoesNotFitError, Times, time_rounds
@@ -90,24 +89,24 @@ def run_case(case: Case, names: Sequence[str], settings: Settings, say: Say) -> 
         say: called with what is going on.
     """
     manager = case.manager()
-    masks = case.layers(manager)
     results = {name: Result() for name in names}
     methods: dict[str, Method] = {}
     for name in names:
         with _recorded(results[name]):
             methods[name] = find_method(name, case, manager)
             results[name].other_mask = methods[name].other_mask
-    layers = [
-        _run_layer(f"{case.name}, layer {mask.layer}", Problem(mask, settings), methods, results, say) for mask in masks
-    ]
+    masks, layers = [], []
+    for problem in case.problems(manager, settings):
+        masks.append(problem.mask)
+        layers.append(_run_layer(f"{case.name}, layer {problem.mask.layer}", problem, methods, results, say))
     for name, result in results.items():
         if result.skipped is None:
             result.times = _mean([layer.times[name] for layer in layers])
             say(f"{case.name}: memory of {name}")
-            result.peaks = _peaks(methods[name], case, masks, settings, result.forward_only is None)
+            result.peaks = _peaks(methods[name], case, manager, settings, result.forward_only is None)
     pairs = fmean(compact_mask(mask).pairs for mask in masks)
     # As given where they are: a pattern that a backend runs is an object by now.
-    options = {**vars(masks[0].backend.config), **case.component.options}
+    options = {**vars(case.backend(manager).config), **case.component.options}
     whole = all(layer.whole for layer in layers)
     return CaseResult(case, options, [mask.layer for mask in masks], pairs, whole, results)
 
@@ -194,10 +193,10 @@ def _mean(layers: Sequence[Mapping[str, Times]]) -> dict[str, Times]:
     }
 
 
-def _peaks(method: Method, case: Case, masks: Sequence[Visibility], settings: Settings, backward: bool) -> Peaks:
+def _peaks(method: Method, case: Case, manager: PluginManager, settings: Settings, backward: bool) -> Peaks:
     if settings.device == "cpu":
         return peaks_in_fresh_process(method.name, case, settings, backward)
-    layers = [peaks_of(method.prepare, Problem(mask, settings), backward) for mask in masks]
+    layers = [peaks_of(method.prepare, problem, backward) for problem in case.problems(manager, settings)]
     return {step: max((layer[step] or 0 for layer in layers), default=0) or None for step in PASSES}
 
 
@@ -208,7 +207,7 @@ def tune(case: Case, names: Sequence[str], settings: Settings, say: Say) -> dict
     """
     manager: PluginManager = case.manager()
     chosen: dict[str, Any] = {}
-    mask = case.layers(manager)[0]
+    problem = next(case.problems(manager, settings))
     for name in names:
         try:
             tuner = getattr(runner(name, case, manager), "tune", None)
@@ -216,7 +215,6 @@ def tune(case: Case, names: Sequence[str], settings: Settings, say: Say) -> dict
             continue
         if tuner is not None:
             say(f"{case.name}: tuning {name}")
-            problem = Problem(mask, settings)
-            choice = tuner(mask, settings.heads, settings.head_size, problem.dtype, settings.text)
+            choice = tuner(problem.mask, settings.heads, settings.head_size, problem.dtype, settings.text)
             chosen[name] = asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else str(choice)
     return chosen

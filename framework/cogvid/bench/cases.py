@@ -5,7 +5,7 @@ Shapes: B batch, T text slots, L = T + tokens of the grid, H heads, K channels o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from cogvid.attention.compact import compact_mask
-from cogvid.attention.mask import Visibility
 from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Visibility
 from cogvid.plugins.manager import PluginManager, create_plugin_manager
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -75,11 +75,19 @@ class Case:
         """The components that a method can be."""
         return create_plugin_manager(self.plugins)
 
-    def layers(self, manager: PluginManager) -> list[Visibility]:
-        """The masks of the first layers, each distinct one once."""
-        backend = manager.create("attention", self.component.name, self.component.options, "attention")
-        masks = [Visibility(backend, self.grid, (False,) * self.grid.frames, layer) for layer in _LAYERS]
-        return list({compact_mask(mask): mask for mask in reversed(masks)}.values())[::-1]
+    def backend(self, manager: PluginManager) -> AttentionBackend:
+        """The pattern's backend, built."""
+        backend: AttentionBackend = manager.create(
+            "attention", self.component.name, self.component.options, "attention"
+        )
+        return backend
+
+    def problems(self, manager: PluginManager, settings: Settings) -> Iterator[Problem]:
+        """The first layers, each distinct mask once; fresh ones with each call, for the memory that they hold."""
+        backend = self.backend(manager)
+        masks = [Visibility(backend.pattern, self.grid, (False,) * self.grid.frames, layer) for layer in _LAYERS]
+        for mask in list({compact_mask(mask): mask for mask in reversed(masks)}.values())[::-1]:
+            yield Problem(mask, backend, settings)
 
 
 def make_case(component: ComponentConfig, grid: Grid, plugins: Sequence[str] = ()) -> Case:
@@ -137,16 +145,17 @@ class Problem:
 
     Attributes:
         mask: who sees whom.
+        backend: whose mask it is.
         settings: sizes and seed.
         text_mask: bool (B, T), padding first.
         bias: what the backend adds to the scores, or None.
     """
 
-    def __init__(self, mask: Visibility, settings: Settings) -> None:
-        self.mask, self.settings = mask, settings
+    def __init__(self, mask: Visibility, backend: AttentionBackend, settings: Settings) -> None:
+        self.mask, self.backend, self.settings = mask, backend, settings
         self.device, self.dtype = torch.device(settings.device), DTYPES[settings.dtype]
         self.text_mask = torch.arange(settings.text, device=self.device).expand(settings.batch, -1) >= settings.padding
-        self.bias = self._bias(mask.backend)
+        self.bias = self._bias(backend)
 
     @cached_property
     def packed(self) -> Tensor:

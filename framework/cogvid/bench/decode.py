@@ -336,7 +336,7 @@ def _read(case: DecodeCase, backend: AttentionBackend, dtype: torch.dtype) -> tu
     size, grid, bytes_each = case.size, case.grid, torch.finfo(dtype).bits // 8
     # Both channels' projections and the feed-forward, 16 squares of the width; and the logits.
     weights = 16 * size.layers * size.width**2 + size.vocabulary * size.width
-    masks = layer_masks(backend, grid, (False,) * grid.frames, size.layers)
+    masks = layer_masks(backend.pattern, grid, (False,) * grid.frames, size.layers)
     plus = sum(mask.pairs / grid.tokens for mask in masks)
     base = size.layers * (grid.frame_tokens + 1) / 2
     keys = plus + base + 2 * size.layers * size.text

@@ -50,8 +50,7 @@ def _work(answer: Connection, name: str, case: Case, settings: Settings, backwar
     manager = case.manager()
     method = find_method(name, case, manager)
     layers = []
-    for mask in case.layers(manager):
-        problem = Problem(mask, settings)
+    for problem in case.problems(manager, settings):
         _load_libraries(problem)
         layers.append(peaks_of(method.prepare, problem, backward))
     answer.send({key: _largest([layer[key] for layer in layers]) for key in layers[0]})

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import masked_attention
+from cogvid.attention.prepare import prepare_attention
+from cogvid.attention.tiles import TiledAttention
 from cogvid.bench.cases import Case, Problem
 from cogvid.bench.measure import check_fits
 from cogvid.config.options import first_line, nearest
@@ -79,7 +82,7 @@ def find_method(name: str, case: Case, manager: PluginManager) -> Method:
     if name == "tiled":
         return Method(name, _tiled)
     backend = runner(name, case, manager)
-    return Method(name, lambda problem: _unpacked(backend.prepare(problem.mask, problem.device), problem))
+    return Method(name, lambda problem: _unpacked(prepare_attention(backend, problem.mask, problem.device), problem))
 
 
 def runner(name: str, case: Case, manager: PluginManager) -> AttentionBackend:
@@ -153,7 +156,7 @@ def _dense(problem: Problem) -> Run:
 
 def _tiled(problem: Problem) -> Run:
     """What every backend does that has no `prepare` of its own."""
-    return _unpacked(AttentionBackend.prepare(problem.mask.backend, problem.mask, problem.device), problem)
+    return _unpacked(TiledAttention(compact_mask(problem.mask), problem.device), problem)
 
 
 def _causal(problem: Problem) -> Run:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogvid.cli.bench import Device, Grids, InPrecision, Where, Words, default_path, machine, record, write
+from cogvid.cli.bench_options import Device, Grids, InPrecision, Where, Words, default_path, machine, record, write
 from cogvid.cli.values import parse_grid
 from cogvid.errors import UserError
 

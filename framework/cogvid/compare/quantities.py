@@ -13,11 +13,12 @@ Better = Literal["higher", "lower"]
 Group = Literal["quality", "bounds", "cost"]
 Protocol = dict[str, Any]
 
-# What no model can beat and what every model should: shown beside the variants' own videos, not among them.
-BOUNDS = ("real", "reconstruction", "linear", "hold")
+# What a model makes. All other sets are bounds, what no model can beat and what every model should: shown beside the
+# variants' own videos, not among them.
+MADE = ("generated", "key_frames")
 NOT_RECORDED = "not recorded"
 
-_ORDER = {name: place for place, name in enumerate(("generated", "key_frames", *BOUNDS, *TRAINING_STAGES))}
+_ORDER = {name: place for place, name in enumerate((*MADE, "real", "reconstruction", *TRAINING_STAGES))}
 _SPEED = "speed"
 
 
@@ -92,7 +93,7 @@ def titles(quantities: Iterable[Quantity]) -> dict[Quantity, str]:
 
 def _scores(run: Run) -> Iterator[Measurement]:
     for videos, metrics in run.sets.items():
-        group: Group = "bounds" if videos in BOUNDS else "quality"
+        group: Group = "quality" if videos in MADE else "bounds"
         for metric, values in metrics.items():
             protocol = run.protocol.get(metric) or {"protocol": NOT_RECORDED}
             for name, value in values.items():

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from cogvid.interfaces.frame_rate import FrameRateScheduler, frames_at
 from cogvid.data.text import TextTokenizer, with_duration
+from cogvid.interfaces.frame_rate import FrameRateScheduler, frames_at
 
 Batch = TypeVar("Batch")
 

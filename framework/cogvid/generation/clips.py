@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cogvid.attention.mask import Stage
 from cogvid.config.schema import GenerationConfig, SamplingConfig
+from cogvid.data.text import TextTokenizer, with_duration
 from cogvid.errors import UserError
 from cogvid.generation.sampler import generate
 from cogvid.interfaces.interpolation import Round
+from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer
-from cogvid.data.text import TextTokenizer, with_duration
 
 OnStep = Callable[[int], None]
 

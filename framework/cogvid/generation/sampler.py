@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from cogvid.attention.compact import CompactMask, layer_masks
-from cogvid.attention.mask import given_frames
 from cogvid.config.schema import SamplingConfig
 from cogvid.generation.cache import Cache, CachedStep, KnownSlots
 from cogvid.generation.layout import CacheLayout
@@ -20,6 +19,7 @@ from cogvid.generation.sampling import choose, guided, uniforms
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import given_frames
 from cogvid.model.transformer import CogVideoTransformer
 
 
@@ -141,7 +141,7 @@ def _masks(
     backend: AttentionBackend | None, grid: Grid, given: tuple[bool, ...], layers: int
 ) -> tuple[CompactMask, ...]:
     """Of the layers of the plus channel, if there is one."""
-    return tuple(layer_masks(backend, grid, given, layers)) if backend else ()
+    return tuple(layer_masks(backend.pattern, grid, given, layers)) if backend else ()
 
 
 _shortest = lru_cache(maxsize=16)(shortest_schedule)

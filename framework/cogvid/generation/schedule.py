@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cogvid.attention.compact import CompactMask, layer_masks
-from cogvid.attention.mask import Stage, given_frames
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage, given_frames
 
 # The published model's depth; a pattern that depends on the layer has repeated by then.
 LAYERS = 48
@@ -34,7 +34,7 @@ def decode_schedule(
         int64 (F, height * width): the step, from 0, in which each slot is processed; -1 in given frames.
     """
     given = given_frames(stage, grid.frames)
-    return shortest_schedule(layer_masks(backend, grid, given, layers), given)
+    return shortest_schedule(layer_masks(backend.pattern, grid, given, layers), given)
 
 
 def shortest_schedule(masks: Sequence[CompactMask], known: tuple[bool, ...]) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from cogvid.attention.blocks import BlockMap, block_map
 from cogvid.attention.compact import CompactMask, compact_mask
-from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.attention.tiles import TiledAttention
 from cogvid.errors import UserError
 from cogvid.generation.schedule import LAYERS
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
 
 BLOCK = 64
 # Two matrix products, scores and output, of a multiplication and an addition each.
@@ -116,7 +116,7 @@ def mask_numbers(subject: Subject, layers: Sequence[int]) -> list[MaskNumbers]:
     found: dict[CompactMask, list[int]] = {}
     masks: dict[CompactMask, Visibility] = {}
     for layer in layers:
-        visibility = Visibility(subject.backend, subject.grid, subject.given, layer)
+        visibility = Visibility(subject.backend.pattern, subject.grid, subject.given, layer)
         compact = compact_mask(visibility)
         masks.setdefault(compact, visibility)
         found.setdefault(compact, []).append(layer)

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from cogvid.attention.mask import causal
 from cogvid.errors import UserError
 from cogvid.inspect.figure import ACROSS, BLUE, GREY, ORANGE, PALE, SIDE, check_suffix, frame_axes, writing
 from cogvid.inspect.mask import MaskNumbers, Subject
 from cogvid.interfaces.grid import Grid, Position
+from cogvid.interfaces.mask import causal
 
 _BANDS = 2  # of frames below each other in the terminal
 

@@ -77,7 +77,7 @@ class ScheduleNumbers:
 def schedule_numbers(subject: Subject) -> ScheduleNumbers:
     """The shortest schedule under the masks of all layers, and its critical path."""
     masks: dict[CompactMask, int] = {}
-    for layer, mask in enumerate(layer_masks(subject.backend, subject.grid, subject.given, subject.layers)):
+    for layer, mask in enumerate(layer_masks(subject.backend.pattern, subject.grid, subject.given, subject.layers)):
         masks.setdefault(mask, layer)
     schedule = shortest_schedule(list(masks), subject.given)
     return ScheduleNumbers(subject, schedule, critical_path(schedule, masks))

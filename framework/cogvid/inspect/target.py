@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cogvid.attention.mask import Stage
 from cogvid.config import load_experiment
 from cogvid.config.partial import load_attention
 from cogvid.inspect.mask import Subject
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage
 from cogvid.plugins.manager import create_plugin_manager
 
 DEFAULT_GRID = Grid(5, 20, 20)

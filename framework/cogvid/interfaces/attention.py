@@ -9,13 +9,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.compact import compact_mask
-from cogvid.attention.mask import Visibility
-from cogvid.attention.tiles import TiledAttention
 from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
 from cogvid.interfaces.component import Component
 from cogvid.interfaces.grid import Position
+from cogvid.interfaces.mask import Visibility
 
 
 class Attention(Protocol):
@@ -65,8 +63,8 @@ class AttentionBackend(Component):
         """
         return None
 
-    def prepare(self, mask: Visibility, device: torch.device) -> Attention:
-        """Lay out the computation of one layer's attention; by default over tiles, on plain PyTorch.
+    def prepare(self, mask: Visibility, device: torch.device) -> Attention | None:
+        """Lay out the computation of one layer's attention in a way of its own; None for tiles, on plain PyTorch.
 
         An override may compute it in any way, but nothing else: `cogvid.testing.attention_conformance` holds it
         to the dense reference that `mask` gives.
@@ -78,7 +76,7 @@ class AttentionBackend(Component):
         Raises:
             UserError: this backend cannot run there.
         """
-        return TiledAttention(compact_mask(mask), device)
+        return None
 
 
 class PatternRunner(AttentionBackend):
@@ -92,9 +90,9 @@ class PatternRunner(AttentionBackend):
 
     @dataclass
     class Config:
-        """`pattern`: the backend whose pattern to run; all earlier tokens by default."""
+        """`pattern`: the backend whose pattern to run."""
 
-        pattern: ComponentConfig = field(default_factory=lambda: ComponentConfig(name="naive"))
+        pattern: ComponentConfig = field(default_factory=ComponentConfig)
 
     def __init__(self, config: Any) -> None:
         """Args: config, whose `pattern` has been built (see `PluginManager.create`).

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cogvid.attention.mask import Stage, given_frames
 from cogvid.errors import UserError
 from cogvid.interfaces.component import Component
+from cogvid.interfaces.mask import Stage, given_frames
 
 
 @dataclass(frozen=True)

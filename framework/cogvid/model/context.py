@@ -11,12 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cogvid.attention.compact import CompactMask
+from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import masked_attention
-from cogvid.attention.mask import Visibility
+from cogvid.attention.prepare import prepare_attention
 from cogvid.attention.tiles import TiledAttention
 from cogvid.interfaces.attention import Attention, AttentionBackend
-from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.grid import Grid, Position
+from cogvid.interfaces.mask import Visibility
 
 
 class AttentionContext(Protocol):
@@ -68,13 +69,14 @@ def _plus_attention(
     backend: AttentionBackend, grid: Grid, given: tuple[bool, ...], layer: int, device: torch.device
 ) -> Attention:
     """The attention of a layer, whose mask does not change between steps."""
-    return backend.prepare(Visibility(backend, grid, given, layer), device)
+    return prepare_attention(backend, Visibility(backend.pattern, grid, given, layer), device)
 
 
 @lru_cache(maxsize=16)
 def base_attention(grid: Grid, given: tuple[bool, ...], device: torch.device) -> TiledAttention:
     """The base channel's: each frame sees itself, whole where it is given, raster-causally where not."""
-    whole = torch.ones(grid.frame_tokens, grid.frame_tokens, dtype=torch.bool)
-    kinds = torch.full((grid.frames, grid.frames), -1).diagonal_scatter(torch.tensor(given).long())
-    spaces = torch.stack([whole.tril(), whole])
-    return TiledAttention(CompactMask(grid, kinds, spaces), device)
+    return TiledAttention(compact_mask(Visibility(_same_frame, grid, given, layer=0)), device)
+
+
+def _same_frame(query: Position, key: Position, layer: int) -> Tensor:
+    return query.frame == key.frame

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cogvid.attention.mask import Stage
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.plugins.manager import create_component
 

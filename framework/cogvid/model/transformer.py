@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cogvid.attention.mask import Stage, given_frames
 from cogvid.config.schema import PlusInit, Positions
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.context import AttentionContext, FullSequence
 from cogvid.model.rotary import rotate, rotation
 

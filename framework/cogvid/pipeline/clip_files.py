@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cogvid.data.video import VideoWriter
 from cogvid.errors import UserError
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif
 from cogvid.pipeline.stage import Info, alone, write_tensors, write_whole
-from cogvid.data.video import VideoWriter
 
 # A file name may have 255 bytes; the words of the prompt get these.
 _WORDS = 80

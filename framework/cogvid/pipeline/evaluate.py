@@ -10,7 +10,7 @@ from torch import Tensor
 from cogvid.pipeline.generate import load_videos, usable_test_clips
 from cogvid.pipeline.lab import Lab, decode_clips, log
 from cogvid.pipeline.stage import Info, StageResult, StageStore
-from cogvid.training.callbacks import stage_progress
+from cogvid.progress import stage_progress
 
 
 def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: StageResult) -> StageResult:

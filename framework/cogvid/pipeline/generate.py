@@ -15,6 +15,8 @@ from rich.text import Text
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cogvid.config.schema import ComponentConfig
+from cogvid.data.video import write_video
 from cogvid.errors import UserError
 from cogvid.generation.clips import ClipGenerator, OnStep
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
@@ -23,8 +25,7 @@ from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, read_clips
 from cogvid.pipeline.pictures import enlarge
 from cogvid.pipeline.prepare import decode, encode
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
-from cogvid.training.callbacks import stage_progress
-from cogvid.data.video import write_video
+from cogvid.progress import stage_progress
 
 # Videos of each set besides `generated` that are written as files.
 _SHOWN = 16
@@ -94,6 +95,7 @@ def generation_stage(
         "tokenizer": tokenizer[0].key,
         "frame_rate": lab.identity("frame_rate", config.frame_rate),
         "interpolation": lab.identity("interpolation", config.interpolation),
+        "floors": {name: lab.identity("interpolation", ComponentConfig(name)) for name in lab.floors()},
         "generation": config.generation,
         "seed": config.seed,
     }
@@ -120,8 +122,7 @@ def generation_stage(
         videos = {name: to_videos(lab, network, own) for name, own in codes.items() if name != "real"}
         if not lab.strategy.learned:
             videos["generated"] = lab.strategy.fill(videos["key_frames"], target)
-        for name in ("hold", "linear"):
-            strategy: InterpolationStrategy = lab.plugins.create("interpolation", name, {}, key="interpolation")
+        for name, strategy in lab.floors().items():
             videos[name] = strategy.fill(videos["key_frames"], target)
         videos["reconstruction"] = to_videos(lab, network, codes["real"])
         videos["real"] = real

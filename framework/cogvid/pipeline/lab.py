@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvid.attention.mask import Stage, Visibility, given_frames
+from cogvid.attention.prepare import prepare_attention
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
+from cogvid.data.sequences import FrameTimes
+from cogvid.data.video import read_frames
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.data_source import Clip, DataSource
@@ -24,11 +27,10 @@ from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_plan
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.plugins.manager import create_plugin_manager, plugin_digest
-from cogvid.training.callbacks import stage_progress
-from cogvid.data.sequences import FrameTimes
-from cogvid.data.video import read_frames
+from cogvid.progress import stage_progress
 
 log = logging.getLogger("cogvid")
 Item = TypeVar("Item")
@@ -105,8 +107,8 @@ class Lab:
             todo.append(("stages.interpolation.attention", self.inner_attention, "interpolation"))
         for key, backend, stage in todo:
             try:
-                mask = Visibility(backend, self.grid, given_frames(stage, self.grid.frames), layer=0)
-                backend.prepare(mask, self.device)
+                mask = Visibility(backend.pattern, self.grid, given_frames(stage, self.grid.frames), layer=0)
+                prepare_attention(backend, mask, self.device)
             except UserError as error:
                 raise UserError(f"{key}: {error}") from error
 
@@ -119,6 +121,15 @@ class Lab:
         """Fresh metrics by their key in the experiment."""
         metrics = self.config.evaluation.metrics
         return {key: self._build("metric", m, f"evaluation.metrics.{key}") for key, m in metrics.items()}
+
+    def floors(self) -> dict[str, InterpolationStrategy]:
+        """Every strategy that needs no model, with the options it has by default: what a learned one must beat."""
+        floors = {}
+        for info in self.plugins.components():
+            if info.kind == "interpolation" and not getattr(info.cls, "learned", True):
+                with suppress(UserError):  # one that cannot be built without options is no floor
+                    floors[info.name] = self.plugins.create("interpolation", info.name)
+        return floors
 
     def _plan(self) -> list[Round]:
         if not self.strategy.learned:

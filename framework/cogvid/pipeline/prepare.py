@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cogvid.data.sequences import Batches, TokenClips, frame_times
+from cogvid.data.text import TextTokenizer, with_duration
+from cogvid.data.video import probe
 from cogvid.errors import UserError
 from cogvid.generation.clusters import cluster_codes
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, log, read_clips, with_progress
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
-from cogvid.data.text import TextTokenizer, with_duration
-from cogvid.training.callbacks import stage_progress
+from cogvid.progress import stage_progress
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule
-from cogvid.data.sequences import Batches, TokenClips, frame_times
-from cogvid.data.video import probe
 
 # Frames that the tokenizer trains on: more of them fit no better and take memory (3 bytes a pixel).
 _POOL = 20_000

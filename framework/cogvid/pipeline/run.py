@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 
 from cogvid.config.compose import Resolved, differences, load_experiment
 from cogvid.config.schema import ExperimentConfig, InterpolationStart
+from cogvid.data.text import TextTokenizer
 from cogvid.errors import UserError
 from cogvid.generation.clips import ClipGenerator
 from cogvid.generation.packed import packed
@@ -37,7 +38,6 @@ from cogvid.pipeline.prepare import (
 from cogvid.pipeline.samples import SampleVideos
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json, write_whole
 from cogvid.pipeline.train import TransformerStages, load_model
-from cogvid.data.text import TextTokenizer
 
 # Stage folders are shared by all runs below one `runs` folder.
 STAGES = "stages"

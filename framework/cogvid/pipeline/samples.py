@@ -11,13 +11,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
+from cogvid.data.text import TextTokenizer
 from cogvid.generation.clips import ClipGenerator
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif
-from cogvid.data.text import TextTokenizer
 
 
 class SampleVideos:

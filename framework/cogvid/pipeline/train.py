@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cogvid.attention.mask import Stage
 from cogvid.config.schema import StageConfig
+from cogvid.data.sequences import Batches, FrameSampler, FrameTimes, SequenceSampler, TokenBatch, TokenClips
+from cogvid.data.text import TextTokenizer
 from cogvid.errors import UserError
+from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.samples import SampleVideos
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
-from cogvid.data.text import TextTokenizer
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import TransformerModule
-from cogvid.data.sequences import Batches, FrameSampler, FrameTimes, SequenceSampler, TokenBatch, TokenClips
 
 
 class TransformerStages:

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from cogvid.attention.dense import DenseAttention
-from cogvid.attention.mask import Stage, Visibility, given_frames
+from cogvid.attention.prepare import prepare_attention
 from cogvid.config.options import first_line
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import Attention, AttentionBackend
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.plugins.manager import create_component
 from cogvid.testing.decoding import decoding_error
 from cogvid.testing.pattern import check_pattern
@@ -133,10 +134,10 @@ class _Suite:
             self.raised = self.raised or error
 
     def _check_attention(self, grid: Grid, stage: Stage, layer: int) -> None:
-        mask = Visibility(self.backend, grid, given_frames(stage, grid.frames), layer)
+        mask = Visibility(self.backend.pattern, grid, given_frames(stage, grid.frames), layer)
         case = Case(grid, stage, layer)
         with self._case("outputs", case):
-            attention = self.backend.prepare(mask, self.device)
+            attention = prepare_attention(self.backend, mask, self.device)
             self._measure(case, mask, attention)
             if grid.tokens > _MOST_SLOTS:
                 return
@@ -228,7 +229,8 @@ class _Suite:
 
     def _check_unwritten(self, mask: Visibility, dtype: torch.dtype, fail: Fail) -> None:
         with _unwritten_memory_is_nan():
-            results = self._inputs(mask.grid, padded=True).to(dtype).results(self.backend.prepare(mask, self.device))
+            attention = prepare_attention(self.backend, mask, self.device)
+            results = self._inputs(mask.grid, padded=True).to(dtype).results(attention)
         for name, value in results.items():
             if value is not None and not value.isfinite().all():
                 fail("unwritten", f"{int((~value.isfinite()).sum())} of {value.numel()} numbers of {name}")

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from cogvid.attention.compact import layer_masks
 from cogvid.attention.dense import DenseAttention
-from cogvid.attention.mask import Stage, Visibility, given_frames
 from cogvid.config.schema import SamplingConfig
 from cogvid.generation.rows import Rows
 from cogvid.generation.sampler import generate
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
 from cogvid.interfaces.attention import Attention, AttentionBackend, PatternRunner
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
 from cogvid.testing.rounding import allowed_steps, measured_in, steps_off
 
@@ -71,7 +71,7 @@ def decoding_error(
     codes = torch.randint(_IMAGE, (2, grid.frames, grid.frame_tokens), generator=generator)
     text = torch.randint(_TEXT, (2, 4), generator=generator)
     text_mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
-    masks = layer_masks(backend, grid, given, model.config.layers)
+    masks = layer_masks(backend.pattern, grid, given, model.config.layers)
     schedules = {
         "one slot at a time": sequential_schedule(grid, given),
         "the shortest schedule": shortest_schedule(masks, given),

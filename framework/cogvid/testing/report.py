@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cogvid.attention.mask import Stage
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage
 
 Fail = Callable[[str, str], None]
 """Records a failure: the check and the problem, in words."""

@@ -10,15 +10,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from cogvid.progress import stage_progress
 
 
 class StepRandomness(pl.Callback):
@@ -96,20 +89,6 @@ class StageProgress(pl.Callback):
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if self.started:
             self.bar.stop()
-
-
-def stage_progress(passed: ProgressColumn | None = None) -> Progress:
-    """The progress bar of everything that takes longer than a few seconds; it shows the time passed, or `passed`."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        passed or TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    bar.live.transient = not bar.console.is_terminal
-    return bar
 
 
 def _finished(trainer: pl.Trainer) -> bool:

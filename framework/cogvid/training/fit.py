@@ -14,9 +14,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from cogvid.config.schema import TrainerConfig
+from cogvid.data.sequences import Batches
 from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness
 from cogvid.training.modules import StageModule
-from cogvid.data.sequences import Batches
 
 LAST = "last.ckpt"
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogvid.attention.mask import given_frames
 from cogvid.config.schema import StageConfig
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.interfaces.mask import given_frames
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 from cogvid.training.optimizer import build_optimizer
 

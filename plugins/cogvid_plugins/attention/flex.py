@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
 
@@ -15,8 +15,10 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 import cogvid
 from cogvid.attention.blocks import raster_counts
 from cogvid.attention.compact import CompactMask, compact_mask
-from cogvid.attention.mask import Visibility, causal
+from cogvid.config.schema import ComponentConfig
 from cogvid.interfaces.attention import Attention, PatternRunner
+from cogvid.interfaces.mask import Visibility
+from cogvid_plugins.attention.naive import all_earlier
 
 # Queries and keys of a block of FlexAttention's mask.
 _BLOCK = 128
@@ -30,8 +32,9 @@ class Flex(PatternRunner):
 
     @dataclass
     class Config(PatternRunner.Config):
-        """`compile`: compile the kernels; without, it is a slow way to try the mask."""
+        """`pattern`: whose; `compile`: compile the kernels; without, it is a slow way to try the mask."""
 
+        pattern: ComponentConfig = field(default_factory=all_earlier)
         compile: bool = True
 
     def __init__(self, config: Any) -> None:
@@ -73,7 +76,7 @@ class FlexAttention:
 
     def __init__(self, mask: Visibility, device: torch.device, compute: Callable[..., Any]) -> None:
         self.mask, self.compute = mask, compute
-        self.given = torch.tensor(mask.given, device=device)
+        self.visible = mask.on(device)
         self._blocks: dict[int, tuple[tuple[Tensor, Tensor], ...]] = {}
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, bias: nn.Module | None) -> Tensor:
@@ -95,12 +98,11 @@ class FlexAttention:
 
     def _block_mask(self, q: Tensor, text_mask: Tensor) -> BlockMask:
         text, tokens = text_mask.shape[1], self.mask.grid.tokens
-        grid, width, layer = self.mask.grid, self.mask.grid.width, self.mask.layer
-        pattern, given = self.mask.backend.pattern, self.given
+        grid, in_frames = self.mask.grid, self.visible
 
         def visible(batch: Tensor, head: Tensor, query_slot: Tensor, key_slot: Tensor) -> Tensor:
             query, key = grid.position(query_slot), grid.position((key_slot - text).clamp(min=0))
-            frame = causal(query, key, width, given) & pattern(query, key, layer)
+            frame = in_frames(query, key)
             if not text:
                 return frame
             return torch.where(key_slot < text, text_mask[batch, key_slot.clamp(max=text - 1)], frame)

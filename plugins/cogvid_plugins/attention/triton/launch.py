@@ -1,4 +1,4 @@
-"""Block-sparse flash attention of the frame slots: the kernels of `triton_kernels.py`, launched and differentiable.
+"""Block-sparse flash attention of the frame slots: the kernels of `kernels.py`, launched and differentiable.
 
 Shapes: B batch, H heads, T text slots, K channels of a head; tokens are the frame slots. Keys and values have the
 text first. Any strides will do as long as channels are contiguous.
@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 import cogvid
 from cogvid.attention.blocks import BlockMap, block_map
 from cogvid.attention.compact import CompactMask, compact_mask
-from cogvid.attention.mask import Visibility
-from cogvid_plugins import triton_kernels as kernels
-from cogvid_plugins.triton_tuning import Launch, Settings, settings
+from cogvid.interfaces.mask import Visibility
+from cogvid_plugins.attention.triton import kernels
+from cogvid_plugins.attention.triton.table import Launch, Launches, launches
 
 # Keys of a block: a row of a partial block is then one word.
 KEY_BLOCK = 64
@@ -148,14 +148,14 @@ def _channels_contiguous(x: Tensor) -> Tensor:
 class _BlockSparseAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, blocks: BlockMap, settings: Settings
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, blocks: BlockMap, chosen: Launches
     ) -> Tensor:
         q, k, v = (_channels_contiguous(x) for x in (q, k, v))
         inputs = Inputs(q, k, v, text_mask.contiguous(), blocks)
         with torch.cuda.device_of(q):
-            out, log_sum = forward(inputs, settings.forward)
+            out, log_sum = forward(inputs, chosen.forward)
         ctx.save_for_backward(q, k, v, inputs.text_mask, out, log_sum)
-        ctx.blocks, ctx.settings = blocks, settings
+        ctx.blocks, ctx.launches = blocks, chosen
         return out
 
     @staticmethod
@@ -164,13 +164,13 @@ class _BlockSparseAttention(torch.autograd.Function):
         q, k, v, text_mask, out, log_sum = ctx.saved_tensors
         inputs, grad = Inputs(q, k, v, text_mask, ctx.blocks), _channels_contiguous(grad)
         with torch.cuda.device_of(q):
-            grad_q, delta = query_gradient(inputs, out, log_sum, grad, ctx.settings.queries)
-            grad_k, grad_v = key_gradients(inputs, log_sum, delta, grad, ctx.settings.keys)
+            grad_q, delta = query_gradient(inputs, out, log_sum, grad, ctx.launches.queries)
+            grad_k, grad_v = key_gradients(inputs, log_sum, delta, grad, ctx.launches.keys)
         return grad_q, grad_k, grad_v, None, None, None
 
 
 def block_sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, blocks: BlockMap, settings: Settings
+    q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor, blocks: BlockMap, chosen: Launches
 ) -> Tensor:
     """Softmax attention to the unpadded text and to the frame slots that a block map makes visible.
 
@@ -179,14 +179,14 @@ def block_sparse_attention(
         k, v: (B, H, T + tokens, K), the text first.
         text_mask: bool (B, T).
         blocks: who sees whom, on the device of q.
-        settings: of the kernels; its query block is the map's.
+        chosen: of the kernels; its query block is the map's.
 
     Returns:
         (B, H, tokens, K); 0 where nothing is visible.
     """
     assert q.dtype is k.dtype is v.dtype, (q.dtype, k.dtype, v.dtype)
-    assert settings.query_block == blocks.query_block, (settings, blocks.query_block)
-    return _BlockSparseAttention.apply(q, k, v, text_mask, blocks, settings)  # type: ignore[no-untyped-call]
+    assert chosen.query_block == blocks.query_block, (chosen, blocks.query_block)
+    return _BlockSparseAttention.apply(q, k, v, text_mask, blocks, chosen)  # type: ignore[no-untyped-call]
 
 
 class BlockSparseAttention:
@@ -213,7 +213,7 @@ class BlockSparseAttention:
                 f"{q.shape[-1]} channels in {q.dtype}; use more heads, or another precision, or the pattern itself as "
                 "the backend, without triton"
             )
-        chosen = settings(q.device, q.shape[-1], q.dtype)
+        chosen = launches(q.device, q.shape[-1], q.dtype)
         blocks = _map_on(self.device, self.mask, chosen.query_block)
         return block_sparse_attention(q, k, v, text_mask, blocks, chosen)
 

@@ -1,6 +1,6 @@
 """A small 3D convolutional network that reads clips of the shapes world: FVD and inception score on a laptop.
 
-The weights beside this file were trained by it; `python -m cogvid_plugins.shapes3d --help` trains them anew.
+The weights beside this file were trained by it; `python -m cogvid_plugins.shapes.extractor --help` trains them anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cogvid.metrics import VideoExtractor
-from cogvid_plugins.shapes_world import ALL_ATTRIBUTES, COLOURS, MOTIONS, SHAPES, SIZES, Scene, sample_scene
+from cogvid_plugins.shapes.world import ALL_ATTRIBUTES, COLOURS, MOTIONS, SHAPES, SIZES, Scene, sample_scene
 
 WEIGHTS = Path(__file__).parent / "weights" / "shapes3d.safetensors"
 PIXELS = 32
@@ -225,7 +225,7 @@ def main(
     """Train the shapes3d extractor; its accuracy on unseen scenes is printed and kept in the file."""
     network = train(seed, steps)
     report = {
-        "command": f"python -m cogvid_plugins.shapes3d --out {out.name} --steps {steps} --seed {seed}",
+        "command": f"python -m cogvid_plugins.shapes.extractor --out {out.name} --steps {steps} --seed {seed}",
         **{f"accuracy_{frames}_frames": json.dumps(accuracy(network, seed, frames)) for frames in (5, 17)},
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from cogvid import Clip, DataSource, UserError, hookimpl
-from cogvid.interfaces.data_source import Progress, Split
 from cogvid.data.video import write_video
-from cogvid_plugins.shapes_world import ALL_ATTRIBUTES, RASTER, Attributes, Scene, sample_scene
+from cogvid.interfaces.data_source import Progress, Split
+from cogvid_plugins.shapes.world import ALL_ATTRIBUTES, RASTER, Attributes, Scene, sample_scene
 
 # The share of all combinations of attributes that only the test split shows.
 HELD_OUT = 0.25
@@ -35,7 +35,7 @@ class Job:
 
 
 class Shapes(DataSource):
-    """One shape on a quiet background moves as its caption says (see `shapes_world`).
+    """One shape on a quiet background moves as its caption says (see `world`).
 
     Test clips show combinations of size, colour, shape and motion that no training clip shows; each single
     size, colour, shape and motion is in both splits.

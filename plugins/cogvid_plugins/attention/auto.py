@@ -8,6 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 import cogvid
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
-from cogvid.attention.mask import Visibility
+from cogvid.attention.prepare import prepare_attention
+from cogvid.config.schema import ComponentConfig
 from cogvid.interfaces.attention import Attention, PatternRunner
-from cogvid_plugins.flex import Flex
-from cogvid_plugins.triton import Triton
+from cogvid.interfaces.mask import Visibility
+from cogvid_plugins.attention.flex import Flex
+from cogvid_plugins.attention.naive import all_earlier
+from cogvid_plugins.attention.triton.backend import Triton
 
 _ROUNDS = 5
 # Of pairs: above it, the dense mask alone would take a gigabyte.
@@ -36,15 +40,21 @@ class Auto(PatternRunner):
     goes on after an interruption makes the same choice and ends with the same bits.
     """
 
+    @dataclass
+    class Config(PatternRunner.Config):
+        """`pattern`: whose."""
+
+        pattern: ComponentConfig = field(default_factory=all_earlier)
+
     def prepare(self, mask: Visibility, device: torch.device) -> Attention:
         """See `cogvid.interfaces.attention.AttentionBackend`."""
-        ways: dict[str, Callable[[], Attention]] = {"own": lambda: self.inner.prepare(mask, device)}
+        ways: dict[str, Callable[[], Attention]] = {"own": lambda: prepare_attention(self.inner, mask, device)}
         if mask.grid.tokens**2 <= _LARGEST_DENSE:
             ways["dense"] = lambda: DenseAttention(mask, device)
         # On a CPU, Triton only interprets, and FlexAttention takes half a minute to be no faster than dense.
         if device.type == "cuda" and self.inner.bias(1) is None:
-            ways["flex"] = lambda: self._run_by(Flex).prepare(mask, device)
-            ways["triton"] = lambda: self._run_by(Triton).prepare(mask, device)
+            ways["flex"] = lambda: prepare_attention(self._run_by(Flex), mask, device)
+            ways["triton"] = lambda: prepare_attention(self._run_by(Triton), mask, device)
         return Fastest(mask, ways)
 
     def _run_by(self, runner: type[PatternRunner]) -> PatternRunner:

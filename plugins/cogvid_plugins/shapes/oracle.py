@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cogvid import UserError, hookimpl
 from cogvid.interfaces.metric import VideoMetric
-from cogvid_plugins.shapes_world import (
+from cogvid_plugins.shapes.world import (
     COLOURS,
     MOTIONS,
     RADII,

@@ -7,7 +7,7 @@ from typing import Any
 
 from cogvid import UserError, hookimpl
 from cogvid.metrics import FrechetVideoDistance, TorchScriptExtractor, VideoExtractor, VideoMetric
-from cogvid_plugins.shapes3d import Shapes3dExtractor
+from cogvid_plugins.shapes.extractor import Shapes3dExtractor
 
 
 @dataclass

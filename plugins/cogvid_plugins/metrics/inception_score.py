@@ -7,7 +7,7 @@ from typing import Any
 
 from cogvid import hookimpl
 from cogvid.metrics import VideoInceptionScore, VideoMetric
-from cogvid_plugins.fvd import ExtractorConfig, open_extractor
+from cogvid_plugins.metrics.fvd import ExtractorConfig, open_extractor
 
 
 class InceptionScore(VideoInceptionScore):

@@ -1,4 +1,4 @@
-"""Block-sparse flash attention: the kernels, and nothing about how they are launched (see `triton_attention.py`).
+"""Block-sparse flash attention: the kernels, and nothing about how they are launched (see `launch.py`).
 
 After FlashAttention-2 (arXiv 2307.08691): a softmax over blocks of keys with a running maximum, and probabilities
 computed again in the backward pass. Which blocks, and which pairs in them, is FlexAttention's scheme (arXiv

@@ -1,15 +1,18 @@
-"""Any pattern, computed by block-sparse flash attention in Triton; the kernels are in `triton_kernels.py`."""
+"""Any pattern, computed by block-sparse flash attention in Triton; the kernels are in `kernels.py`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 import cogvid
-from cogvid.attention.mask import Visibility
+from cogvid.config.schema import ComponentConfig
 from cogvid.interfaces.attention import Attention, PatternRunner
+from cogvid.interfaces.mask import Visibility
+from cogvid_plugins.attention.naive import all_earlier
 
 
 class Triton(PatternRunner):
@@ -19,6 +22,12 @@ class Triton(PatternRunner):
     """
 
     carries_bias = False
+
+    @dataclass
+    class Config(PatternRunner.Config):
+        """`pattern`: whose."""
+
+        pattern: ComponentConfig = field(default_factory=all_earlier)
 
     def prepare(self, mask: Visibility, device: torch.device) -> Attention:
         """See `cogvid.interfaces.attention.AttentionBackend`.
@@ -32,7 +41,7 @@ class Triton(PatternRunner):
                 f"triton: cannot compute the pattern {self.inner.name}, because Triton is not installed; install "
                 "`cogvid[triton]` (Linux), or use the pattern itself as the attention backend"
             )
-        from cogvid_plugins.triton_attention import INTERPRETED, BlockSparseAttention
+        from cogvid_plugins.attention.triton.launch import INTERPRETED, BlockSparseAttention
 
         if device.type != "cuda" and not INTERPRETED:
             raise cogvid.UserError(
@@ -42,8 +51,8 @@ class Triton(PatternRunner):
         return BlockSparseAttention(mask, device)
 
     def tune(self, mask: Visibility, heads: int, head_size: int, dtype: torch.dtype, text: int) -> Any:
-        """Measure how its kernels are launched best on the current GPU; see `triton_tuning.tune`."""
-        from cogvid_plugins.triton_tuning import tune
+        """Measure how its kernels are launched best on the current GPU; see `tuning.tune`."""
+        from cogvid_plugins.attention.triton.tuning import tune
 
         return tune(mask, heads, head_size, dtype, text)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import cogvid
+from cogvid.config.schema import ComponentConfig
 
 
 class Naive(cogvid.AttentionBackend):
@@ -14,6 +15,11 @@ class Naive(cogvid.AttentionBackend):
     def pattern(self, query: cogvid.Position, key: cogvid.Position, layer: int) -> Tensor:
         """Everything is near enough."""
         return torch.ones_like(query.frame == key.frame)
+
+
+def all_earlier() -> ComponentConfig:
+    """This backend as another one's option `pattern`."""
+    return ComponentConfig(name="naive")
 
 
 @cogvid.hookimpl
