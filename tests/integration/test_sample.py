@@ -84,7 +84,7 @@ def no_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     def generate(*_: object, **__: object) -> None:
         pytest.fail("a clip was generated again")
 
-    monkeypatch.setattr(clips_module, "generate", generate)
+    monkeypatch.setattr(clips_module, "generate_tokens", generate)
 
 
 def test_a_clip_has_a_video_a_gif_its_tokens_and_what_it_is_and_all_clips_a_picture(run: Path, tmp_path: Path) -> None:
@@ -282,9 +282,9 @@ def test_a_command_killed_before_a_file_gets_its_name_leaves_none_of_it_and_goes
 
 def test_a_long_clip_is_written_while_it_is_made(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    add, generate = VideoWriter.add, clips_module.generate
+    add, generate = VideoWriter.add, clips_module.generate_tokens
     monkeypatch.setattr(VideoWriter, "add", lambda self, frames: events.append("write") or add(self, frames))
-    monkeypatch.setattr(clips_module, "generate", lambda *a, **k: events.append("make") or generate(*a, **k))
+    monkeypatch.setattr(clips_module, "generate_tokens", lambda *a, **k: events.append("make") or generate(*a, **k))
     sample(long, RED, BLUE, "--frames", "23", "--gif", "--out", tmp_path)
     # The image model, the key frames, and five windows of four new frames each, the last one of two.
     assert events.count("make") == 7
@@ -343,13 +343,13 @@ def test_models_generate_in_the_type_that_the_configuration_says(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half, types = changed(run, tmp_path / "run", "dtype: float32", "dtype: bfloat16"), set()
-    generate = clips_module.generate
+    generate = clips_module.generate_tokens
 
     def spy(model: CogVideoTransformer, *rest: object, **more: object) -> Tensor:
         types.update(parameter.dtype for parameter in model.parameters())
         return generate(model, *rest, **more)
 
-    monkeypatch.setattr(clips_module, "generate", spy)
+    monkeypatch.setattr(clips_module, "generate_tokens", spy)
     sample(half, RED, "--out", tmp_path / "out")
     assert types == {torch.bfloat16}
 

@@ -13,7 +13,7 @@ from cogvid import Clip, UserError
 from cogvid.data.video import probe, read_frames
 from cogvid.interfaces.data_source import Split
 from cogvid_plugins.shapes import source as shapes
-from cogvid_plugins.shapes.source import Shapes, plan, read_scenes
+from cogvid_plugins.shapes.source import Shapes, list_jobs, read_scenes
 from cogvid_plugins.shapes.world import (
     ALL_ATTRIBUTES,
     BACKGROUNDS,
@@ -146,7 +146,7 @@ def test_clips_are_written_without_loss_with_both_end_frames(tmp_path: Path) -> 
 
 def test_the_captions_file_holds_what_the_clips_show(tmp_path: Path) -> None:
     clips = make(tmp_path)
-    jobs = [*plan("train", 5, [0.5, 1.0], 0), *plan("test", 3, [0.5, 1.0], 0)]
+    jobs = [*list_jobs("train", 5, [0.5, 1.0], 0), *list_jobs("test", 3, [0.5, 1.0], 0)]
     assert read_scenes(tmp_path) == {job.id: job.scene for job in jobs}
     assert [(clip.id, clip.caption, clip.split) for clip in clips] == [
         (job.id, job.scene.caption, job.split) for job in jobs
@@ -155,8 +155,8 @@ def test_the_captions_file_holds_what_the_clips_show(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_test_clips_show_combinations_that_training_never_shows(seed: int) -> None:
-    train = {job.scene.attributes for job in plan("train", 2000, [1.0], seed)}
-    test = {job.scene.attributes for job in plan("test", 256, [1.0], seed)}
+    train = {job.scene.attributes for job in list_jobs("train", 2000, [1.0], seed)}
+    test = {job.scene.attributes for job in list_jobs("test", 256, [1.0], seed)}
     assert train.isdisjoint(test)
     assert len(train) + len(test) == len(ALL_ATTRIBUTES)
 
@@ -164,13 +164,13 @@ def test_test_clips_show_combinations_that_training_never_shows(seed: int) -> No
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("name", ["size", "colour", "shape", "motion"])
 def test_every_single_attribute_is_in_both_splits(split: Split, name: str) -> None:
-    seen = {getattr(job.scene.attributes, name) for job in plan(split, 256, [1.0], 0)}
+    seen = {getattr(job.scene.attributes, name) for job in list_jobs(split, 256, [1.0], 0)}
     assert seen == {getattr(attributes, name) for attributes in ALL_ATTRIBUTES}
 
 
 def test_a_clip_depends_on_the_seed_and_its_number_alone() -> None:
-    assert plan("train", 20, [1.0, 2.0], 3) == plan("train", 50, [1.0, 2.0], 3)[:20]
-    durations = [[job.scene.duration for job in plan("train", 20, [1.0, 2.0], seed)] for seed in (3, 4)]
+    assert list_jobs("train", 20, [1.0, 2.0], 3) == list_jobs("train", 50, [1.0, 2.0], 3)[:20]
+    durations = [[job.scene.duration for job in list_jobs("train", 20, [1.0, 2.0], seed)] for seed in (3, 4)]
     assert durations[0] != durations[1]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cogvid import Grid
 from cogvid.bench import check, measure
-from cogvid.bench.cases import Case, Settings, default_cases, make_case
+from cogvid.bench.cases import AttentionCase, AttentionSettings, default_cases, make_case
 from cogvid.bench.check import Reference
 from cogvid.bench.measure import time_rounds
 from cogvid.bench.memory import peaks_in_fresh_process
@@ -21,7 +21,7 @@ from cogvid.bench.methods import find_method
 from cogvid.config.schema import ComponentConfig
 
 Bench = Callable[..., tuple[int, str, Any]]
-SMALL = Settings(heads=2, head_size=8, text=8)
+SMALL = AttentionSettings(heads=2, head_size=8, text=8)
 # Each is right but for one thing.
 WRONG = """
 import cogvid
@@ -142,7 +142,7 @@ def test_the_standard_cases_can_be_built() -> None:
         manager.create("attention", case.component.name, case.component.options)
 
 
-def local(grid: Grid = Grid(3, 5, 4)) -> Case:
+def local(grid: Grid = Grid(3, 5, 4)) -> AttentionCase:
     return make_case(ComponentConfig("local3d", {"extent": [2, 2, 3], "bias": True}), grid)
 
 
@@ -177,7 +177,7 @@ def test_rounds_are_interleaved() -> None:
 
 
 def test_the_peak_of_the_dense_method_holds_its_mask_twice() -> None:
-    case, settings = local(Grid(4, 16, 16)), Settings(heads=1, head_size=8, text=8, forward_only=True)
+    case, settings = local(Grid(4, 16, 16)), AttentionSettings(heads=1, head_size=8, text=8, forward_only=True)
     case = make_case(ComponentConfig("naive"), case.grid)
     peaks = peaks_in_fresh_process("dense", case, settings, backward=False)
     if peaks["forward"] is None:

@@ -15,9 +15,9 @@ from cogvid import AttentionBackend, Grid, Position, create_component
 from cogvid.attention.compact import layer_masks
 from cogvid.attention.dense import masked_attention
 from cogvid.config.schema import Positions, SamplingConfig
-from cogvid.generation.sampler import generate
-from cogvid.generation.sampling import uniforms
+from cogvid.generation.choose import uniforms
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
+from cogvid.generation.tokens import generate_tokens
 from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.context import FullSequence, text_attention
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
@@ -62,7 +62,7 @@ def tokens(
     clips = conditions(batch, model.config.grid)
     clips["codes"][:, ~torch.tensor(known)] = 0
     without = torch.full((batch, TEXT), 3), torch.ones(batch, TEXT, dtype=torch.bool)
-    return generate(
+    return generate_tokens(
         model,
         known=known,
         sampling=sampling,

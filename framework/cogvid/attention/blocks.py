@@ -174,7 +174,7 @@ def _orders(mask: CompactMask, block: int, raster: bool) -> list[_Order]:
     return [_Order.raster(mask), *tiled]
 
 
-class _Runs:
+class _Stretches:
     """The places of an order, cut into blocks, each of a few runs of one frame.
 
     Attributes:
@@ -212,7 +212,7 @@ class _Layout:
 
     def __init__(self, mask: CompactMask, order: _Order, query_block: int, key_block: int, offset: int = 0) -> None:
         self.mask, self.order, self.sizes = mask, order, (query_block, key_block)
-        self.queries, self.keys = _Runs(order, query_block), _Runs(order, key_block, offset)
+        self.queries, self.keys = _Stretches(order, query_block), _Stretches(order, key_block, offset)
 
     def counts(self) -> Tensor:
         """Visible pairs of each block, int64 (query blocks, key blocks)."""

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from cogvid.attention.compact import compact_mask
-from cogvid.bench.cases import Case, Problem, Settings
+from cogvid.bench.cases import AttentionCase, AttentionSettings, Problem
 from cogvid.bench.check import Deviation, Reference, infer, train_step
 from cogvid.bench.measure import DoesNotFitError, Times, time_rounds
 from cogvid.bench.memory import Peaks, peaks_in_fresh_process, peaks_of
-from cogvid.bench.methods import Method, Run, find_method, runner
+from cogvid.bench.methods import Compute, Method, find_method, runner
 from cogvid.errors import UserError
 from cogvid.plugins.manager import PluginManager
 
@@ -62,7 +62,7 @@ class CaseResult:
         methods: by name.
     """
 
-    case: Case
+    case: AttentionCase
     options: dict[str, Any]
     layers: list[int]
     pairs: float
@@ -80,7 +80,7 @@ class CaseResult:
         return times[step].median / dense[step].median if step in times and step in dense else None
 
 
-def run_case(case: Case, names: Sequence[str], settings: Settings, say: Say) -> CaseResult:
+def run_case(case: AttentionCase, names: Sequence[str], settings: AttentionSettings, say: Say) -> CaseResult:
     """Check, time and weigh the methods on one case.
 
     Args:
@@ -144,7 +144,7 @@ def _recorded(result: Result) -> Iterator[None]:
         result.skipped = f"out of memory: {error}" if isinstance(error, torch.OutOfMemoryError) else str(error)
 
 
-def _checked(method: Method, problem: Problem, reference: Reference, result: Result) -> Run:
+def _checked(method: Method, problem: Problem, reference: Reference, result: Result) -> Compute:
     """The method, laid out for a problem, after its check.
 
     Raises:
@@ -172,7 +172,7 @@ def _checked(method: Method, problem: Problem, reference: Reference, result: Res
     return run
 
 
-def _times(runs: Mapping[str, Run], problem: Problem, results: Mapping[str, Result]) -> dict[str, dict[str, Times]]:
+def _times(runs: Mapping[str, Compute], problem: Problem, results: Mapping[str, Result]) -> dict[str, dict[str, Times]]:
     """By method and pass."""
     calls: dict[tuple[str, str], Callable[[], object]] = {}
     for name, run in runs.items():
@@ -193,14 +193,16 @@ def _mean(layers: Sequence[Mapping[str, Times]]) -> dict[str, Times]:
     }
 
 
-def _peaks(method: Method, case: Case, manager: PluginManager, settings: Settings, backward: bool) -> Peaks:
+def _peaks(
+    method: Method, case: AttentionCase, manager: PluginManager, settings: AttentionSettings, backward: bool
+) -> Peaks:
     if settings.device == "cpu":
         return peaks_in_fresh_process(method.name, case, settings, backward)
     layers = [peaks_of(method.prepare, problem, backward) for problem in case.problems(manager, settings)]
     return {step: max((layer[step] or 0 for layer in layers), default=0) or None for step in PASSES}
 
 
-def tune(case: Case, names: Sequence[str], settings: Settings, say: Say) -> dict[str, Any]:
+def tune(case: AttentionCase, names: Sequence[str], settings: AttentionSettings, say: Say) -> dict[str, Any]:
     """Let the methods that can choose how their kernels are launched do so on a case; what they chose, by name.
 
     Such a backend has a method `tune(mask, heads, head_size, dtype, text)`, which keeps the choice by itself.

@@ -25,7 +25,7 @@ _LAYERS = (0, 1)  # a pattern usually repeats after one or two layers
 
 
 @dataclass(frozen=True)
-class Settings:
+class AttentionSettings:
     """Of all cases and methods.
 
     Attributes:
@@ -56,7 +56,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """A pattern on a sequence of the sequential stage.
 
     Attributes:
@@ -82,7 +82,7 @@ class Case:
         )
         return backend
 
-    def problems(self, manager: PluginManager, settings: Settings) -> Iterator[Problem]:
+    def problems(self, manager: PluginManager, settings: AttentionSettings) -> Iterator[Problem]:
         """The first layers, each distinct mask once; fresh ones with each call, for the memory that they hold."""
         backend = self.backend(manager)
         masks = [Visibility(backend.pattern, self.grid, (False,) * self.grid.frames, layer) for layer in _LAYERS]
@@ -90,18 +90,20 @@ class Case:
             yield Problem(mask, backend, settings)
 
 
-def make_case(component: ComponentConfig, grid: Grid, plugins: Sequence[str] = ()) -> Case:
+def make_case(component: ComponentConfig, grid: Grid, plugins: Sequence[str] = ()) -> AttentionCase:
     """A case, named by grid, backend and options."""
     options = [f"{name} {_plain(value)}" for name, value in component.options.items()]
     size = f"{grid.frames}x{grid.height}x{grid.width}"
-    return Case(f"{size} {component.name}" + "".join(f", {o}" for o in options), grid, component, tuple(plugins))
+    return AttentionCase(
+        f"{size} {component.name}" + "".join(f", {o}" for o in options), grid, component, tuple(plugins)
+    )
 
 
 def _plain(value: object) -> str:
     return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def default_cases(device: str) -> list[Case]:
+def default_cases(device: str) -> list[AttentionCase]:
     """Windows and boxes on the grids that the papers train on, those that only a GPU can run last."""
     window: dict[str, object] = {"window": [10, 10]}
     table: list[tuple[str, dict[str, object], Grid]] = [
@@ -117,7 +119,7 @@ def default_cases(device: str) -> list[Case]:
     return [make_case(ComponentConfig(name, options), grid) for name, options, grid in table]
 
 
-def cases_on(cases: Sequence[Case], grids: Sequence[Grid]) -> list[Case]:
+def cases_on(cases: Sequence[AttentionCase], grids: Sequence[Grid]) -> list[AttentionCase]:
     """The cases on some grids.
 
     Raises:
@@ -133,7 +135,9 @@ def cases_on(cases: Sequence[Case], grids: Sequence[Grid]) -> list[Case]:
     return [case for case in cases if case.grid in grids]
 
 
-def rehearsal(cases: Sequence[Case], settings: Settings) -> tuple[list[Case], Settings]:
+def rehearsal(
+    cases: Sequence[AttentionCase], settings: AttentionSettings
+) -> tuple[list[AttentionCase], AttentionSettings]:
     """The same cases on a tiny grid, each timed once: whether all of it runs, in seconds."""
     tiny = Grid(3, 4, 6)
     small = replace(settings, heads=2, head_size=16, text=8, repeats=1, round_seconds=0.0)
@@ -151,7 +155,7 @@ class Problem:
         bias: what the backend adds to the scores, or None.
     """
 
-    def __init__(self, mask: Visibility, backend: AttentionBackend, settings: Settings) -> None:
+    def __init__(self, mask: Visibility, backend: AttentionBackend, settings: AttentionSettings) -> None:
         self.mask, self.backend, self.settings = mask, backend, settings
         self.device, self.dtype = torch.device(settings.device), DTYPES[settings.dtype]
         self.text_mask = torch.arange(settings.text, device=self.device).expand(settings.batch, -1) >= settings.padding

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cogvid.bench.cases import Problem
-from cogvid.bench.methods import Run
+from cogvid.bench.methods import Compute
 from cogvid.errors import UserError
 from cogvid.interfaces.grid import Position
 
@@ -81,7 +81,7 @@ class Reference:
         (gradient,) = torch.autograd.grad(output, packed, weights)
         return {"output": output.detach(), **_named(gradient)}
 
-    def deviations(self, run: Run, backward: bool) -> Iterator[Deviation]:
+    def deviations(self, run: Compute, backward: bool) -> Iterator[Deviation]:
         """Those of a method: of its output, and of the gradients if there is a backward pass."""
         problem = self.problem
         packed = problem.packed.detach().requires_grad_(backward)
@@ -110,7 +110,7 @@ def _named(gradient: Tensor) -> dict[str, Tensor]:
     return dict(zip(("queries", "keys", "values"), gradient.unbind(2), strict=True))
 
 
-def train_step(run: Run, problem: Problem) -> None:
+def train_step(run: Compute, problem: Problem) -> None:
     """One forward and backward pass, as in training.
 
     Raises:
@@ -124,7 +124,7 @@ def train_step(run: Run, problem: Problem) -> None:
         raise UserError(f"no backward pass: {error}") from error
 
 
-def infer(run: Run, problem: Problem) -> None:
+def infer(run: Compute, problem: Problem) -> None:
     """One forward pass, as in sampling."""
     with torch.no_grad():
         run(problem.packed)

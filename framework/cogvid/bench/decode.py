@@ -20,8 +20,8 @@ from cogvid.bench.measure import time_rounds
 from cogvid.config.schema import ComponentConfig, SamplingConfig
 from cogvid.errors import UserError
 from cogvid.generation.packed import packed
-from cogvid.generation.sampler import generate
 from cogvid.generation.schedule import decode_schedule, sequential_schedule
+from cogvid.generation.tokens import generate_tokens
 from cogvid.interfaces.attention import AttentionBackend, PatternRunner
 from cogvid.interfaces.grid import Grid
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
@@ -292,7 +292,7 @@ def run(
         times.append(time.perf_counter())
 
     tick(0)
-    codes = generate(
+    codes = generate_tokens(
         model,
         tokens,
         text_mask,

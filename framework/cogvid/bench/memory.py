@@ -14,16 +14,16 @@ from multiprocessing.connection import Connection
 import torch
 from torch.nn import functional as F
 
-from cogvid.bench.cases import Case, Problem, Settings
+from cogvid.bench.cases import AttentionCase, AttentionSettings, Problem
 from cogvid.bench.check import infer, train_step
 from cogvid.bench.measure import PeakMemory
-from cogvid.bench.methods import Run, find_method
+from cogvid.bench.methods import Compute, find_method
 
 # Bytes of the forward pass alone, and with the backward pass; None where it was not measured.
 Peaks = dict[str, int | None]
 
 
-def peaks_in_fresh_process(name: str, case: Case, settings: Settings, backward: bool) -> Peaks:
+def peaks_in_fresh_process(name: str, case: AttentionCase, settings: AttentionSettings, backward: bool) -> Peaks:
     """The largest peaks of a method over the layers of a case.
 
     Args:
@@ -45,7 +45,9 @@ def peaks_in_fresh_process(name: str, case: Case, settings: Settings, backward: 
     return peaks
 
 
-def _work(answer: Connection, name: str, case: Case, settings: Settings, backward: bool, threads: int) -> None:
+def _work(
+    answer: Connection, name: str, case: AttentionCase, settings: AttentionSettings, backward: bool, threads: int
+) -> None:
     torch.set_num_threads(threads)
     manager = case.manager()
     method = find_method(name, case, manager)
@@ -56,7 +58,7 @@ def _work(answer: Connection, name: str, case: Case, settings: Settings, backwar
     answer.send({key: _largest([layer[key] for layer in layers]) for key in layers[0]})
 
 
-def peaks_of(prepare: Callable[[Problem], Run], problem: Problem, backward: bool) -> Peaks:
+def peaks_of(prepare: Callable[[Problem], Compute], problem: Problem, backward: bool) -> Peaks:
     """The peaks of a method on one problem, in this process."""
     _ = problem.packed, problem.weights  # they are there before any method
     memory = PeakMemory(problem.device)

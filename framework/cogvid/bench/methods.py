@@ -19,7 +19,7 @@ from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import masked_attention
 from cogvid.attention.prepare import prepare_attention
 from cogvid.attention.tiles import TiledAttention
-from cogvid.bench.cases import Case, Problem
+from cogvid.bench.cases import AttentionCase, Problem
 from cogvid.bench.measure import check_fits
 from cogvid.config.options import first_line, nearest
 from cogvid.errors import UserError
@@ -28,7 +28,7 @@ from cogvid.interfaces.grid import Position
 from cogvid.plugins.manager import PluginManager
 
 # From packed queries, keys and values (B, L, 3, H, K) to outputs of the frame slots (B, H, tokens, K).
-Run = Callable[[Tensor], Tensor]
+Compute = Callable[[Tensor], Tensor]
 
 BASELINES = ("dense", "causal", "natten")
 _OTHER_MASK = {
@@ -48,7 +48,7 @@ class Method:
     """
 
     name: str
-    prepare: Callable[[Problem], Run]
+    prepare: Callable[[Problem], Compute]
     other_mask: str | None = None
 
 
@@ -71,7 +71,7 @@ def check_names(names: Sequence[str], manager: PluginManager) -> None:
             raise UserError(f"--methods: there is no method {name!r}.{nearest(name, known)}")
 
 
-def find_method(name: str, case: Case, manager: PluginManager) -> Method:
+def find_method(name: str, case: AttentionCase, manager: PluginManager) -> Method:
     """The method of a name, for a case.
 
     Raises:
@@ -85,7 +85,7 @@ def find_method(name: str, case: Case, manager: PluginManager) -> Method:
     return Method(name, lambda problem: _unpacked(prepare_attention(backend, problem.mask, problem.device), problem))
 
 
-def runner(name: str, case: Case, manager: PluginManager) -> AttentionBackend:
+def runner(name: str, case: AttentionCase, manager: PluginManager) -> AttentionBackend:
     """A backend that runs the pattern of a case in its own way: the case's own, or a registered one.
 
     Raises:
@@ -102,7 +102,7 @@ def runner(name: str, case: Case, manager: PluginManager) -> AttentionBackend:
     return made
 
 
-def own_name(case: Case, manager: PluginManager) -> list[str]:
+def own_name(case: AttentionCase, manager: PluginManager) -> list[str]:
     """The case's backend as a method, if it has a computation of its own."""
     cls = manager.get("attention", case.component.name, "attention").cls
     assert isinstance(cls, type)
@@ -120,7 +120,7 @@ def _split(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _unpacked(attention: Attention, problem: Problem) -> Run:
+def _unpacked(attention: Attention, problem: Problem) -> Compute:
     text = problem.text_mask.shape[1]
 
     def run(packed: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def _unpacked(attention: Attention, problem: Problem) -> Run:
     return run
 
 
-def _dense(problem: Problem) -> Run:
+def _dense(problem: Problem) -> Compute:
     """Masked SDPA; the mask, text included, is there beforehand."""
     grid, text = problem.mask.grid, problem.settings.text
     size = problem.settings.batch * grid.tokens * (text + grid.tokens)
@@ -154,12 +154,12 @@ def _dense(problem: Problem) -> Run:
     return run
 
 
-def _tiled(problem: Problem) -> Run:
+def _tiled(problem: Problem) -> Compute:
     """What every backend does that has no `prepare` of its own."""
     return _unpacked(TiledAttention(compact_mask(problem.mask), problem.device), problem)
 
 
-def _causal(problem: Problem) -> Run:
+def _causal(problem: Problem) -> Compute:
     """SDPA's own causal mask over text and frames in one row."""
     text = problem.settings.text
 
@@ -169,7 +169,7 @@ def _causal(problem: Problem) -> Run:
     return run
 
 
-def _natten(problem: Problem) -> Run:
+def _natten(problem: Problem) -> Compute:
     """Neighbourhood attention over the smallest box that holds what the middle of the last frame sees."""
     try:
         natten: Any = importlib.import_module("natten")

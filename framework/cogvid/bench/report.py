@@ -13,13 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cogvid.bench.attention import NOT_ASKED, PASSES, CaseResult, Result
-from cogvid.bench.cases import Settings
+from cogvid.bench.cases import AttentionSettings
 from cogvid.compare.charts import COLOURS
 
 _TITLES = {"forward": "forward", "forward_backward": "forward and backward"}
 
 
-def as_json(results: Sequence[CaseResult], settings: Settings) -> list[dict[str, Any]]:
+def as_json(results: Sequence[CaseResult], settings: AttentionSettings) -> list[dict[str, Any]]:
     """The cases, their methods in them, as plain data; seconds and bytes."""
     return [
         {
@@ -37,7 +37,7 @@ def as_json(results: Sequence[CaseResult], settings: Settings) -> list[dict[str,
     ]
 
 
-def _method(one: CaseResult, name: str, settings: Settings) -> dict[str, Any]:
+def _method(one: CaseResult, name: str, settings: AttentionSettings) -> dict[str, Any]:
     result = one.methods[name]
     entry: dict[str, Any] = {"identical": result.other_mask is None, "note": result.other_mask}
     if result.deviations:
@@ -54,7 +54,7 @@ def _method(one: CaseResult, name: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def table(one: CaseResult, settings: Settings) -> Table:
+def table(one: CaseResult, settings: AttentionSettings) -> Table:
     """One case: a row for each method that was timed; `x` is the share of the dense method's time."""
     drawn = Table(
         title=f"{one.case.name}: {one.pairs:,.0f} visible pairs, {one.pairs / one.case.grid.tokens**2:.2%}",

@@ -13,7 +13,7 @@ from cogvid.errors import UserError
 
 if TYPE_CHECKING:
     from cogvid.bench.attention import CaseResult
-    from cogvid.bench.cases import Case, Settings
+    from cogvid.bench.cases import AttentionCase, AttentionSettings
 
 
 def attention(
@@ -49,7 +49,7 @@ def attention(
     """Check ways to compute attention against their mask, then time them and take their memory."""
     import torch
 
-    from cogvid.bench.cases import Settings, cases_on, default_cases, make_case, rehearsal
+    from cogvid.bench.cases import AttentionSettings, cases_on, default_cases, make_case, rehearsal
     from cogvid.bench.methods import check_names, default_names, own_name
 
     if device is Device.cuda and not torch.cuda.is_available():
@@ -65,7 +65,7 @@ def attention(
     elif grids:
         cases = cases_on(cases, grids)
     gpu = device is Device.cuda
-    settings = Settings(
+    settings = AttentionSettings(
         device=device.value,
         dtype=dtype.value if dtype else "bfloat16" if gpu else "float32",
         batch=batch,
@@ -93,7 +93,9 @@ def attention(
     _run(cases, names, settings, path, tune and gpu, rehearse)
 
 
-def _run(cases: list[Case], names: list[str], settings: Settings, path: Path, tune: bool, rehearse: bool) -> None:
+def _run(
+    cases: list[AttentionCase], names: list[str], settings: AttentionSettings, path: Path, tune: bool, rehearse: bool
+) -> None:
     from rich.console import Console
 
     from cogvid.bench.attention import run_case
@@ -124,7 +126,7 @@ def _run(cases: list[Case], names: list[str], settings: Settings, path: Path, tu
 
 
 def _record(
-    results: list[CaseResult], names: list[str], settings: Settings, tuned: dict[str, Any], rehearse: bool
+    results: list[CaseResult], names: list[str], settings: AttentionSettings, tuned: dict[str, Any], rehearse: bool
 ) -> str:
     from dataclasses import asdict
 

@@ -49,16 +49,16 @@ def ablate(
     from cogvid.config.compose import load_experiment
 
     changes = overrides or []
-    plan = load_experiment(experiment, None, changes)
-    if not plan.variants:
-        raise UserError(f"{plan.path} has no variants to compare: add `variants:`, or use `cogvid run`.")
-    for name in plan.variants:
+    whole = load_experiment(experiment, None, changes)
+    if not whole.variants:
+        raise UserError(f"{whole.path} has no variants to compare: add `variants:`, or use `cogvid run`.")
+    for name in whole.variants:
         load_experiment(experiment, name, changes)  # a mistake in the last variant should show before the first runs
-    for seed in plan.config.seeds:
-        for name in plan.variants:
+    for seed in whole.config.seeds:
+        for name in whole.variants:
             console.rule(f"{name}, seed {seed}")
             _execute(_load(experiment, name, [*changes, f"seed={seed}"]), runs)
-    console.print(f"Compare them: cogvid compare {runs / plan.config.name}")
+    console.print(f"Compare them: cogvid compare {runs / whole.config.name}")
 
 
 def _load(experiment: str, variant: str | None, changes: list[str], swept: list[str] | None = None) -> Resolved:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cogvid.compare.read import TRAINING_STAGES, Run
+from cogvid.compare.read import TRAINING_STAGES, RunRecord
 
 Better = Literal["higher", "lower"]
 Group = Literal["quality", "bounds", "cost"]
@@ -67,13 +67,13 @@ class Measurement:
     protocol: Protocol
 
 
-def measurements(run: Run) -> Iterator[Measurement]:
+def measurements(run: RunRecord) -> Iterator[Measurement]:
     """Everything that was measured in a run."""
     yield from _scores(run)
     yield from _cost(run)
 
 
-def interrupted(run: Run) -> bool:
+def interrupted(run: RunRecord) -> bool:
     """Whether a training stage was resumed: its recorded seconds are those of the last part alone."""
     return any(run.stages[name].summary.get("resumed", 0) for name in TRAINING_STAGES if name in run.stages)
 
@@ -91,7 +91,7 @@ def titles(quantities: Iterable[Quantity]) -> dict[Quantity, str]:
     return {quantity: title.replace("_", " ") for quantity, title in found.items()}
 
 
-def _scores(run: Run) -> Iterator[Measurement]:
+def _scores(run: RunRecord) -> Iterator[Measurement]:
     for videos, metrics in run.sets.items():
         group: Group = "quality" if videos in MADE else "bounds"
         for metric, values in metrics.items():
@@ -101,7 +101,7 @@ def _scores(run: Run) -> Iterator[Measurement]:
                 yield Measurement(Quantity(group, videos, metric, name), value if known else None, protocol)
 
 
-def _cost(run: Run) -> Iterator[Measurement]:
+def _cost(run: RunRecord) -> Iterator[Measurement]:
     trained = [run.stages[name] for name in TRAINING_STAGES if name in run.stages]
     for stage in trained:
         for key in ("parameters", "trainable_parameters"):

@@ -37,7 +37,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A run folder.
 
     Attributes:
@@ -63,7 +63,7 @@ class Run:
     lacks: tuple[str, ...]
 
 
-def find_runs(paths: Iterable[Path]) -> list[Run]:
+def find_runs(paths: Iterable[Path]) -> list[RunRecord]:
     """The runs in run, variant and experiment folders, in the order given and each once.
 
     Within an experiment folder the variant `default` comes first, the others by name.
@@ -98,8 +98,8 @@ def _is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in RUN_FILES)
 
 
-def read_run(folder: Path) -> Run:
-    """Read one run folder; what is missing or unreadable goes to `Run.lacks`."""
+def read_run(folder: Path) -> RunRecord:
+    """Read one run folder; what is missing or unreadable goes to `RunRecord.lacks`."""
     lacks: list[str] = []
     config = _config(folder / "config.yaml", lacks)
     plugins = _json(folder / "plugins.json", lacks)
@@ -117,7 +117,7 @@ def read_run(folder: Path) -> Run:
         f"plugin.{component['kind']}.{component['name']}": f"{component['plugin']} {component['version']}"
         for component in plugins.get("components", [])
     }
-    return Run(
+    return RunRecord(
         folder=folder,
         experiment=str(config.get("name", folder.parent.parent.name)),
         variant=str(config.get("variant", folder.parent.name)),

@@ -19,7 +19,7 @@ from cogvid.compare.quantities import (
     measurements,
     titles,
 )
-from cogvid.compare.read import Run
+from cogvid.compare.read import RunRecord
 
 # Keys that name a run and say nothing about what it does.
 _NAMES = ("name", "description", "variant", "seed", "seeds")
@@ -70,7 +70,7 @@ class Variant:
     """The runs of one variant, a seed each, under the shortest label that tells it from the others."""
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
-    def incomplete(self) -> list[Run]:
+    def incomplete(self) -> list[RunRecord]:
         """The runs that lack something."""
         return [run for variant in self.variants for run in variant.runs if run.lacks]
 
@@ -114,7 +114,7 @@ class Comparison:
         return [row for row in self.rows if row.group == group]
 
 
-def compare(runs: list[Run]) -> Comparison:
+def compare(runs: list[RunRecord]) -> Comparison:
     """Set runs side by side, by variant in the order of their first run."""
     variants = _variants(runs)
     measured: dict[Quantity, dict[str, dict[int, list[float]]]] = {}
@@ -167,8 +167,8 @@ def letter(index: int) -> str:
     return chr(ord("A") + index)
 
 
-def _variants(runs: list[Run]) -> list[Variant]:
-    groups: dict[tuple[Path, str, str], list[Run]] = {}
+def _variants(runs: list[RunRecord]) -> list[Variant]:
+    groups: dict[tuple[Path, str, str], list[RunRecord]] = {}
     for run in runs:
         groups.setdefault((run.folder.parent, run.experiment, run.variant), []).append(run)
     # The shortest labels that tell the variants apart.
@@ -199,7 +199,7 @@ def _split(metric: str, protocols: tuple[Protocol, ...]) -> Split:
 
 
 def _differences(
-    variants: list[Variant], properties: Callable[[Run], dict[str, Any]], ignored: Iterable[str] = ()
+    variants: list[Variant], properties: Callable[[RunRecord], dict[str, Any]], ignored: Iterable[str] = ()
 ) -> dict[str, tuple[str, ...]]:
     """Keys with more than one value among the runs; the values of a variant's seeds share a cell."""
     known = [[properties(run) for run in variant.runs if properties(run)] for variant in variants]

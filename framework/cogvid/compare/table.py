@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cogvid.compare import formatting
 from cogvid.compare.quantities import Group
-from cogvid.compare.read import Run
+from cogvid.compare.read import RunRecord
 from cogvid.compare.summary import Comparison, Row, Split
 
 _TITLES: dict[Group, str] = {
@@ -108,7 +108,7 @@ def _legend(split: Split) -> Table:
     return table
 
 
-def _incomplete(runs: Sequence[Run]) -> Table:
+def _incomplete(runs: Sequence[RunRecord]) -> Table:
     table = Table(title="Incomplete runs", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("run")
     table.add_column("lacks")

@@ -1,6 +1,6 @@
 """Keys and values that are computed once, and the passes through the model that write and read them.
 
-Shapes as in `cogvid.interfaces.grid`; S rows of a step, one slot of each sample in each; see `cogvid.generation.plan`.
+Shapes as in `cogvid.interfaces.grid`; S rows of a step, one slot of each sample in each; see `cogvid.generation.step`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cogvid.attention.compact import CompactMask
 from cogvid.attention.tiles import TiledAttention
 from cogvid.generation.layout import CacheLayout
-from cogvid.generation.plan import Gathered, StepPlan
+from cogvid.generation.step import Gathered, Step
 from cogvid.interfaces.grid import Grid
 from cogvid.model.context import FullSequence, text_attention
 
@@ -112,26 +112,26 @@ def _among(mask: CompactMask, frames: tuple[int, ...], device: torch.device) -> 
     return TiledAttention(CompactMask(part, mask.kinds[chosen][:, chosen], mask.spaces), device, frames)
 
 
-class CachedStep:
+class StepContext:
     """The rows of one step: they write to the cache, then attend to what it holds.
 
     Args:
         cache: of the batch.
-        plan: of the step.
+        step: which.
     """
 
     text = 0
 
-    def __init__(self, cache: Cache, plan: StepPlan) -> None:
-        self.cache, self.plan = cache, plan
+    def __init__(self, cache: Cache, step: Step) -> None:
+        self.cache, self.step = cache, step
 
     def base(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `cogvid.model.context.AttentionContext`."""
         cached = self.cache.base[layer]
-        _keep(cached, self.plan.base_kept, k, v)
+        _keep(cached, self.step.base_kept, k, v)
         q = q.permute(2, 0, 1, 3)
         outputs = []
-        for own in self.plan.base:
+        for own in self.step.base:
             if isinstance(own.frames, slice):
                 keys = cached[:, own.frames, ..., : own.count, :].flatten(1, 3)
             else:
@@ -140,17 +140,17 @@ class CachedStep:
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).permute(1, 2, 0, 3)
 
     def plus(self, layer: int, q: Tensor, k: Tensor, v: Tensor, bias: nn.Module | None) -> Tensor:
-        """See `cogvid.model.context.AttentionContext`; the plan's scores have the bias."""
-        cached, plan = self.cache.plus[layer], self.plan.plus[layer]
-        _keep(cached, plan.kept, k, v)
-        if isinstance(plan.seen, Gathered):
-            keys = cached.view(-1, q.shape[-1]).index_select(0, plan.seen.places)
+        """See `cogvid.model.context.AttentionContext`; the step's scores have the bias."""
+        cached, plus = self.cache.plus[layer], self.step.plus[layer]
+        _keep(cached, plus.kept, k, v)
+        if isinstance(plus.seen, Gathered):
+            keys = cached.view(-1, q.shape[-1]).index_select(0, plus.seen.places)
             # Some piece has the text in front, which is the same for all rows and need not be gathered for each.
-            text = cached[..., : plan.seen.text_scores.shape[-1], :].flatten(1, 2)
-            return _attend_text_and(q, text, keys, plan.seen)
+            text = cached[..., : plus.seen.text_scores.shape[-1], :].flatten(1, 2)
+            return _attend_text_and(q, text, keys, plus.seen)
         outputs = [
-            _attend(own, cached[..., run.keys, :].flatten(1, 2), run.scores)
-            for own, run in zip(q.split(1, dim=2), plan.seen, strict=True)
+            _attend(own, cached[..., piece.keys, :].flatten(1, 2), piece.scores)
+            for own, piece in zip(q.split(1, dim=2), plus.seen, strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 

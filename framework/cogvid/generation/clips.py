@@ -12,7 +12,7 @@ from torch import Tensor
 from cogvid.config.schema import GenerationConfig, SamplingConfig
 from cogvid.data.text import TextTokenizer, with_duration
 from cogvid.errors import UserError
-from cogvid.generation.sampler import generate
+from cogvid.generation.tokens import generate_tokens
 from cogvid.interfaces.interpolation import Round
 from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer
@@ -193,7 +193,7 @@ class ClipGenerator:
     ) -> Tensor:
         started = time.perf_counter()
         text, text_mask = self._encode(batch.captions, batch.seconds)
-        filled = generate(
+        filled = generate_tokens(
             model,
             text,
             text_mask,

@@ -1,6 +1,6 @@
-"""Plans what the rows of steps see in the plus channel, for all layers with one mask.
+"""Lays out what the rows of steps see in the plus channel, for all layers with one mask.
 
-Shapes as in `cogvid.generation.plan`, and R rows, those of some steps.
+Shapes as in `cogvid.generation.step`, and R rows, those of some steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cogvid.attention.compact import CompactMask
 from cogvid.generation.layout import CacheLayout
 from cogvid.generation.neighbours import Neighbours
-from cogvid.generation.plan import Gathered, PlusChannel, Run
+from cogvid.generation.step import Gathered, OnePiece, PlusChannel
 
 
 class VisibleKeys:
@@ -87,7 +87,7 @@ class VisibleRows:
         scores = each(bias(query, key).permute(1, 2, 0, 3).to(self.scores.dtype), self.scores.shape[1])
         return self.scores + nn.functional.pad(scores, (self.text, 0))
 
-    def plan(self, part: slice, scores: Tensor) -> PlusChannel:
+    def plus(self, part: slice, scores: Tensor) -> PlusChannel:
         """Of the rows of one step, and their scores (S, B, H, T + most)."""
         # (S, B) to (2, B, H, S).
         kept = (self.begins + self.own[part].T[:, None]).flatten()
@@ -95,7 +95,7 @@ class VisibleRows:
         if self.pieces is not None:
             rows = zip(self.pieces[part], (self.text + count for count in counts), scores, strict=True)
             return PlusChannel(
-                kept, tuple(Run(slice(piece, piece + end), flat(own[None, ..., :end])) for piece, end, own in rows)
+                kept, tuple(OnePiece(slice(piece, piece + end), flat(own[None, ..., :end])) for piece, end, own in rows)
             )
         count = max(counts)
         # (S, 1 or samples, count) to (2, B, H, S * count).

@@ -15,7 +15,7 @@ from cogvid.inspect.mask import Subject
 
 
 @dataclass(frozen=True)
-class Run:
+class Stretch:
     """Slots of one frame that run in steps without a gap.
 
     Attributes:
@@ -50,7 +50,7 @@ class ScheduleNumbers:
 
     subject: Subject
     schedule: Tensor
-    path: tuple[Run, ...]
+    path: tuple[Stretch, ...]
 
     @cached_property
     def widths(self) -> Tensor:
@@ -83,7 +83,7 @@ def schedule_numbers(subject: Subject) -> ScheduleNumbers:
     return ScheduleNumbers(subject, schedule, critical_path(schedule, masks))
 
 
-def critical_path(schedule: Tensor, masks: Mapping[CompactMask, int]) -> tuple[Run, ...]:
+def critical_path(schedule: Tensor, masks: Mapping[CompactMask, int]) -> tuple[Stretch, ...]:
     """A chain of slots from step 0 to the last one, none of which could run earlier than it does.
 
     A slot runs one step after the slot before it in its frame, or in the step of a slot that it sees in an earlier
@@ -97,14 +97,14 @@ def critical_path(schedule: Tensor, masks: Mapping[CompactMask, int]) -> tuple[R
     # Equal as long as each slot follows the one before it at once, and larger after each gap.
     waited = schedule - torch.arange(n)
     frame, last = divmod(int(schedule.argmax()), n)
-    runs: list[Run] = []
+    runs: list[Stretch] = []
     while True:
         first = int(torch.searchsorted(waited[frame], waited[frame, last]))
         start = int(schedule[frame, first])
         if start == 0:
-            return (Run(frame, first, last, start, None), *reversed(runs))
+            return (Stretch(frame, first, last, start, None), *reversed(runs))
         layer, *before = _awaited(schedule, masks, frame, first)
-        runs.append(Run(frame, first, last, start, layer))
+        runs.append(Stretch(frame, first, last, start, layer))
         frame, last = before
 
 

@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from cogvid.inspect.figure import ACROSS, BLUE, GREY, ORANGE, PALE, SIDE, check_suffix, frame_axes, writing
-from cogvid.inspect.schedule import Run, ScheduleNumbers
+from cogvid.inspect.schedule import ScheduleNumbers, Stretch
 
 _COLOURS = LinearSegmentedColormap.from_list("steps", [PALE, BLUE, "#0b1f4d"]).with_extremes(bad=GREY)
 _CURVE = 1.6  # inches of the curve below the frames
@@ -61,7 +61,7 @@ def _draw_frames(axes: list[mpl.axes.Axes], numbers: ScheduleNumbers) -> None:
     bar.set_label("step; the line: the critical path", fontsize=7)
 
 
-def _draw_run(axis: mpl.axes.Axes, run: Run, width: int) -> None:
+def _draw_run(axis: mpl.axes.Axes, run: Stretch, width: int) -> None:
     rows = range(run.first // width, run.last // width + 1)
     # Half a place longer at either end, so that a single place shows.
     lines = [

@@ -73,7 +73,7 @@ class Lab:
         self.strategy: InterpolationStrategy = self._build("interpolation", config.interpolation, "interpolation")
         self.attention: AttentionBackend = self._build("attention", config.attention, "attention")
         inner = config.stages.interpolation.attention
-        self.inner_attention: AttentionBackend = (
+        self.interpolation_attention: AttentionBackend = (
             self._build("attention", inner, "stages.interpolation.attention") if inner else self.attention
         )
         tokenizer = self.build_tokenizer()
@@ -104,7 +104,7 @@ class Lab:
         """
         todo: list[tuple[str, AttentionBackend, Stage]] = [("attention", self.attention, "sequential")]
         if self.interpolates:
-            todo.append(("stages.interpolation.attention", self.inner_attention, "interpolation"))
+            todo.append(("stages.interpolation.attention", self.interpolation_attention, "interpolation"))
         for key, backend, stage in todo:
             try:
                 mask = Visibility(backend.pattern, self.grid, given_frames(stage, self.grid.frames), layer=0)
@@ -187,7 +187,7 @@ class Lab:
 
     def video_model(self, stage: Stage, text_vocabulary: int) -> CogVideoTransformer:
         """The model of one of the video stages, untrained."""
-        backend = self.attention if stage == "sequential" else self.inner_attention
+        backend = self.attention if stage == "sequential" else self.interpolation_attention
         return CogVideoTransformer(self._sizes(self.grid.frames, text_vocabulary), backend, stage)
 
     @property

@@ -35,7 +35,7 @@ from cogvid.pipeline.prepare import (
     tokens_stage,
     training_clips,
 )
-from cogvid.pipeline.samples import SampleVideos
+from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json, write_whole
 from cogvid.pipeline.train import TransformerStages, load_model
 
@@ -117,7 +117,7 @@ class Run:
 
     def _finish(self) -> StageResult:
         stages = self._train()
-        trained = trained_run(self.lab, stages)
+        trained = trained_models(self.lab, stages)
         models = {str(name): stages[name] for name in TRANSFORMERS if name in stages}
         tokenizer = (stages["tokenizer"], trained.tokenizer)
         samples = generation_stage(self.lab, self.store, stages["data"], tokenizer, models, trained.generator)
@@ -145,25 +145,25 @@ class Run:
         fresh.symlink_to(target)
         os.replace(fresh, link)
 
-    def _sample_videos(self, data: StageResult, text: StageResult, tokenizer: StageResult) -> SampleVideos:
+    def _sample_videos(self, data: StageResult, text: StageResult, tokenizer: StageResult) -> Previews:
         tests = usable_test_clips(self.lab, data).part(0, 4)
         prompts = self.config.trainer.sample_prompts or tests.captions
         if not tests.seconds:
             raise UserError("data: the test split has no usable clip; sample videos and evaluation need some")
         seconds = [tests.seconds[i % len(tests.seconds)] for i in range(len(prompts))]
         network, words = load_tokenizer(self.lab, tokenizer), TextTokenizer.load(text.folder / "text.json")
-        return SampleVideos(self.lab, network, words, prompts, seconds, load_clusters(tokenizer))
+        return Previews(self.lab, network, words, prompts, seconds, load_clusters(tokenizer))
 
 
 @dataclass(frozen=True)
-class TrainedRun:
+class TrainedModels:
     """What a finished training leaves to generate with."""
 
     tokenizer: FrameTokenizer
     generator: ClipGenerator
 
 
-def trained_run(lab: Lab, stages: dict[str, StageResult]) -> TrainedRun:
+def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
     """Load the models of finished stages; those that generate get the type that the configuration says."""
     text = TextTokenizer.load(stages["text_tokenizer"].folder / "text.json")
     words, generation = text.vocabulary, lab.config.generation
@@ -187,7 +187,7 @@ def trained_run(lab: Lab, stages: dict[str, StageResult]) -> TrainedRun:
         plan=lab.plan,
         clusters=load_clusters(stages["tokenizer"]),
     )
-    return TrainedRun(load_tokenizer(lab, stages["tokenizer"]), generator)
+    return TrainedModels(load_tokenizer(lab, stages["tokenizer"]), generator)
 
 
 def saved_run(folder: Path, changes: Sequence[str] = ()) -> tuple[ExperimentConfig, dict[str, StageResult]]:

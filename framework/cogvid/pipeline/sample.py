@@ -20,7 +20,7 @@ from cogvid.pipeline.clip_files import ClipFiles, ClipWriter, Request, fill
 from cogvid.pipeline.generate import to_videos, token_progress
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import contact_sheet
-from cogvid.pipeline.run import TrainedRun, trained_run
+from cogvid.pipeline.run import TrainedModels, trained_models
 from cogvid.pipeline.stage import Info, StageResult, as_plain, write_whole
 
 # Frames of each clip on the contact sheet.
@@ -72,7 +72,7 @@ def sample_clips(
         clip.check()
     picture = _sheet_path(out, clips)
     if any(clip.missing for clip in clips) or (sheet and not picture.exists()):
-        run = trained_run(lab, stages)
+        run = trained_models(lab, stages)
         seconds = (config.video.frames - 1) / rate
         run.generator.check(prompts, [seconds] * len(prompts))
         _make_folder(out)
@@ -83,7 +83,7 @@ def sample_clips(
     return [*(clip.path(".mp4") for clip in clips), *([picture] if sheet else [])]
 
 
-def _make_all(lab: Lab, run: TrainedRun, clips: list[ClipFiles], seconds: float) -> None:
+def _make_all(lab: Lab, run: TrainedModels, clips: list[ClipFiles], seconds: float) -> None:
     fresh = sum(".safetensors" in clip.missing for clip in clips)
     size = lab.config.generation.batch_size
     with token_progress("sample", fresh * run.generator.clip_tokens) as on_step:
@@ -96,7 +96,7 @@ def _make_all(lab: Lab, run: TrainedRun, clips: list[ClipFiles], seconds: float)
                 _make_batch(lab, run, batch, seconds, on_step)
 
 
-def _make_batch(lab: Lab, run: TrainedRun, batch: list[ClipFiles], seconds: float, on_step: OnStep) -> None:
+def _make_batch(lab: Lab, run: TrainedModels, batch: list[ClipFiles], seconds: float, on_step: OnStep) -> None:
     fresh = [clip for clip in batch if ".safetensors" in clip.missing]
     for clip in batch:
         if clip not in fresh:
@@ -170,7 +170,7 @@ def _title(request: Request) -> str:
     return f"{request.prompt} (seed {request.seed}, sample {request.sample})"
 
 
-def _frames_across(lab: Lab, run: TrainedRun, clip: ClipFiles) -> Tensor:
+def _frames_across(lab: Lab, run: TrainedModels, clip: ClipFiles) -> Tensor:
     """Frames spread over a finished clip, uint8 (f, 3, height, width)."""
     frames = clip.request.frames
     chosen = torch.linspace(0, frames - 1, min(frames, _ACROSS)).round().long()

@@ -15,7 +15,7 @@ from cogvid.errors import UserError
 from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.lab import Lab
-from cogvid.pipeline.samples import SampleVideos
+from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import TransformerModule
@@ -39,7 +39,7 @@ class TransformerStages:
         text: StageResult,
         tokens: StageResult,
         clips: TokenClips,
-        samples: SampleVideos,
+        samples: Previews,
     ) -> None:
         self.lab, self.store, self.text_stage, self.tokens, self.clips = lab, store, text, tokens, clips
         self.text = TextTokenizer.load(text.folder / "text.json")
@@ -100,7 +100,7 @@ class TransformerStages:
             if start is not None:
                 weights = load_file(start.folder / "model.safetensors")
                 # Another attention may have another bias, or none: that part starts anew.
-                same = network.state_dict().keys() if self.lab.inner_attention is self.lab.attention else ()
+                same = network.state_dict().keys() if self.lab.interpolation_attention is self.lab.attention else ()
                 kept = {name: w for name, w in weights.items() if name in same or ".bias." not in name}
                 network.load_state_dict(kept, strict=False)
             return self._train(stage, folder, network, settings, self._sampler(stage, windows))

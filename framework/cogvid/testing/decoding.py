@@ -12,8 +12,8 @@ from cogvid.attention.compact import layer_masks
 from cogvid.attention.dense import DenseAttention
 from cogvid.config.schema import SamplingConfig
 from cogvid.generation.rows import Rows
-from cogvid.generation.sampler import generate
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
+from cogvid.generation.tokens import generate_tokens
 from cogvid.interfaces.attention import Attention, AttentionBackend, PatternRunner
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
@@ -78,7 +78,7 @@ def decoding_error(
     }
     for name, schedule in schedules.items():
         model.logits = []
-        generated = generate(
+        generated = generate_tokens(
             model,
             text,
             text_mask,

@@ -69,8 +69,8 @@ class Shapes(DataSource):
     def clips(self, folder: Path, seed: int, progress: Progress) -> list[Clip]:
         """Render the clips that are not there yet, then `captions.jsonl`."""
         jobs = [
-            *plan("train", self.config.clips, list(self.config.durations), seed, self.config.raster),
-            *plan("test", self.config.test_clips, list(self.config.durations), seed, self.config.raster),
+            *list_jobs("train", self.config.clips, list(self.config.durations), seed, self.config.raster),
+            *list_jobs("test", self.config.test_clips, list(self.config.durations), seed, self.config.raster),
         ]
         clips = folder / "clips"
         clips.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class Shapes(DataSource):
         return [Clip(job.id, clips / f"{job.id}.mp4", job.scene.caption, job.split) for job in jobs]
 
 
-def plan(split: Split, count: int, durations: list[float], seed: int, raster: int = RASTER) -> list[Job]:
+def list_jobs(split: Split, count: int, durations: list[float], seed: int, raster: int = RASTER) -> list[Job]:
     """What `count` clips of a split show; each depends on the seed and its number alone.
 
     The split's combinations take turns, so captions repeat as late as they can.

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.config.schema import SamplingConfig
-from cogvid.generation.cache import Cache, CachedStep, KnownSlots
+from cogvid.generation.cache import Cache, KnownSlots, StepContext
+from cogvid.generation.choose import choose, guided, uniforms
 from cogvid.generation.layout import CacheLayout
-from cogvid.generation.plan import StepPlan
-from cogvid.generation.planner import Planner
 from cogvid.generation.rows import Rows
-from cogvid.generation.sampling import choose, guided, uniforms
 from cogvid.generation.schedule import sequential_schedule, shortest_schedule
+from cogvid.generation.step import Step
+from cogvid.generation.steps import Steps
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import given_frames
@@ -24,7 +24,7 @@ from cogvid.model.transformer import CogVideoTransformer
 
 
 @torch.inference_mode()
-def generate(
+def generate_tokens(
     model: CogVideoTransformer,
     text: Tensor,
     text_mask: Tensor,
@@ -107,33 +107,33 @@ def generate(
     keys = samples.to(device)[:, None, None], frame_ids.to(device)[..., None], torch.arange(n, device=device)
     draws = range(2 if sampling.clusters else 1)
     random = [nn.functional.pad(uniforms(seed, *keys, draw), (0, 1)).flatten(1) for draw in draws]
-    step = _step
+    compute = _compute
     if compile:
-        step = _compiled(device.type)
+        compute = _compiled(device.type)
         for kept in (*cache.base, *cache.plus):
             torch._dynamo.mark_static_address(kept)  # or a captured graph could not write to it
-    for plan in Planner(rows, grid, known, masks, biases, cache, text_scores, fixed=compile):
-        places = plan.inputs.expand(batch, -1)
-        logits = step(model, tape.gather(1, places).repeat(copies, 1), text_mask, cache, plan)
+    for step in Steps(rows, grid, known, masks, biases, cache, text_scores, fixed=compile):
+        places = step.inputs.expand(batch, -1)
+        logits = compute(model, tape.gather(1, places).repeat(copies, 1), text_mask, cache, step)
         if copies == 2:
             logits = guided(logits[:batch], logits[batch:], sampling.guidance)
         uniform, *second = (each.gather(1, places) for each in random)
         chosen = choose(logits, uniform, sampling, clusters, *second)
-        tape.scatter_(1, plan.outputs.expand(batch, -1), chosen)
+        tape.scatter_(1, step.outputs.expand(batch, -1), chosen)
         if on_step is not None:
-            on_step(plan.tokens * (batch // len(plan.inputs)))
+            on_step(step.tokens * (batch // len(step.inputs)))
     return tape[:, :-1].view(batch, frames, n + 1)[..., 1:].contiguous()
 
 
-def _step(model: CogVideoTransformer, inputs: Tensor, text_mask: Tensor, cache: Cache, plan: StepPlan) -> Tensor:
+def _compute(model: CogVideoTransformer, inputs: Tensor, text_mask: Tensor, cache: Cache, step: Step) -> Tensor:
     """Logits of the rows of a step, (B, S, image vocabulary)."""
-    return model.project(model.run(inputs, plan.slots, text_mask, CachedStep(cache, plan)))
+    return model.project(model.run(inputs, step.slots, text_mask, StepContext(cache, step)))
 
 
 @lru_cache(maxsize=2)
 def _compiled(device: str) -> Callable[..., Tensor]:
     """On a GPU, the steps of each width are one graph that is captured once and replayed."""
-    return torch.compile(_step, mode="reduce-overhead" if device == "cuda" else None)
+    return torch.compile(_compute, mode="reduce-overhead" if device == "cuda" else None)
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Sample videos of fixed prompts in TensorBoard, so that one sees a stage learn."""
+"""Previews: videos of fixed prompts in TensorBoard, so that one sees a stage learn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif
 
 
-class SampleVideos:
+class Previews:
     """Generates the fixed prompts with the models trained so far.
 
     Args:
@@ -71,7 +71,7 @@ class SampleVideos:
 
 
 class _SampleCallback(pl.Callback):
-    def __init__(self, samples: SampleVideos, stage: str, every: int) -> None:
+    def __init__(self, samples: Previews, stage: str, every: int) -> None:
         self.samples, self.stage, self.every = samples, stage, every
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:

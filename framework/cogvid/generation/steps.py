@@ -1,6 +1,6 @@
-"""Lays out the plans of many steps at once, since most of the work is the same for all; R rows, those of some steps.
+"""Lays out many steps at once, since most of the work is the same for all; R rows, those of some steps.
 
-Shapes as in `cogvid.generation.plan`.
+Shapes as in `cogvid.generation.step`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from cogvid.attention.compact import CompactMask
 from cogvid.generation.cache import Cache
 from cogvid.generation.layout import frame_ranks
-from cogvid.generation.plan import OwnFrame, StepPlan
 from cogvid.generation.rows import Rows
+from cogvid.generation.step import OwnFrame, Step
 from cogvid.generation.visible import VisibleKeys, VisibleRows, added_scores, each, flat
 from cogvid.interfaces.grid import Grid
 
@@ -24,8 +24,8 @@ _LAID_OUT = 1 << 22
 _WORTH_A_CALL = 1 << 18
 
 
-class Planner:
-    """Plans the steps of one generation; iterate over it.
+class Steps:
+    """The steps of one generation, laid out; iterate over it.
 
     Args:
         rows: of the steps.
@@ -55,7 +55,7 @@ class Planner:
         batch, heads = cache.base[0].shape[2:4]
         self.text_scores = text_scores[:, None].expand(-1, heads, -1)
         self.place_bytes = cache.base[0][:, 0, :, :, 0].nbytes
-        # Layers with the same mask and no bias are planned once.
+        # Layers with the same mask and no bias are laid out once.
         self.layers = list(zip(masks, biases, strict=True))
         self.visible = {
             mask: VisibleKeys(mask, layout, rows.slots, self.text_scores, fixed=fixed)
@@ -65,18 +65,18 @@ class Planner:
         row = batch * heads * (text_scores.shape[1] + longest) * (1 + len(set(self.layers)))
         self.rows_at_once = max(1, _LAID_OUT // row)
 
-    def __iter__(self) -> Iterator[StepPlan]:
+    def __iter__(self) -> Iterator[Step]:
         """The steps, in order."""
         first = 0
         widths: list[int] = []
         for width in self.rows.widths:
             if widths and sum(widths) + width > self.rows_at_once:
-                yield from self._plans(first, widths)
+                yield from self._laid_out(first, widths)
                 first, widths = first + sum(widths), []
             widths.append(width)
-        yield from self._plans(first, widths)
+        yield from self._laid_out(first, widths)
 
-    def _plans(self, first: int, widths: Sequence[int]) -> Iterator[StepPlan]:
+    def _laid_out(self, first: int, widths: Sequence[int]) -> Iterator[Step]:
         """The steps whose rows begin at `first`."""
         n, (batch, heads, text), device = self.grid.frame_tokens, self.text_scores.shape, self.text_scores.device
         rows = slice(first, first + sum(widths))
@@ -98,8 +98,8 @@ class Planner:
             part = slice(start, start + width)
             start += width
             model_now, inputs_now, outputs_now, frames_now, kept_now = (x[part] for x in index)
-            plus = {layer: seen[layer[0]].plan(part, own[part]) for layer, own in scores.items()}
-            yield StepPlan(
+            plus = {layer: seen[layer[0]].plus(part, own[part]) for layer, own in scores.items()}
+            yield Step(
                 slots=model_now if slots.shape[1] == 1 else model_now.T,
                 inputs=inputs_now.T,
                 outputs=outputs_now.T,

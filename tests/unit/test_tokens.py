@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cogvid import AttentionBackend, Grid
 from cogvid.config.schema import Positions, SamplingConfig
-from cogvid.generation.sampler import generate
-from cogvid.generation.sampling import choose, guided, uniforms
+from cogvid.generation.choose import choose, guided, uniforms
+from cogvid.generation.tokens import generate_tokens
 from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
 from cogvid_plugins.attention.local3d import Local3D
@@ -118,7 +118,9 @@ def test_cached_generation_gives_the_tokens_of_recomputation(
     expected = generate_uncached(model, known=known, sampling=sampling, seed=5, unconditional=without, **clips)
     # What stands in the frames to generate is never read.
     clips["codes"][:, ~torch.tensor(known)] = 0
-    codes = generate(model, known=known, sampling=sampling, seed=5, unconditional=without, text_offset=OFFSET, **clips)
+    codes = generate_tokens(
+        model, known=known, sampling=sampling, seed=5, unconditional=without, text_offset=OFFSET, **clips
+    )
     assert torch.equal(codes, expected)
     assert len(codes[:, ~torch.tensor(known)].unique()) > 3
 
@@ -126,7 +128,7 @@ def test_cached_generation_gives_the_tokens_of_recomputation(
 def test_the_image_model_generates_a_frame_from_text_alone() -> None:
     model, clips = tiny_model(None, grid=Grid(1, 3, 4)), batch(frames=1)
     expected = generate_uncached(model, known=(False,), sampling=SAMPLING, seed=5, **clips)
-    codes = generate(model, known=(False,), sampling=SAMPLING, seed=5, text_offset=OFFSET, **clips)
+    codes = generate_tokens(model, known=(False,), sampling=SAMPLING, seed=5, text_offset=OFFSET, **clips)
     assert torch.equal(codes, expected)
 
 
@@ -134,7 +136,7 @@ def test_a_sequence_without_known_frames_starts_from_text_alone() -> None:
     model, clips = tiny_model(BACKENDS["local3d"]), batch()
     known = (False,) * GRID.frames
     expected = generate_uncached(model, known=known, sampling=SAMPLING, seed=5, **clips)
-    codes = generate(model, known=known, sampling=SAMPLING, seed=5, text_offset=OFFSET, **clips)
+    codes = generate_tokens(model, known=known, sampling=SAMPLING, seed=5, text_offset=OFFSET, **clips)
     assert torch.equal(codes, expected)
 
 
@@ -144,7 +146,7 @@ def test_another_split_into_batches_gives_the_same_tokens() -> None:
     def run(part: slice) -> Tensor:
         some = {name: tensor[part] for name, tensor in clips.items()}
         without = tuple(tensor[part] for tensor in unconditional(4))
-        return generate(
+        return generate_tokens(
             model,
             known=known_frames("sequential"),
             sampling=GUIDED,
@@ -160,7 +162,7 @@ def test_another_split_into_batches_gives_the_same_tokens() -> None:
 
 def test_guidance_without_an_unconditional_text_is_refused() -> None:
     with pytest.raises(ValueError, match="without caption"):
-        generate(
+        generate_tokens(
             tiny_model(BACKENDS["naive"]),
             known=known_frames("sequential"),
             sampling=GUIDED,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cogvid.config.schema import SamplingConfig
-from cogvid.generation.sampling import choose, guided, uniforms
+from cogvid.generation.choose import choose, guided, uniforms
 
 # Three clusters of codes whose shares at temperature 1 are 0.24 + 0.24, 0.29 and 0.11 + 0.12: the likeliest code is not
 # in the likeliest cluster.

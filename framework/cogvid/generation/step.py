@@ -29,7 +29,7 @@ class OwnFrame:
 
 
 @dataclass(frozen=True)
-class Run:
+class OnePiece:
     """What one row of a step sees in a layer of the plus channel, text and frame keys in one piece of the cache.
 
     Attributes:
@@ -66,11 +66,11 @@ class PlusChannel:
     """
 
     kept: Tensor
-    seen: Gathered | tuple[Run, ...]
+    seen: Gathered | tuple[OnePiece, ...]
 
 
 @dataclass(frozen=True)
-class StepPlan:
+class Step:
     """What one step computes and reads.
 
     Attributes:
