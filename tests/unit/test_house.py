@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -121,6 +122,14 @@ def test_every_room_has_its_floor() -> None:
     core = {name for package, name in rooms if package == "cogvid"} - {"cogvid"}
     assert core == {name for names in FLOORS for name in names}
     assert {name for package, name in rooms if package == "cogvid_plugins"} - {"cogvid_plugins"} == PLUGIN_ROOMS.keys()
+
+
+def test_the_map_in_the_readme_names_what_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    chapter = text[text.index("## The house") : text.index("## More")]
+    named = re.findall(r"`([\w/]+/)`", chapter)
+    assert len(named) > 10
+    assert all((ROOT / name).is_dir() or (ROOT / "framework/cogvid" / name).is_dir() for name in named)
 
 
 def test_no_import_goes_in_a_circle() -> None:
