@@ -49,7 +49,7 @@ def make(make_model: Any) -> Any:
     ) -> ClipGenerator:
         chosen = [
             make_model(None, Grid(1, GRID.height, GRID.width), **sizes),
-            make_model(Local3D(Local3D.Config(extent=[2, 3, 2], bias=True)), GRID, seed=1, **sizes),
+            make_model(Local3D(Local3D.Config(extent=[2, 2, 3], bias=True)), GRID, seed=1, **sizes),
             make_model(SwinAR(SwinAR.Config(window=[2, 3])), GRID, "interpolation", seed=2, **sizes),
         ]
         image, sequential, between = [*chosen[:models], None, None][:3]
@@ -67,16 +67,16 @@ def overlap(frames: int, target: int, step: int = 1) -> dict[str, Any]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What each call of `generate` got and gave."""
+    """What each call of `generate_tokens` got and gave."""
     made: list[dict[str, Any]] = []
-    original = clips_module.generate
+    original = clips_module.generate_tokens
 
     def spy(model: Any, text: Tensor, mask: Tensor, codes: Tensor, known: tuple[bool, ...], **more: Any) -> Tensor:
         filled = original(model, text, mask, codes, known, **more)
         made.append({"model": model, "codes": codes.clone(), "known": known, "filled": filled, **more})
         return filled
 
-    monkeypatch.setattr(clips_module, "generate", spy)
+    monkeypatch.setattr(clips_module, "generate_tokens", spy)
     return made
 
 
@@ -199,7 +199,7 @@ def test_clusters_and_compilation_reach_the_sampler(make: Any, monkeypatch: pyte
         got.append((more["clusters"], more["compile"]))
         return codes
 
-    monkeypatch.setattr(clips_module, "generate", fake)
+    monkeypatch.setattr(clips_module, "generate_tokens", fake)
     clusters = torch.arange(11) // 4
     make(GenerationConfig(compile=True), clusters=clusters).clips(CAPTIONS, SECONDS, SAMPLES, seed=1)
     assert len(got) == 4
