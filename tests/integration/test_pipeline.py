@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from cogvid.cli import app
@@ -152,3 +153,16 @@ def test_a_strategy_without_a_model_trains_no_interpolation_stage(tiny: Path, tm
     assert not (folder / "stages" / "interpolation").exists()
     metrics = json.loads((folder / "metrics.json").read_text())["sets"]
     assert metrics["generated"] == metrics["hold"]
+
+
+@pytest.mark.parametrize(("key_frames", "frames"), [(3, 9), (7, 13), (9, 17)])
+def test_recursive_trains_and_generates_with_any_odd_number_of_key_frames(
+    tiny: Path, tmp_path: Path, key_frames: int, frames: int
+) -> None:
+    shorter = [f"stages.{stage}.steps=1" for stage in ("tokenizer", "image_base", "sequential", "interpolation")]
+    longer = ["data.options.durations=[2,3]", f"video.frames={key_frames}", f"generation.frames={frames}"]
+    folder = finish(tiny, tmp_path / "runs", "generation.samples=2", "evaluation.metrics={}", *shorter, *longer)
+    assert json.loads((folder / "stages" / "interpolation" / "stage.json").read_text())["steps"] == 1
+    codes = load_file(folder / "samples" / "tokens.safetensors")
+    assert codes["generated"].shape[:2] == (2, frames)
+    assert codes["key_frames"].shape[:2] == (2, key_frames)
