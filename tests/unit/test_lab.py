@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,25 @@ def register_frame_rate_schedulers():
 RATES = "frame_rate: {name: lowest_fit, options: {rates: [1, 2, 4]}}\nplugins: [./both.py]\n"
 
 
-def lab(folder: Path, strategy: str, frames: int, more: str = RATES) -> Lab:
+def lab(folder: Path, strategy: str, frames: int, more: str = RATES, changes: Sequence[str] = ()) -> Lab:
     (folder / "both.py").write_text(BOTH)
     path = folder / "experiment.yaml"
     path.write_text(EXPERIMENT + f"interpolation: {strategy}\ngeneration: {{frames: {frames}}}\n" + more)
-    return Lab(load_experiment(path).config)
+    return Lab(load_experiment(path, overrides=changes).config)
+
+
+def test_guidance_without_captions_left_out_is_refused_by_both_keys(tmp_path: Path) -> None:
+    stages = {"first_frame": "image_base", "sequential": "sequential", "interpolation": "interpolation"}
+    for part, stage in stages.items():
+        guided = [f"generation.{part}.guidance=2"]
+        with pytest.raises(UserError, match=rf"generation\.{part}\.guidance: .* stages\.{stage}\.caption_dropout is 0"):
+            lab(tmp_path, "recursive", 17, changes=guided)
+        lab(tmp_path, "recursive", 17, changes=[*guided, f"stages.{stage}.caption_dropout=0.1"])
+
+
+def test_guidance_of_a_model_that_generates_nothing_is_no_mistake(tmp_path: Path) -> None:
+    lab(tmp_path, "hold", 17, changes=["generation.interpolation.guidance=2"])
+    lab(tmp_path, "hold", 17, changes=["generation.first_frame.guidance=2", "generation.image_model_first=false"])
 
 
 def told(folder: Path, rates: str, strategy: str = "recursive") -> Lab:

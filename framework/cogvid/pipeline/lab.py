@@ -64,8 +64,9 @@ class Lab:
         plan: the rounds behind the key frames; none for a strategy without a model.
 
     Raises:
-        UserError: a component is unknown, its options are wrong, the strategy cannot reach the wanted frames, or the
-            scheduler gives no rates for its rounds; the message names the key.
+        UserError: a component is unknown, its options are wrong, the strategy cannot reach the wanted frames,
+            guidance has no captions left out to learn from, or the scheduler gives no rates for the rounds; the
+            message names the key.
     """
 
     def __init__(self, config: ExperimentConfig, sources: Mapping[str, str] | None = None) -> None:
@@ -90,6 +91,7 @@ class Lab:
         self.codes = tokenizer.codebook_size
         self.places = self.strategy.key_frame_places(config.video.frames, config.generation.frames)
         self.plan = self._plan()
+        self._check_guidance()
         self.clip_rates(LONG)  # a scheduler without a rate for every round says so here
         for key, metric in config.evaluation.metrics.items():
             self.plugins.configure("metric", metric.name, metric.options, f"evaluation.metrics.{key}", sources)
@@ -142,6 +144,23 @@ class Lab:
         plan = self.strategy.plan(self.config.video.frames, target)
         check_plan(self.config.interpolation.name, self.places, plan, target)
         return plan
+
+    def _check_guidance(self) -> None:
+        """Guidance asks a model for what it has learned without captions only where some are left out in training."""
+        generation, stages = self.config.generation, self.config.stages
+        used = {"sequential": (generation.sequential, stages.sequential)}
+        if generation.image_model_first:
+            used["first_frame"] = generation.first_frame, stages.image_base
+        if self.interpolates:
+            used["interpolation"] = generation.interpolation, stages.interpolation
+        for part, (sampling, stage) in used.items():
+            if sampling.guidance != 1 and not stage.caption_dropout:
+                key = f"stages.{'image_base' if part == 'first_frame' else part}.caption_dropout"
+                raise UserError(
+                    f"generation.{part}.guidance: guidance of {sampling.guidance} goes away from what the model says "
+                    f"without a caption, which it cannot learn while {key} is 0. Set {key} to a share of the "
+                    f"sequences, such as 0.1, or generation.{part}.guidance to 1."
+                )
 
     @property
     def interpolates(self) -> bool:
