@@ -69,6 +69,14 @@ def test_guidance_without_captions_left_out_is_refused_by_both_keys(tmp_path: Pa
         lab(tmp_path, "recursive", 17, changes=[*guided, f"stages.{stage}.caption_dropout=0.1"])
 
 
+def test_the_configuration_of_the_release_is_trained_for_its_guidance(tmp_path: Path) -> None:
+    (tmp_path / "released.yaml").write_text(EXPERIMENT.replace("model/small", "model/cogvideo") + RATES)
+    (tmp_path / "both.py").write_text(BOTH)
+    made = Lab(load_experiment(tmp_path / "released.yaml", overrides=["interpolation=recursive"]).config)
+    assert made.config.generation.sequential.guidance == 3
+    assert made.config.stages.sequential.caption_dropout == 0.1
+
+
 def test_guidance_of_a_model_that_generates_nothing_is_no_mistake(tmp_path: Path) -> None:
     lab(tmp_path, "hold", 17, changes=["generation.interpolation.guidance=2"])
     lab(tmp_path, "hold", 17, changes=["generation.first_frame.guidance=2", "generation.image_model_first=false"])
