@@ -135,5 +135,5 @@ def test_rounds_of_the_sequential_stage_go_at_the_rate_of_the_key_frames(tmp_pat
 
 @pytest.mark.parametrize("rates", ["[1.0]", "[1.0, 2.0, 4.0, 8.0]", "[1.0, 2.0, 0.0]", "[1.0, 2.0, float('nan')]"])
 def test_rates_that_a_scheduler_cannot_mean_are_refused_when_the_experiment_is_read(tmp_path: Path, rates: str) -> None:
-    with pytest.raises(UserError, match=r"frame_rate: told would .* it must give 3 numbers above 0"):
+    with pytest.raises(UserError, match=r"frame_rate: told would .* it must give 3, all above 0"):
         told(tmp_path, rates)

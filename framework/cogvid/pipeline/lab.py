@@ -188,8 +188,8 @@ class Lab:
         if rates and (len(rates) != rounds + 1 or not all(0 < rate < math.inf for rate in rates)):
             raise UserError(
                 f"frame_rate: {self.config.frame_rate.name} would generate a clip of {float(duration):g} seconds "
-                f"through the rates {rates}: it must give {rounds + 1} numbers above 0, the key frames' and one for "
-                f"each of the {rounds} times that interpolation doubles them, or none for a clip that is too short"
+                f"through the rates {rates}: it must give {1 + rounds}, all above 0, the key frames' and that of each "
+                "doubling by interpolation, or none for a clip that is too short"
             )
         # A rate that is no power of two of the key frames' lies between two of the list.
         return [rates[n] * (f / 2**n) for n, f in zip(doublings, factors, strict=True)] if rates else []

@@ -131,6 +131,7 @@ def _settings(lab: Lab, stages: dict[str, StageResult]) -> Info:
     generation = as_plain(lab.config.generation)
     return {
         "models": {name: stages[name].key for name in needed},
+        "frame_rate": as_plain(lab.identity("frame_rate", lab.config.frame_rate)),
         "interpolation": as_plain(lab.identity("interpolation", lab.config.interpolation)),
         "generation": {key: value for key, value in generation.items() if key not in _ASIDE},
         "cogvid": version("cogvid"),
