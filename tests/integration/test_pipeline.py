@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from cogvid.cli import app
 from cogvid.config.compose import load_experiment
+from cogvid.data.text import with_duration
 from cogvid.errors import UserError
+from cogvid.generation import clips
 from cogvid.pipeline.run import Run
 
 COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
@@ -152,3 +155,43 @@ def test_a_strategy_without_a_model_trains_no_interpolation_stage(tiny: Path, tm
     assert not (folder / "stages" / "interpolation").exists()
     metrics = json.loads((folder / "metrics.json").read_text())["sets"]
     assert metrics["generated"] == metrics["hold"]
+
+
+@pytest.mark.parametrize(("key_frames", "frames"), [(3, 9), (7, 13), (9, 17)])
+def test_recursive_trains_and_generates_with_any_odd_number_of_key_frames(
+    tiny: Path, tmp_path: Path, key_frames: int, frames: int
+) -> None:
+    shorter = [f"stages.{stage}.steps=1" for stage in ("tokenizer", "image_base", "sequential", "interpolation")]
+    longer = ["data.options.durations=[2,3]", f"video.frames={key_frames}", f"generation.frames={frames}"]
+    folder = finish(tiny, tmp_path / "runs", "generation.samples=2", "evaluation.metrics={}", *shorter, *longer)
+    assert json.loads((folder / "stages" / "interpolation" / "stage.json").read_text())["steps"] == 1
+    codes = load_file(folder / "samples" / "tokens.safetensors")
+    assert codes["generated"].shape[:2] == (2, frames)
+    assert codes["key_frames"].shape[:2] == (2, key_frames)
+
+
+def test_rounds_are_told_the_rates_of_the_scheduler(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fivefold.py").write_text("""
+import cogvid
+class Fivefold(cogvid.FrameRateScheduler):
+    def training_rates(self, duration, frames):
+        return [4.0] if duration >= 1 else []
+    def generation_rates(self, duration, frames, rounds):
+        return [rate * 5**k for rate in self.training_rates(duration, frames) for k in range(rounds + 1)]
+@cogvid.hookimpl
+def register_frame_rate_schedulers():
+    return {"fivefold": Fivefold}
+""")
+    told: set[float] = set()
+    monkeypatch.setattr(clips, "with_duration", lambda text, seconds: told.add(seconds) or with_duration(text, seconds))
+    short = [f"stages.{stage}.steps=1" for stage in ("tokenizer", "image_base", "sequential", "interpolation")]
+    changes = [f"plugins=[{tmp_path}/fivefold.py]", "frame_rate={name: fivefold, options: {}}", *short]
+    folder = finish(tiny, tmp_path / "runs", "generation.samples=1", "evaluation.metrics={}", *changes)
+    # A first frame has no duration, five frames have four intervals.
+    assert told == {0, 4 / 4, 4 / 20}
+    told.clear()
+    result = CliRunner().invoke(app, ["sample", str(folder), "a red circle", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert told == {0, 4 / 4, 4 / 20}

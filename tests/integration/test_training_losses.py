@@ -39,7 +39,7 @@ SMALL = [
     "evaluation.metrics={}",
 ]
 PATTERNS = {
-    "local3d": "{name: local3d, options: {extent: [2, 3, 2], bias: true}}",
+    "local3d": "{name: local3d, options: {extent: [2, 2, 3], bias: true}}",
     "swin_ar": "{name: swin_ar, options: {window: [4, 4]}}",
 }
 RUNS = {

@@ -33,7 +33,7 @@ BACKENDS: dict[str, AttentionBackend] = {
         for info in REGISTERED
         if info.name != "triton"
     },
-    "small local3d": Local3D(Local3D.Config(extent=[2, 2, 1])),
+    "small local3d": Local3D(Local3D.Config(extent=[2, 1, 2])),
     "local3d with a bias": Local3D(Local3D.Config(extent=[2, 2, 2], bias=True)),
     "small swin_ar": SwinAR(SwinAR.Config(window=[2, 2])),
     "swin_ar with a bias": SwinAR(SwinAR.Config(window=[2, 2], frames=2, bias=True)),
@@ -135,9 +135,9 @@ def test_naive_sees_everything() -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("extent", [[2, 3, 1], [1, 2, 4], [3, 7, 5]], ids=str)
+@pytest.mark.parametrize("extent", [[2, 1, 3], [1, 4, 2], [3, 5, 7]], ids=str)
 def test_local3d_sees_less_than_extent_away(extent: list[int], layer: int) -> None:
-    frames, columns, rows = extent
+    frames, rows, columns = extent
     backend = Local3D(Local3D.Config(extent=extent))
     assert pattern(backend, layer) == written_out(
         lambda q, k: abs(q[0] - k[0]) < frames and abs(q[1] - k[1]) < rows and abs(q[2] - k[2]) < columns
@@ -170,7 +170,7 @@ def test_swin_ar_sees_its_window_shifted_by_half_rounded_down_in_odd_layers(
     ("cls", "options", "named"),
     [
         (Local3D, {"extent": [1, 2]}, "extent"),
-        (Local3D, {"extent": [1, 0, 2]}, "extent"),
+        (Local3D, {"extent": [1, 2, 0]}, "extent"),
         (SwinAR, {"window": [3]}, "window"),
         (SwinAR, {"window": [0, 3]}, "window"),
         (SwinAR, {"frames": 0}, "frames"),
@@ -185,7 +185,7 @@ def test_options_that_make_no_sense_are_refused_by_name(
 
 
 def test_the_bias_is_one_number_a_head_for_each_offset_up_to_its_border() -> None:
-    bias = Local3D(Local3D.Config(extent=[2, 4, 3], bias=True)).bias(heads=2)
+    bias = Local3D(Local3D.Config(extent=[2, 3, 4], bias=True)).bias(heads=2)
     assert bias is not None
     assert bias.table.shape == (2, 3, 5, 7)
     torch.nn.init.normal_(bias.table, generator=torch.Generator().manual_seed(0))

@@ -26,7 +26,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 # Neighbourhoods smaller than the suite's grids.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "naive": [{}],
-    "local3d": [{"extent": [2, 3, 2]}, {"extent": [3, 2, 4], "bias": True}],
+    "local3d": [{"extent": [2, 2, 3]}, {"extent": [3, 4, 2], "bias": True}],
     "swin_ar": [{"window": [4, 4]}, {"window": [3, 2], "frames": 2, "bias": True}],
     "auto": [{"pattern": {"name": "swin_ar", "options": {"window": [3, 2], "bias": True}}}],
 }
@@ -75,7 +75,7 @@ class Computed(Local3D):
     """A small box, computed by the dense reference and then by a function that breaks something."""
 
     def __init__(self, compute: Compute, **config: object) -> None:
-        super().__init__(Local3D.Config(**{"extent": [2, 3, 2], **config}))
+        super().__init__(Local3D.Config(**{"extent": [2, 2, 3], **config}))
         self.compute = compute
 
     def prepare(self, mask: Visibility, device: torch.device) -> Attention:

@@ -31,7 +31,7 @@ def backends(frames: int, height: int, width: int, layer: int) -> Iterator[Atten
         for back in (None, *range(1, frames)):
             yield SwinAR(SwinAR.Config(window=[rows, columns], frames=back))
     if layer == 0:
-        for extent in product(range(1, frames + 1), range(1, width + 1), range(1, height + 1)):
+        for extent in product(range(1, frames + 1), range(1, height + 1), range(1, width + 1)):
             yield Local3D(Local3D.Config(extent=list(extent)))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
 
 import cogvid
 from cogvid.errors import UserError
+from cogvid.interfaces.interpolation import check_plan
 from cogvid.plugins.manager import create_component
 
 GIVEN = (True, False, True, False, True)
@@ -43,25 +47,37 @@ def test_recursive_doubles_five_frames_in_rounds_of_five_frame_windows() -> None
 
 @pytest.mark.parametrize(
     ("key_frames", "target", "windows"),
-    [(5, 5, []), (5, 9, [2]), (5, 33, [2, 4, 8]), (3, 9, [1, 2]), (7, 13, [3]), (9, 33, [4, 8])],
+    [(5, 5, []), (5, 9, [2]), (5, 33, [2, 4, 8]), (3, 9, [2, 4]), (7, 13, [2]), (9, 33, [2, 4])],
 )
 def test_recursive_has_one_round_for_each_doubling(key_frames: int, target: int, windows: list[int]) -> None:
     assert [len(step.windows) for step in strategy("recursive").plan(key_frames, target)] == windows
 
 
-@pytest.mark.parametrize(("key_frames", "target"), [(3, 17), (5, 33), (9, 17)])
-def test_every_round_is_given_known_frames_and_generates_each_missing_one_once(key_frames: int, target: int) -> None:
-    known = set(range(0, target, (target - 1) // (key_frames - 1)))
-    for step in strategy("recursive").plan(key_frames, target):
-        places = [
-            (frame, given) for window in step.windows for frame, given in zip(window.frames, window.given, strict=True)
-        ]
-        generated = [frame for frame, given in places if not given]
-        assert {frame for frame, given in places if given} == known
-        assert len(set(generated)) == len(generated)
-        assert known.isdisjoint(generated)
-        known.update(generated)
-    assert known == set(range(target))
+def test_a_window_has_as_many_frames_as_there_are_key_frames() -> None:
+    assert strategy("recursive").plan(3, 5) == [
+        cogvid.Round(
+            (cogvid.Window((0, 1, 2), (True, False, True)), cogvid.Window((2, 3, 4), (True, False, True))),
+            rate_factor=2.0,
+        )
+    ]
+    (step,) = strategy("recursive").plan(7, 13)
+    assert [window.frames for window in step.windows] == [(0, 1, 2, 3, 4, 5, 6), (6, 7, 8, 9, 10, 11, 12)]
+
+
+@pytest.mark.parametrize("key_frames", [3, 5, 7, 9, 21])
+def test_every_round_is_given_known_frames_and_generates_each_missing_one_once(key_frames: int) -> None:
+    made = strategy("recursive")
+    for rounds in range(4):
+        target = (key_frames - 1) * 2**rounds + 1
+        plan = made.plan(key_frames, target)
+        assert len(plan) == rounds
+        check_plan("recursive", made.key_frame_places(key_frames, target), plan, target)
+        known = set(range(0, target, 2**rounds))
+        for step in plan:
+            places = [place for window in step.windows for place in zip(window.frames, window.given, strict=True)]
+            assert {frame for frame, given in places if given} == known
+            known.update(frame for frame, _ in places)
+        assert known == set(range(target))
 
 
 @pytest.mark.parametrize("target", [16, 13, 3, 1])
@@ -71,9 +87,30 @@ def test_recursive_names_the_numbers_of_frames_it_reaches(target: int) -> None:
 
 
 @pytest.mark.parametrize("key_frames", [0, 1, 2, 4, 6])
-def test_recursive_needs_three_known_frames_for_every_window(key_frames: int) -> None:
-    with pytest.raises(UserError, match=f"{key_frames} key frames do not fill windows of three"):
+def test_recursive_needs_an_odd_number_of_key_frames(key_frames: int) -> None:
+    with pytest.raises(UserError, match=rf"{key_frames} key frames \(video.frames\) make no windows"):
         strategy("recursive").plan(key_frames, 17)
+
+
+def test_every_number_that_recursive_offers_works() -> None:
+    made, kinds = strategy("recursive"), set()
+    for key_frames, target in product(range(-1, 12), range(-1, 50)):
+        try:
+            made.plan(key_frames, target)
+        except UserError as error:
+            said, _, offer = str(error).partition(": ")[2].partition("use ")
+            numbers = [int(number) for number in re.findall(r"\d+", offer)]
+            if "do not double" in said:
+                kind, pairs = "targets", [(key_frames, number) for number in numbers]
+            elif "generation.frames" in said:
+                kind, pairs = "key frames", [(number, target) for number in numbers]
+            else:
+                kind, pairs = "both", [(numbers[0], number) for number in numbers[1:]]
+            assert pairs
+            kinds.add(kind)
+            for pair in pairs:
+                made.plan(*pair)
+    assert kinds == {"targets", "key frames", "both"}
 
 
 @pytest.mark.parametrize("overlap", [1, 2])

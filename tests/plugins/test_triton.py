@@ -52,7 +52,7 @@ class Scattered(AttentionBackend):
 
 
 NAIVE, SCATTERED = Naive(), Scattered()
-LOCAL, SWIN = Local3D(Local3D.Config(extent=[2, 3, 2])), SwinAR(SwinAR.Config(window=[3, 4]))
+LOCAL, SWIN = Local3D(Local3D.Config(extent=[2, 2, 3])), SwinAR(SwinAR.Config(window=[3, 4]))
 
 
 def visibility(backend: AttentionBackend, grid: Grid, stage: Stage = "sequential", layer: int = 1) -> Visibility:

@@ -143,7 +143,7 @@ def test_the_standard_cases_can_be_built() -> None:
 
 
 def local(grid: Grid = Grid(3, 5, 4)) -> AttentionCase:
-    return make_case(ComponentConfig("local3d", {"extent": [2, 2, 3], "bias": True}), grid)
+    return make_case(ComponentConfig("local3d", {"extent": [2, 3, 2], "bias": True}), grid)
 
 
 @pytest.mark.parametrize("queries", [1000, 7])

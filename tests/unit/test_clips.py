@@ -22,7 +22,8 @@ GRID = Grid(3, 3, 4)
 N = GRID.frame_tokens
 TEXT = 20
 CAPTIONS = ["a red ball", "a cube", "two cubes"]
-SECONDS = [2.0, 4.0, 1.5]
+# Of the key frames, and of as many rounds as any plan here has.
+SECONDS = [[seconds, seconds / 2, *[seconds / 4] * 40] for seconds in (2.0, 4.0, 1.5)]
 SAMPLES = torch.tensor([4, 9, 2])
 GIVEN = (True, False, True)
 # 3 key frames, then 5 and 9 frames.
@@ -49,7 +50,7 @@ def make(make_model: Any) -> Any:
     ) -> ClipGenerator:
         chosen = [
             make_model(None, Grid(1, GRID.height, GRID.width), **sizes),
-            make_model(Local3D(Local3D.Config(extent=[2, 3, 2], bias=True)), GRID, seed=1, **sizes),
+            make_model(Local3D(Local3D.Config(extent=[2, 2, 3], bias=True)), GRID, seed=1, **sizes),
             make_model(SwinAR(SwinAR.Config(window=[2, 3])), GRID, "interpolation", seed=2, **sizes),
         ]
         image, sequential, between = [*chosen[:models], None, None][:3]
@@ -67,16 +68,16 @@ def overlap(frames: int, target: int, step: int = 1) -> dict[str, Any]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What each call of `generate` got and gave."""
+    """What each call of `generate_tokens` got and gave."""
     made: list[dict[str, Any]] = []
-    original = clips_module.generate
+    original = clips_module.generate_tokens
 
     def spy(model: Any, text: Tensor, mask: Tensor, codes: Tensor, known: tuple[bool, ...], **more: Any) -> Tensor:
         filled = original(model, text, mask, codes, known, **more)
         made.append({"model": model, "codes": codes.clone(), "known": known, "filled": filled, **more})
         return filled
 
-    monkeypatch.setattr(clips_module, "generate", spy)
+    monkeypatch.setattr(clips_module, "generate_tokens", spy)
     return made
 
 
@@ -122,12 +123,14 @@ def test_rounds_keep_the_frames_they_are_given(make: Any, calls: list[dict[str, 
         assert torch.equal(call["filled"].unflatten(0, (3, -1)), clip[:, windows])
 
 
-def test_a_window_is_conditioned_on_its_own_duration(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", [[4.0, 2.0, 1.0], [4.0, 3.0, 0.5]], ids=str)
+def test_every_round_is_told_its_own_duration(make: Any, monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> None:
     generator, texts = make(GenerationConfig()), []
     encode = generator.text.encode
     monkeypatch.setattr(generator.text, "encode", lambda t, n: texts.extend(t) or encode(t, n))
-    generator.clips(["a cube"], [4.0], SAMPLES[:1], seed=1)
-    assert texts == ["0 s: a cube", "4 s: a cube", *["2 s: a cube"] * 2, *["1 s: a cube"] * 4]
+    generator.clips(["a cube"], [seconds], SAMPLES[:1], seed=1)
+    keys, first, second = (f"{length:g} s: a cube" for length in seconds)
+    assert texts == ["0 s: a cube", keys, *[first] * 2, *[second] * 4]
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -199,7 +202,7 @@ def test_clusters_and_compilation_reach_the_sampler(make: Any, monkeypatch: pyte
         got.append((more["clusters"], more["compile"]))
         return codes
 
-    monkeypatch.setattr(clips_module, "generate", fake)
+    monkeypatch.setattr(clips_module, "generate_tokens", fake)
     clusters = torch.arange(11) // 4
     make(GenerationConfig(compile=True), clusters=clusters).clips(CAPTIONS, SECONDS, SAMPLES, seed=1)
     assert len(got) == 4
@@ -208,7 +211,7 @@ def test_clusters_and_compilation_reach_the_sampler(make: Any, monkeypatch: pyte
 
 def test_an_unreadable_caption_is_found_before_anything_is_generated(make: Any, calls: list[dict[str, Any]]) -> None:
     with pytest.raises(UserError, match="characters"):
-        make().check(["a c\u00fcbe"], [2.0])
+        make().check(["a c\u00fcbe"], SECONDS[:1])
     make().check(CAPTIONS, SECONDS)
     assert not calls
 
@@ -217,6 +220,7 @@ def test_an_unreadable_caption_is_found_before_anything_is_generated(make: Any, 
     ("plan", "words"),
     [
         ([Round((Window((0, 2, 4), (True, True, False)),), 2.0)], "interpolation model is not trained for"),
+        ([Round((Window((0, 2, 4), GIVEN),), 0.0)], "rate_factor of 0.0"),
         ([Round((Window((2, 3), (True, False)),), 1.0, "sequential")], "sequential model is not trained for"),
         ([Round((Window((2, 3, 4), (True, False, True)),), 1.0, "sequential")], "sequential model is not trained for"),
         ([Round((Window((3, 4, 5), (True, False, False)),), 1.0, "sequential")], "frame 3 before it is made"),

@@ -19,7 +19,7 @@ from cogvid_plugins.attention.naive import Naive
 from cogvid_plugins.attention.swin_ar import SwinAR
 
 runner = CliRunner()
-BACKENDS = [Naive(), Local3D(Local3D.Config(extent=[2, 3, 2])), SwinAR(SwinAR.Config(window=[4, 3]))]
+BACKENDS = [Naive(), Local3D(Local3D.Config(extent=[2, 2, 3])), SwinAR(SwinAR.Config(window=[4, 3]))]
 every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: type(backend).__name__)
 both_stages = pytest.mark.parametrize("stage", ["sequential", "interpolation"])
 

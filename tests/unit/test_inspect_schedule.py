@@ -37,7 +37,7 @@ class ByLayer(AttentionBackend):
 
 BACKENDS = [
     Naive(),
-    Local3D(Local3D.Config(extent=[2, 3, 2])),
+    Local3D(Local3D.Config(extent=[2, 2, 3])),
     Local3D(Local3D.Config(extent=[1, 3, 3])),
     SwinAR(SwinAR.Config(window=[2, 3])),
     SwinAR(SwinAR.Config(window=[3, 2], frames=2)),

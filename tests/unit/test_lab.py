@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from cogvid.config.compose import load_experiment
+from cogvid.errors import UserError
 from cogvid.pipeline.lab import Lab
 
 EXPERIMENT = """
@@ -17,8 +19,6 @@ stages:
   image_base: {steps: 1, batch_size: 1}
   sequential: {steps: 1, batch_size: 1}
   interpolation: {steps: 1, batch_size: 1}
-frame_rate: {name: lowest_fit, options: {rates: [1, 2, 4]}}
-plugins: [./both.py]
 """
 # Key frames of half the clip, the other half behind them, then the frames between.
 BOTH = """
@@ -36,17 +36,63 @@ def register_interpolation_strategies():
 """
 
 
-def lab(folder: Path, strategy: str, frames: int) -> Lab:
+# A scheduler with rates of its own to generate through.
+TOLD = """
+import cogvid
+class Told(cogvid.FrameRateScheduler):
+    def training_rates(self, duration, frames):
+        return [1.0]
+    def generation_rates(self, duration, frames, rounds):
+        return RATES
+@cogvid.hookimpl
+def register_frame_rate_schedulers():
+    return {"told": Told}
+"""
+
+
+RATES = "frame_rate: {name: lowest_fit, options: {rates: [1, 2, 4]}}\nplugins: [./both.py]\n"
+
+
+def lab(folder: Path, strategy: str, frames: int, more: str = RATES, changes: Sequence[str] = ()) -> Lab:
     (folder / "both.py").write_text(BOTH)
     path = folder / "experiment.yaml"
-    path.write_text(EXPERIMENT + f"interpolation: {strategy}\ngeneration: {{frames: {frames}}}\n")
-    return Lab(load_experiment(path).config)
+    path.write_text(EXPERIMENT + f"interpolation: {strategy}\ngeneration: {{frames: {frames}}}\n" + more)
+    return Lab(load_experiment(path, overrides=changes).config)
+
+
+def test_guidance_without_captions_left_out_is_refused_by_both_keys(tmp_path: Path) -> None:
+    stages = {"first_frame": "image_base", "sequential": "sequential", "interpolation": "interpolation"}
+    for part, stage in stages.items():
+        guided = [f"generation.{part}.guidance=2"]
+        with pytest.raises(UserError, match=rf"generation\.{part}\.guidance: .* stages\.{stage}\.caption_dropout is 0"):
+            lab(tmp_path, "recursive", 17, changes=guided)
+        lab(tmp_path, "recursive", 17, changes=[*guided, f"stages.{stage}.caption_dropout=0.1"])
+
+
+def test_the_configuration_of_the_release_is_trained_for_its_guidance(tmp_path: Path) -> None:
+    (tmp_path / "released.yaml").write_text(EXPERIMENT.replace("model/small", "model/cogvideo") + RATES)
+    (tmp_path / "both.py").write_text(BOTH)
+    made = Lab(load_experiment(tmp_path / "released.yaml", overrides=["interpolation=recursive"]).config)
+    assert made.config.generation.sequential.guidance == 3
+    assert made.config.stages.sequential.caption_dropout == 0.1
+
+
+def test_guidance_of_a_model_that_generates_nothing_is_no_mistake(tmp_path: Path) -> None:
+    lab(tmp_path, "hold", 17, changes=["generation.interpolation.guidance=2"])
+    lab(tmp_path, "hold", 17, changes=["generation.first_frame.guidance=2", "generation.image_model_first=false"])
+
+
+def told(folder: Path, rates: str, strategy: str = "recursive") -> Lab:
+    """With two doublings, generated through these rates."""
+    (folder / "told.py").write_text(TOLD.replace("RATES", rates))
+    return lab(folder, strategy, 17, "plugins: [./both.py, ./told.py]\nframe_rate: {name: told, options: {}}\n")
 
 
 def test_spread_key_frames_set_the_rate_of_the_clip(tmp_path: Path) -> None:
     made = lab(tmp_path, "recursive", 17)
     assert (made.places, made.clip_intervals, made.interpolates) == ([0, 4, 8, 12, 16], 4, True)
-    assert [made.clip_rate(seconds) for seconds in (5.0, 4.0, 2.0, 1.0, 0.9)] == [1, 1, 2, 4, None]
+    assert [made.clip_rates(seconds)[:1] for seconds in (5.0, 4.0, 2.0, 1.0, 0.9)] == [[1], [1], [2], [4], []]
+    assert made.clip_rates(2.0) == [2, 4, 8]
     assert made.window_times == [
         *((i, i + 0.5, i + 1, i + 1.5, i + 2) for i in (0, 2)),
         *((i, i + 0.25, i + 0.5, i + 0.75, i + 1) for i in (0, 1, 2, 3)),
@@ -56,7 +102,12 @@ def test_spread_key_frames_set_the_rate_of_the_clip(tmp_path: Path) -> None:
 def test_overlapping_windows_need_a_rate_at_which_the_clip_has_all_its_frames(tmp_path: Path) -> None:
     made = lab(tmp_path, "sequential_overlap", 23)
     assert (made.places, made.clip_intervals, made.interpolates) == ([0, 1, 2, 3, 4], 22, False)
-    assert [made.clip_rate(seconds) for seconds in (22.0, 21.9, 5.5, 5.4)] == [1, 2, 4, None]
+    # Every window is at the rate of the key frames, too.
+    rounds = len(made.plan)
+    assert rounds == 5
+    for seconds, rate in ((22.0, 1), (21.9, 2), (5.5, 4)):
+        assert made.clip_rates(seconds) == [rate] * (1 + rounds)
+    assert made.clip_rates(5.4) == []
     # A window of the sequential stage is shown as the key frames are.
     assert made.window_times == []
 
@@ -64,7 +115,7 @@ def test_overlapping_windows_need_a_rate_at_which_the_clip_has_all_its_frames(tm
 def test_windows_behind_the_key_frames_are_trained_between_them(tmp_path: Path) -> None:
     made = lab(tmp_path, "both", 17)
     assert (made.clip_intervals, made.interpolates) == (8, True)
-    assert made.clip_rate(8.0) == 1
+    assert made.clip_rates(8.0) == [1, 1, 2]
     assert made.window_times == [(0, 0.5, 1, 1.5, 2), (2, 2.5, 3, 3.5, 4)]
 
 
@@ -72,3 +123,17 @@ def test_windows_behind_the_key_frames_are_trained_between_them(tmp_path: Path) 
 def test_frames_that_a_strategy_does_not_make_are_refused(tmp_path: Path, frames: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         lab(tmp_path, "sequential_overlap" if frames == 4 else "both", frames)
+
+
+def test_the_scheduler_decides_the_rate_of_every_round(tmp_path: Path) -> None:
+    assert told(tmp_path, "[1.0, 3.0, 7.5]").clip_rates(8.0) == [1, 3, 7.5]
+
+
+def test_rounds_of_the_sequential_stage_go_at_the_rate_of_the_key_frames(tmp_path: Path) -> None:
+    assert told(tmp_path, "[1.0, 3.0]", "both").clip_rates(8.0) == [1, 1, 3]
+
+
+@pytest.mark.parametrize("rates", ["[1.0]", "[1.0, 2.0, 4.0, 8.0]", "[1.0, 2.0, 0.0]", "[1.0, 2.0, float('nan')]"])
+def test_rates_that_a_scheduler_cannot_mean_are_refused_when_the_experiment_is_read(tmp_path: Path, rates: str) -> None:
+    with pytest.raises(UserError, match=r"frame_rate: told would .* it must give 3, all above 0"):
+        told(tmp_path, rates)

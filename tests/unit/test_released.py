@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,34 @@ def test_weights_may_come_from_a_file(tmp_path: Path) -> None:
     assert not model.training
 
 
+@pytest.mark.parametrize("stage", [0, 3, "1", "sequentiel", None])
+def test_a_stage_that_is_none_is_refused_with_those_there_are(stage: Any) -> None:
+    with pytest.raises(UserError, match=f"stage {stage!r} is none of 1, 2, 'sequential', 'interpolation'"):
+        load_released(released_state(), stage=stage, window=10, num_heads=2)
+
+
+@pytest.mark.parametrize("heads", [0, -2, 3])
+def test_heads_that_do_not_divide_the_width_are_refused(heads: int) -> None:
+    with pytest.raises(UserError, match=f"num_heads {heads} does not divide the width of the model, {WIDTH}"):
+        load_released(released_state(), stage=1, window=10, num_heads=heads)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "pickle", "cut"])
+def test_a_file_that_is_no_safetensors_file_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "empty":
+        path.touch()
+    elif kind == "pickle":
+        torch.save(released_state(), path)
+    elif kind == "cut":
+        save_file(released_state(), path)
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"{path} is no readable safetensors file: "):
+        load_released(path, stage=1, window=10, num_heads=2)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_tensor_is_named(name: str) -> None:
     state = released_state()
@@ -82,6 +111,11 @@ def test_a_missing_tensor_is_named(name: str) -> None:
     with pytest.raises(UserError) as caught:
         load(state)
     assert name in str(caught.value)
+
+
+def test_an_embedding_that_is_no_table_is_named() -> None:
+    with pytest.raises(UserError, match=r"transformer\.word_embeddings\.weight is \(30,\)"):
+        load(released_state() | {"transformer.word_embeddings.weight": torch.zeros(VOCABULARY)})
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "word_embeddings" not in name])

@@ -55,7 +55,7 @@ def swin_ar(*window: int, frames: int | None = None) -> SwinAR:
     return SwinAR(SwinAR.Config(window=list(window), frames=frames))
 
 
-BUILT_IN = [Naive(), local3d(2, 1, 1), local3d(2, 2, 1), local3d(3, 2, 2), swin_ar(2, 2), swin_ar(1, 2, frames=2)]
+BUILT_IN = [Naive(), local3d(2, 1, 1), local3d(2, 1, 2), local3d(3, 2, 2), swin_ar(2, 2), swin_ar(1, 2, frames=2)]
 scattered = st.builds(Scattered, st.integers(0, 10**6), st.sampled_from([2, 8, 20, 40, 100]))
 stages = st.sampled_from(["sequential", "interpolation"])
 
@@ -140,6 +140,7 @@ def check(schedule: Tensor, masks: list[Tensor], known: tuple[bool, ...], n: int
         (Grid(33, 20, 20), swin_ar(10, 10), 6448),
         (Grid(33, 20, 20), swin_ar(5, 5), 3088),
         (Grid(33, 20, 20), local3d(3, 3, 3), 1744),
+        (Grid(8, 11, 17), local3d(2, 4, 2), 551),  # frames, rows, columns
         # One that sees all: only the last slot of a frame and the first of the next share a step.
         (Grid(5, 20, 20), Naive(), 5 * 399 + 1),
     ],

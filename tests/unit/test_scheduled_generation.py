@@ -31,7 +31,7 @@ SWIN = {"name": "swin_ar", "options": {"window": [2, 2]}}
 BACKENDS: dict[str, AttentionBackend] = {
     "naive": create_component("attention", "naive"),
     "local3d": create_component("attention", "local3d", {"extent": [2, 2, 2]}),
-    "local3d, bias": create_component("attention", "local3d", {"extent": [3, 2, 1], "bias": True}),
+    "local3d, bias": create_component("attention", "local3d", {"extent": [3, 1, 2], "bias": True}),
     "swin_ar": create_component("attention", "swin_ar", {"window": [2, 2]}),
     "swin_ar, bias": create_component("attention", "swin_ar", {"window": [3, 2], "bias": True}),
     "swin_ar, 2 frames, bias": create_component("attention", "swin_ar", {"window": [1, 3], "frames": 2, "bias": True}),

@@ -46,7 +46,7 @@ class TextAlone(AttentionBackend):
 
 BACKENDS: dict[str, AttentionBackend] = {
     "naive": Naive(),
-    "local3d": Local3D(Local3D.Config(extent=[2, 3, 2])),
+    "local3d": Local3D(Local3D.Config(extent=[2, 2, 3])),
     "local3d with a bias": Local3D(Local3D.Config(extent=[3, 2, 2], bias=True)),
     "swin_ar": SwinAR(SwinAR.Config(window=[2, 3])),
     "swin_ar with a bias": SwinAR(SwinAR.Config(window=[3, 2], frames=2, bias=True)),

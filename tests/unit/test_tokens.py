@@ -25,7 +25,7 @@ GUIDED = SamplingConfig(temperature=0.9, guidance=2.5)
 
 BACKENDS: dict[str, AttentionBackend] = {
     "naive": Naive(),
-    "local3d": Local3D(Local3D.Config(extent=[3, 3, 2], bias=True)),
+    "local3d": Local3D(Local3D.Config(extent=[3, 2, 3], bias=True)),
     "swin_ar": SwinAR(SwinAR.Config(window=[2, 3])),
 }
 

@@ -108,6 +108,23 @@ def test_without_muon_every_step_is_one_of_published_adam() -> None:
     assert_same_weights(ours, theirs)
 
 
+def muon_matrix(steps: int, **options: float) -> Tensor:
+    """A matrix that Muon has trained."""
+    network = small_network()
+    config = StageConfig(steps=10, batch_size=1, adam_lr=0.01, muon_lr=0.02, warmup=0, cooldown=0, **options)
+    learn(network, *build_optimizer(network.named_parameters(), config), range(steps))
+    return network[2].weight.detach()
+
+
+def test_weight_decay_takes_a_share_of_the_matrices_of_muon_too() -> None:
+    taken = muon_matrix(1) - muon_matrix(1, weight_decay=0.5)
+    torch.testing.assert_close(taken, muon_matrix(0) * 0.02 * 0.5, rtol=1e-3, atol=1e-7)
+
+
+def test_the_momentum_of_muon_is_an_option_of_its_own() -> None:
+    assert not torch.allclose(muon_matrix(3), muon_matrix(3, muon_momentum=0.5))
+
+
 @pytest.mark.parametrize("muon_lr", [0.0, 0.02])
 def test_a_restored_optimizer_goes_on_as_if_nothing_had_happened(muon_lr: float) -> None:
     config = StageConfig(steps=12, batch_size=1, adam_lr=0.01, muon_lr=muon_lr)
@@ -259,6 +276,22 @@ def test_dropping_the_caption_keeps_the_duration(sampler: SequenceSampler, text:
     assert torch.equal(~dropped, (tokens == with_caption).all(1))
     assert 10 <= int(dropped.sum()) <= 30
     assert mask.any(1).all()
+
+
+@pytest.mark.parametrize("kind", ["sequences", "frames"])
+def test_which_captions_are_dropped_depends_on_the_seed_of_the_stage(
+    sampler: SequenceSampler, text: TextTokenizer, kind: str
+) -> None:
+    def dropped(seed: int) -> list[bool]:
+        own = replace(sampler, seed=seed)
+        draws = own if kind == "sequences" else FrameSampler(own, own, stills=0.0)
+        numbers = range(60)
+        _, tokens, _ = TokenBatch(draws, text, 30, caption_dropout=0.5)(numbers)
+        without, _ = text.encode([with_duration("", draws.draw(number)[2]) for number in numbers], 30)
+        return (tokens == without).all(1).tolist()
+
+    assert dropped(1) == dropped(1)
+    assert 10 < sum(a != b for a, b in zip(dropped(1), dropped(2), strict=True)) < 50
 
 
 class Killed(Exception):

@@ -76,8 +76,9 @@ class StageConfig:
     batch_size: int = MISSING
     adam_lr: float = 2e-4  # embeddings, norms, biases; everything where muon_lr is 0
     muon_lr: float = 0.0  # matrices, by Muon; 0 for plain Adam, as published
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    weight_decay: float = 0.0
+    muon_momentum: float = 0.95
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # of Adam alone
+    weight_decay: float = 0.0  # Adam adds it to the gradient, as published; Muon takes it of the weights
     caption_dropout: float = 0.0  # share of sequences without their caption, for guidance
     clip_norm: float = 0.1  # 0 for no clipping
     warmup: float = 0.01  # share of the steps

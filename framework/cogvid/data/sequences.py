@@ -141,6 +141,11 @@ class FrameSampler:
     anywhere: SequenceSampler
     stills: float
 
+    @property
+    def seed(self) -> int:
+        """Of the stage."""
+        return self.first.seed
+
     def draw(self, number: int) -> tuple[Tensor, str, float]:
         """Codes int64 (1, height, width), the caption, and seconds: 0 for a first frame."""
         random = np.random.default_rng((self.first.seed, number, 3))
@@ -202,7 +207,7 @@ class TokenBatch:
         codes, texts = [], []
         for number in numbers:
             frames, caption, seconds = self.sampler.draw(number)
-            dropped = np.random.default_rng((number, 2)).random() < self.caption_dropout
+            dropped = np.random.default_rng((self.sampler.seed, number, 2)).random() < self.caption_dropout
             codes.append(frames.flatten(1))
             texts.append(with_duration("" if dropped else caption, seconds))
         return torch.stack(codes), *self.text.encode(texts, self.text_length)

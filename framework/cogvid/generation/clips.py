@@ -76,7 +76,7 @@ class ClipGenerator:
     def clips(
         self,
         captions: Sequence[str],
-        seconds: Sequence[float],
+        seconds: Sequence[Sequence[float]],
         samples: Tensor,
         seed: int,
         on_step: OnStep | None = None,
@@ -95,7 +95,7 @@ class ClipGenerator:
     def pieces(
         self,
         captions: Sequence[str],
-        seconds: Sequence[float],
+        seconds: Sequence[Sequence[float]],
         samples: Tensor,
         seed: int,
         on_step: OnStep | None = None,
@@ -107,7 +107,7 @@ class ClipGenerator:
 
         Args:
             captions: B captions; may be empty strings.
-            seconds: durations of the key-frame sequences.
+            seconds: durations of each clip's sequences: of the key frames, then of each round of the plan.
             samples: int64 (B,), the number of each clip; with `seed` it decides all randomness.
             seed: see `samples`.
             on_step: called after each step with the number of tokens it generated.
@@ -115,13 +115,16 @@ class ClipGenerator:
         Yields:
             int64 (B, f, N) on the CPU, the next f frames.
         """
-        batch = _Batch(list(captions), list(seconds), samples.cpu(), seed, on_step)
+
+        def batch(number: int) -> _Batch:
+            return _Batch(list(captions), [own[number] for own in seconds], samples.cpu(), seed, on_step)
+
         last_read = {t: number for number, part in enumerate(self.plan, 1) for t in _frames(part, given=True)}
-        kept = dict(zip(self.places, self._key_frames(batch).unbind(1), strict=True))
+        kept = dict(zip(self.places, self._key_frames(batch(0)).unbind(1), strict=True))
         yielded = 0
         for number in range(len(self.plan) + 1):
             if number:
-                kept.update(self._round(self.plan[number - 1], kept, batch))
+                kept.update(self._round(self.plan[number - 1], kept, batch(number)))
             self.most_held = max(self.most_held, len(kept))
             start = yielded
             while yielded < len(self.timeline) and self.timeline[yielded] in kept:
@@ -132,14 +135,14 @@ class ClipGenerator:
             pending = self.timeline[yielded] if yielded < len(self.timeline) else float("inf")
             kept = {t: codes for t, codes in kept.items() if t >= pending or last_read.get(t, 0) > number}
 
-    def check(self, captions: Sequence[str], seconds: Sequence[float]) -> None:
-        """Find out, before anything is generated, whether the models can read the captions.
+    def check(self, captions: Sequence[str], seconds: Sequence[Sequence[float]]) -> None:
+        """Find out, before anything is generated, whether the models can read the captions; see `pieces`.
 
         Raises:
             UserError: one is empty, too long, or has characters that no training caption had.
         """
-        for share in {0.0, 1.0, *(1 / part.rate_factor for part in self.plan)}:
-            self._encode(captions, [s * share for s in seconds])
+        for each in {(0.0,) * len(captions), *zip(*seconds, strict=True)}:
+            self._encode(captions, each)
 
     def _key_frames(self, batch: _Batch) -> Tensor:
         """int64 (B, F, N)."""
@@ -170,7 +173,7 @@ class ClipGenerator:
         filled = self._generate(
             model,
             self.config.sequential if part.stage == "sequential" else self.config.interpolation,
-            batch.repeated(len(windows), part.rate_factor),
+            batch.repeated(len(windows)),
             torch.stack(given, dim=1).flatten(0, 1),
             known,
             torch.tensor(windows).repeat(len(batch.captions), 1),
@@ -239,13 +242,13 @@ class _Batch:
     seed: int
     on_step: OnStep | None
 
-    def repeated(self, times: int, rate_factor: float) -> _Batch:
-        """Each as often as it has windows, which last the `rate_factor`-th part."""
+    def repeated(self, times: int) -> _Batch:
+        """Each `times` in a row."""
         rows = [row for row in range(len(self.captions)) for _ in range(times)]
         return replace(
             self,
             captions=[self.captions[row] for row in rows],
-            seconds=[self.seconds[row] / rate_factor for row in rows],
+            seconds=[self.seconds[row] for row in rows],
             samples=self.samples[rows],
         )
 

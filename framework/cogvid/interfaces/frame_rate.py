@@ -30,8 +30,15 @@ class FrameRateScheduler(Component):
         """
 
     def generation_rates(self, duration: float, frames: int, rounds: int) -> list[float]:
-        """The rates to generate a clip of `duration` seconds through: key frames, then each round doubled.
+        """The rates (1/s) to generate a clip through, which decide the durations that the models are told.
 
-        Returns `rounds + 1` rates, or none where no training rate fits.
+        Args:
+            duration: seconds from the clip's first frame to its last.
+            frames: how many the clip must yield at the key frames' rate.
+            rounds: how often interpolation doubles the frames.
+
+        Returns:
+            The key frames' rate and that of each doubling, `rounds + 1` numbers above 0; none where no training rate
+            fits.
         """
         return [rate * 2**k for rate in self.training_rates(duration, frames)[:1] for k in range(rounds + 1)]

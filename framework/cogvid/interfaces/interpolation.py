@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Round:
 
     Attributes:
         windows: what to fill in; all have the same frames given.
-        rate_factor: the windows' frame rate over the key frames' rate.
+        rate_factor: the windows' frame rate over the key frames' rate, above 0.
         stage: whose model fills it in. A window of the sequential stage begins with its given frames.
     """
 
@@ -71,11 +72,15 @@ def check_plan(name: str, places: Sequence[int], plan: Sequence[Round], target: 
         target: frames of the finished clip.
 
     Raises:
-        UserError: a window is not like the sequences its model is trained on, reads a frame before it is made, makes
-            one again, or some frame is never made.
+        UserError: a round has no rate, a window is not like the sequences its model is trained on, reads a frame
+            before it is made, makes one again, or some frame is never made.
     """
     frames, made = len(places), set(places)
     for part in plan:
+        if not 0 < part.rate_factor < math.inf:
+            raise UserError(
+                f"interpolation: {name} plans a round with a rate_factor of {part.rate_factor}: it must be above 0."
+            )
         fresh: list[int] = []
         for window in part.windows:
             if len(window.frames) != frames or window.given != _trained(window, part.stage, frames):

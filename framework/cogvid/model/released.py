@@ -19,6 +19,12 @@ from cogvid.plugins.manager import create_component
 # the first 20000 rows of a vocabulary of 150010 are image tokens.
 _FRAMES, _SIDE = 5, 20
 _TEXT_POSITIONS, _IMAGE_VOCABULARY = 512, 20000
+_STAGES: dict[int | Stage, Stage] = {
+    1: "sequential",
+    2: "interpolation",
+    "sequential": "sequential",
+    "interpolation": "interpolation",
+}
 
 # Names of modules in the release and here.
 _MODULES = {
@@ -62,12 +68,13 @@ def load_released(
         The model in float32 and eval mode; `model(tokens, text_mask=...)` gives the release's logits.
 
     Raises:
-        UserError: a tensor is missing, left over, or of another shape; the message names it.
+        UserError: `stage` or `num_heads` cannot be, the file cannot be read, or a tensor is missing, left over, or of
+            another shape; the message names it.
     """
+    if stage not in _STAGES:
+        raise UserError(f"released weights: stage {stage!r} is none of {', '.join(map(repr, _STAGES))}")
     if not isinstance(weights, Mapping):
-        from safetensors.torch import load_file
-
-        weights = load_file(weights)
+        weights = _read(Path(weights))
     # By two tensors of each layer, so that a missing one is missed and a stray one strays.
     telling = re.compile(r".*attn_distribution\.(\d+)|.*layers\.(\d+)\.input_layernorm\.weight")
     found = [match for name in weights if (match := telling.fullmatch(name))]
@@ -79,7 +86,15 @@ def load_released(
         if name not in names:
             raise UserError(f"released weights: {name} is no tensor of CogVideo; is this another model's file?")
     state = {ours: weights[released].float() for released, ours in names.items()}
-    vocabulary, width = state["word_embeddings.weight"].shape
+    embedding = state["word_embeddings.weight"]
+    if embedding.ndim != 2:
+        raise UserError(
+            f"released weights: transformer.word_embeddings.weight is {tuple(embedding.shape)}, the model needs a row "
+            "for each token"
+        )
+    vocabulary, width = embedding.shape
+    if num_heads < 1 or width % num_heads:
+        raise UserError(f"released weights: num_heads {num_heads} does not divide the width of the model, {width}")
     config = TransformerConfig(
         layers=layers,
         width=width,
@@ -97,13 +112,12 @@ def load_released(
         ("later_position_embeddings", (_FRAMES - 1) * n),
     ):
         state[f"{name}.weight"] = state[f"{name}.weight"][:used]
-    sequential = stage in (1, "sequential")
     backend: AttentionBackend = (
         create_component("attention", "naive")
         if window < 0
         else create_component("attention", "swin_ar", {"window": [window, window]})
     )
-    model = CogVideoTransformer(config, backend, "sequential" if sequential else "interpolation")
+    model = CogVideoTransformer(config, backend, _STAGES[stage])
     expected = model.state_dict()
     for released, ours in names.items():
         if state[ours].shape != expected[ours].shape:
@@ -113,6 +127,20 @@ def load_released(
             )
     model.load_state_dict(state)
     return model.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} is no readable safetensors file: {error}. Give load_released the released tensors in that format, "
+            "or as a mapping."
+        ) from error
 
 
 def _released_names(layers: int) -> dict[str, str]:

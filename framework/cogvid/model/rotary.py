@@ -1,4 +1,4 @@
-"""Rotary positions over (frame, row, column), applied before an attention backend sees queries and keys."""
+"""Rotary positions over (frame, row, column), for queries and keys of the plus channel before its backend sees them."""
 
 from __future__ import annotations
 

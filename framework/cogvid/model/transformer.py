@@ -127,8 +127,8 @@ class CogVideoTransformer(nn.Module):
             (B, context.text + S, D).
         """
         x = self.word_embeddings(tokens) + self.positions(slots, text_mask, context.text)
-        angles = None
-        if self.config.positions is Positions.rotary:
+        angles = None  # the base channel has none: it stays the image model, which knows of one frame
+        if self.backend is not None and self.config.positions is Positions.rotary:
             cos, sin = rotation(self.config.grid.position(slots), self.config.width // self.config.heads)
             angles = cos.unsqueeze(-3), sin.unsqueeze(-3)  # the same for all heads
         for block in self.layers:
@@ -206,7 +206,7 @@ class Block(nn.Module):
         self.fed_norm = nn.LayerNorm(config.width)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, context: AttentionContext) -> Tensor:
-        """(B, S, D) to (B, S, D); `angles`: the rotary positions of the frame slots, if any."""
+        """(B, S, D) to (B, S, D); `angles`: the rotary positions of the plus channel's frame slots, if any."""
         x = x + self.mixed_norm(self.mix(self.attention_norm(x), angles, context))
         fed = self.contract(F.gelu(self.expand(self.feed_norm(x)), approximate="tanh"))
         return x + self.fed_norm(fed)
@@ -214,10 +214,13 @@ class Block(nn.Module):
     def mix(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, context: AttentionContext) -> Tensor:
         """`sigmoid(a) * base + (1 - sigmoid(a)) * plus` on frame slots, the base channel alone on text."""
         text = context.text
-        base = self.base.merge(context.base(self.layer, *self.base.split(x, angles, text)))
+        base = self.base.merge(context.base(self.layer, *self.base.split(x)))
         if self.plus is None or self.gate is None:
             return base
-        plus = self.plus.merge(context.plus(self.layer, *self.plus.split(x, angles, text), self.bias))
+        q, k, v = self.plus.split(x)
+        if angles is not None:
+            q, k = rotate(q, angles, text), rotate(k, angles, text)
+        plus = self.plus.merge(context.plus(self.layer, q, k, v, self.bias))
         share = torch.sigmoid(self.gate)
         frames = share * base[:, text:] + (1 - share) * plus
         return torch.cat([base[:, :text], frames], dim=1) if text else frames
@@ -232,11 +235,9 @@ class Channel(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def split(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, text: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, S, D) to queries, keys and values (B, H, S, K); those of frame slots turned by `angles`."""
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, D) to queries, keys and values (B, H, S, K)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if angles is not None:
-            q, k = rotate(q, angles, text), rotate(k, angles, text)
         return q, k, v
 
     def merge(self, y: Tensor) -> Tensor:

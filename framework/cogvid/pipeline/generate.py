@@ -37,13 +37,13 @@ class TestClips:
 
     Attributes:
         clips: what to imitate.
-        rates: of the key frames (1/s).
+        rates: of the key frames and of each round (1/s), for each clip.
         key_frames: how many there are.
         intervals: between key frames, that a whole clip lasts.
     """
 
     clips: list[TimedClip]
-    rates: list[float]
+    rates: list[list[float]]
     key_frames: int
     intervals: float
 
@@ -53,14 +53,14 @@ class TestClips:
         return [timed.clip.caption for timed in self.clips]
 
     @property
-    def seconds(self) -> list[float]:
-        """Durations of the key-frame sequences."""
-        return [(self.key_frames - 1) / rate for rate in self.rates]
+    def seconds(self) -> list[list[float]]:
+        """Durations of the sequences of the key frames and of each round, for each clip."""
+        return [[(self.key_frames - 1) / rate for rate in own] for own in self.rates]
 
     @property
     def durations(self) -> list[float]:
         """Seconds from first to last frame of the finished clips."""
-        return [self.intervals / rate for rate in self.rates]
+        return [self.intervals / own[0] for own in self.rates]
 
     def times(self, frames: int) -> list[np.ndarray]:
         """`frames` times spread over each finished clip, both ends included."""
@@ -74,8 +74,8 @@ class TestClips:
 def usable_test_clips(lab: Lab, data: StageResult) -> TestClips:
     """The test clips at the rates that the scheduler would generate them through."""
     clips = read_clips(data.folder, "test")
-    rates = [lab.clip_rate(clip.duration) for clip in clips]
-    usable = [(clip, rate) for clip, rate in zip(clips, rates, strict=True) if rate]
+    rates = [lab.clip_rates(clip.duration) for clip in clips]
+    usable = [(clip, own) for clip, own in zip(clips, rates, strict=True) if own]
     return TestClips([c for c, _ in usable], [r for _, r in usable], lab.config.video.frames, lab.clip_intervals)
 
 
@@ -167,8 +167,8 @@ def to_videos(lab: Lab, tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:
 
 def _write_videos(folder: Path, videos: dict[str, Tensor], chosen: TestClips) -> None:
     rows = [
-        {"index": i, "caption": caption, "rate": rate}
-        for i, (caption, rate) in enumerate(zip(chosen.captions, chosen.rates, strict=True))
+        {"index": i, "caption": caption, "rate": own[0]}
+        for i, (caption, own) in enumerate(zip(chosen.captions, chosen.rates, strict=True))
     ]
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, clips in videos.items():

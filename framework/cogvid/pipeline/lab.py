@@ -35,6 +35,9 @@ from cogvid.progress import stage_progress
 log = logging.getLogger("cogvid")
 Item = TypeVar("Item")
 
+# Seconds of a clip that is long enough for every rate.
+LONG = 1e6
+
 
 @dataclass(frozen=True)
 class TimedClip:
@@ -61,8 +64,9 @@ class Lab:
         plan: the rounds behind the key frames; none for a strategy without a model.
 
     Raises:
-        UserError: a component is unknown, its options are wrong, or the strategy cannot reach the wanted frames;
-            the message names the key.
+        UserError: a component is unknown, its options are wrong, the strategy cannot reach the wanted frames,
+            guidance has no captions left out to learn from, or the scheduler gives no rates for the rounds; the
+            message names the key.
     """
 
     def __init__(self, config: ExperimentConfig, sources: Mapping[str, str] | None = None) -> None:
@@ -87,6 +91,8 @@ class Lab:
         self.codes = tokenizer.codebook_size
         self.places = self.strategy.key_frame_places(config.video.frames, config.generation.frames)
         self.plan = self._plan()
+        self._check_guidance()
+        self.clip_rates(LONG)  # a scheduler without a rate for every round says so here
         for key, metric in config.evaluation.metrics.items():
             self.plugins.configure("metric", metric.name, metric.options, f"evaluation.metrics.{key}", sources)
 
@@ -139,6 +145,23 @@ class Lab:
         check_plan(self.config.interpolation.name, self.places, plan, target)
         return plan
 
+    def _check_guidance(self) -> None:
+        """Guidance asks a model for what it has learned without captions only where some are left out in training."""
+        generation, stages = self.config.generation, self.config.stages
+        used = {"sequential": (generation.sequential, stages.sequential)}
+        if generation.image_model_first:
+            used["first_frame"] = generation.first_frame, stages.image_base
+        if self.interpolates:
+            used["interpolation"] = generation.interpolation, stages.interpolation
+        for part, (sampling, stage) in used.items():
+            if sampling.guidance != 1 and not stage.caption_dropout:
+                key = f"stages.{'image_base' if part == 'first_frame' else part}.caption_dropout"
+                raise UserError(
+                    f"generation.{part}.guidance: guidance of {sampling.guidance} goes away from what the model says "
+                    f"without a caption, which it cannot learn while {key} is 0. Set {key} to a share of the "
+                    f"sequences, such as 0.1, or generation.{part}.guidance to 1."
+                )
+
     @property
     def interpolates(self) -> bool:
         """Whether the plan needs the interpolation model."""
@@ -150,10 +173,26 @@ class Lab:
         last = self.config.video.frames - 1
         return (self.config.generation.frames - 1) * last / ((self.places[-1] - self.places[0]) or last or 1)
 
-    def clip_rate(self, duration: float) -> float | None:
-        """The key frames' rate (1/s) to generate a clip of `duration` seconds at; None where no rate fits."""
+    def clip_rates(self, duration: float) -> list[float]:
+        """The rates (1/s) to generate a clip of `duration` seconds through: of the key frames, then of each round of
+        the plan; none where no rate fits.
+
+        Raises:
+            UserError: the scheduler gives too few or too many, or one that is no rate.
+        """
         frames = math.ceil(self.clip_intervals) + 1
-        return next(iter(self.scheduler.generation_rates(duration, frames, 0)), None)
+        factors = [1.0, *(part.rate_factor for part in self.plan)]
+        doublings = [max(0, math.floor(math.log2(factor))) for factor in factors]
+        rounds = max(doublings)
+        rates = self.scheduler.generation_rates(duration, frames, rounds)
+        if rates and (len(rates) != rounds + 1 or not all(0 < rate < math.inf for rate in rates)):
+            raise UserError(
+                f"frame_rate: {self.config.frame_rate.name} would generate a clip of {float(duration):g} seconds "
+                f"through the rates {rates}: it must give {1 + rounds}, all above 0, the key frames' and that of each "
+                "doubling by interpolation, or none for a clip that is too short"
+            )
+        # A rate that is no power of two of the key frames' lies between two of the list.
+        return [rates[n] * (f / 2**n) for n, f in zip(doublings, factors, strict=True)] if rates else []
 
     @property
     def key_frame_times(self) -> FrameTimes:

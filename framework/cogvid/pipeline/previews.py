@@ -28,7 +28,7 @@ class Previews:
         tokenizer: the trained frame tokenizer.
         text: the trained text tokenizer.
         prompts: captions.
-        seconds: duration of each prompt's key-frame sequence.
+        seconds: durations of the sequences of each prompt, as `ClipGenerator.pieces` takes them.
         clusters: of the tokenizer's codes, int64 (codes,), if it has some.
     """
 
@@ -38,7 +38,7 @@ class Previews:
         tokenizer: FrameTokenizer,
         text: TextTokenizer,
         prompts: Sequence[str],
-        seconds: Sequence[float],
+        seconds: Sequence[Sequence[float]],
         clusters: Tensor | None = None,
     ) -> None:
         self.lab, self.tokenizer, self.text, self.clusters = lab, tokenizer, text, clusters

@@ -18,7 +18,7 @@ from cogvid.errors import UserError
 from cogvid.generation.clips import OnStep
 from cogvid.pipeline.clip_files import ClipFiles, ClipWriter, Request, fill
 from cogvid.pipeline.generate import to_videos, token_progress
-from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.lab import LONG, Lab
 from cogvid.pipeline.pictures import contact_sheet
 from cogvid.pipeline.run import TrainedModels, trained_models
 from cogvid.pipeline.stage import Info, StageResult, as_plain, write_whole
@@ -65,15 +65,15 @@ def sample_clips(
     """
     lab = Lab(config)
     settings = _settings(lab, stages)
-    rate = _rate(lab, duration)
-    shape = config.generation.frames, lab.clip_intervals / rate
+    rates = _rates(lab, duration)
+    shape = config.generation.frames, lab.clip_intervals / rates[0]
     clips = [ClipFiles(out, Request(*text, seed, *shape, settings), gif) for text in _numbered(prompts, count)]
     for clip in clips:
         clip.check()
     picture = _sheet_path(out, clips)
     if any(clip.missing for clip in clips) or (sheet and not picture.exists()):
         run = trained_models(lab, stages)
-        seconds = (config.video.frames - 1) / rate
+        seconds = [(config.video.frames - 1) / rate for rate in rates]
         run.generator.check(prompts, [seconds] * len(prompts))
         _make_folder(out)
         _make_all(lab, run, clips, seconds)
@@ -83,7 +83,7 @@ def sample_clips(
     return [*(clip.path(".mp4") for clip in clips), *([picture] if sheet else [])]
 
 
-def _make_all(lab: Lab, run: TrainedModels, clips: list[ClipFiles], seconds: float) -> None:
+def _make_all(lab: Lab, run: TrainedModels, clips: list[ClipFiles], seconds: list[float]) -> None:
     fresh = sum(".safetensors" in clip.missing for clip in clips)
     size = lab.config.generation.batch_size
     with token_progress("sample", fresh * run.generator.clip_tokens) as on_step:
@@ -96,7 +96,7 @@ def _make_all(lab: Lab, run: TrainedModels, clips: list[ClipFiles], seconds: flo
                 _make_batch(lab, run, batch, seconds, on_step)
 
 
-def _make_batch(lab: Lab, run: TrainedModels, batch: list[ClipFiles], seconds: float, on_step: OnStep) -> None:
+def _make_batch(lab: Lab, run: TrainedModels, batch: list[ClipFiles], seconds: list[float], on_step: OnStep) -> None:
     fresh = [clip for clip in batch if ".safetensors" in clip.missing]
     for clip in batch:
         if clip not in fresh:
@@ -131,21 +131,22 @@ def _settings(lab: Lab, stages: dict[str, StageResult]) -> Info:
     generation = as_plain(lab.config.generation)
     return {
         "models": {name: stages[name].key for name in needed},
+        "frame_rate": as_plain(lab.identity("frame_rate", lab.config.frame_rate)),
         "interpolation": as_plain(lab.identity("interpolation", lab.config.interpolation)),
         "generation": {key: value for key, value in generation.items() if key not in _ASIDE},
         "cogvid": version("cogvid"),
     }
 
 
-def _rate(lab: Lab, duration: float | None) -> float:
-    """The key frames' rate (1/s)."""
+def _rates(lab: Lab, duration: float | None) -> list[float]:
+    """The rates (1/s) of the key frames and of each round."""
     if duration is not None and not 0 < duration < math.inf:
         raise UserError(f"--duration {duration}: a clip lasts more than 0 seconds")
-    rate = lab.clip_rate(1e6 if duration is None else duration)
-    if rate is None:
+    rates = lab.clip_rates(LONG if duration is None else duration)
+    if not rates:
         frames = math.ceil(lab.clip_intervals) + 1
         raise UserError(f"--duration {duration}: the run's frame rates yield no {frames} frames in that time")
-    return rate
+    return rates
 
 
 def _numbered(prompts: Sequence[str], count: int) -> list[tuple[str, int]]:

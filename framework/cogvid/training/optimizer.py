@@ -20,7 +20,9 @@ class MuonAdam(torch.optim.Adam):
     """
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
-        """Args: parameter groups with keys `params`, `lr`, `muon`; the other options are Adam's."""
+        """Args: parameter groups with keys `params`, `lr`, `muon` and, where that is true, `momentum`; the other
+        options are Adam's. Muon has its momentum in place of `betas`, and takes `lr * weight_decay` of a matrix in
+        each step: Adam's way, through the gradient, would be lost when the update is made orthogonal."""
         super().__init__(groups, **options)
 
     @torch.no_grad()
@@ -39,14 +41,16 @@ class MuonAdam(torch.optim.Adam):
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
                     state["step"] = torch.zeros(())  # Adam looks for it when a checkpoint is loaded
-                state["momentum"].lerp_(parameter.grad, 1 - 0.95)
-                update = parameter.grad.lerp(state["momentum"], 0.95)
+                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(state["momentum"], group["momentum"])
                 by_shape[parameter.shape, index].append((parameter, update))
                 parameter.grad = None  # so that Adam passes it over
         for (shape, index), pairs in by_shape.items():
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            group = self.param_groups[index]
             for (parameter, _), update in zip(pairs, orthogonal(torch.stack([u for _, u in pairs])), strict=True):
-                parameter.add_(update, alpha=-self.param_groups[index]["lr"] * scale)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * scale)
         super().step()
         return loss
 
@@ -85,10 +89,10 @@ def build_optimizer(
     chosen = {id(p) for p in matrices}
     others = [p for _, p in trained if id(p) not in chosen]
     groups = [
-        {"params": params, "lr": lr, "muon": muon}
-        for params, lr, muon in ((others, config.adam_lr, False), (matrices, config.muon_lr, True))
-        if params
+        {"params": others, "lr": config.adam_lr, "muon": False},
+        {"params": matrices, "lr": config.muon_lr, "muon": True, "momentum": config.muon_momentum},
     ]
+    groups = [group for group in groups if group["params"]]
     betas = (config.betas[0], config.betas[1])
     optimizer = MuonAdam(groups, betas=betas, weight_decay=config.weight_decay)
     warmup, cooldown = config.warmup * config.steps, config.cooldown * config.steps

@@ -12,11 +12,12 @@ from cogvid.attention.bias import RelativeBias
 
 
 class Local3D(cogvid.AttentionBackend):
-    """Keys less than `extent` away: |dt| < lt, |dx| < lx, |dy| < ly (after NUWA's 3D nearby attention)."""
+    """Keys less than `extent` = (lt, lx, ly) away in time, rows and columns: |dt| < lt, |dx| < lx, |dy| < ly
+    (after NUWA's 3D nearby attention)."""
 
     @dataclass
     class Config:
-        """`extent`: frames, columns, rows; `bias`: learn a bias by relative position."""
+        """`extent`: frames, rows, columns; `bias`: learn a bias by relative position."""
 
         extent: list[int] = field(default_factory=lambda: [3, 6, 6])
         bias: bool = False
@@ -25,21 +26,21 @@ class Local3D(cogvid.AttentionBackend):
         super().__init__(config)
         if len(self.config.extent) != 3 or min(self.config.extent) < 1:
             raise cogvid.UserError(
-                f"local3d: extent must be three positive numbers [frames, columns, rows], got {self.config.extent}"
+                f"local3d: extent must be three positive numbers [frames, rows, columns], got {self.config.extent}"
             )
 
     def pattern(self, query: cogvid.Position, key: cogvid.Position, layer: int) -> Tensor:
         """Inside the box."""
-        frames, columns, rows = self.config.extent
+        frames, rows, columns = self.config.extent
         return (
             ((query.frame - key.frame).abs() < frames)
-            & ((query.column - key.column).abs() < columns)
             & ((query.row - key.row).abs() < rows)
+            & ((query.column - key.column).abs() < columns)
         )
 
     def bias(self, heads: int) -> nn.Module | None:
         """A `RelativeBias` over the box, if configured."""
-        frames, columns, rows = self.config.extent
+        frames, rows, columns = self.config.extent
         return RelativeBias(heads, (frames, rows, columns)) if self.config.bias else None
 
 
