@@ -68,5 +68,5 @@ def checked_options(
         if isinstance(error, MissingMandatoryValue):
             raise UserError(f"{where}: {component} needs a value for this option.") from error
         raise UserError(f"{where}: wrong value for {component}: {first_line(error)}.") from error
-    check_ranges(config, prefix, sources or {})
+    check_ranges(config, prefix, sources or {}, f"this option of {component}")
     return config

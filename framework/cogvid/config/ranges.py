@@ -2,7 +2,7 @@
 
     @dataclass
     class Config:
-        rates: list[float] = option([1.0, 2.0], each(above(0)))
+        rates: list[float] = option([1.0, 2.0], each(above(0, 1000)))
 
 A plugin's `Config` uses the same functions: its options are checked before the component is built.
 """
@@ -36,20 +36,23 @@ class Allowed:
 
 
 def at_least(low: float) -> Allowed:
-    """Finite numbers from `low` on, below 2^31."""
+    """Numbers from `low` on, below 2^31."""
     return Allowed(f"at least {low} and below 2^31", lambda value: low <= value < _HUGE)
 
 
-def above(low: float) -> Allowed:
-    """Finite numbers above `low`, below 2^31."""
-    return Allowed(f"above {low} and below 2^31", lambda value: low < value < _HUGE)
+def above(low: float, most: float) -> Allowed:
+    """Numbers above `low`, up to `most`."""
+    return Allowed(f"above {low} and at most {most}", lambda value: low < value <= most)
 
 
-def between(low: float, high: float, *, below: bool = False) -> Allowed:
-    """Numbers from `low` to `high`; `below` leaves `high` itself out."""
-    if below:
-        return Allowed(f"at least {low} and below {high}", lambda value: low <= value < high)
+def between(low: float, high: float) -> Allowed:
+    """Numbers from `low` to `high`, both included."""
     return Allowed(f"from {low} to {high}", lambda value: low <= value <= high)
+
+
+def from_to_below(low: float, high: float) -> Allowed:
+    """Numbers from `low` on, below `high`."""
+    return Allowed(f"at least {low} and below {high}", lambda value: low <= value < high)
 
 
 def finite() -> Allowed:
@@ -94,13 +97,14 @@ def option(default: Any, allowed: Allowed) -> Any:
     return field(default_factory=lambda: copy.copy(default), metadata={_ALLOWED: allowed})
 
 
-def check_ranges(config: Any, key: str, sources: Mapping[str, str]) -> None:
+def check_ranges(config: Any, key: str, sources: Mapping[str, str], what: str = "it") -> None:
     """Hold the values of a configuration, and of the configurations in it, to what they may be.
 
     Args:
         config: an instance of a dataclass, all of its values of the right type.
         key: its full key; "" for an experiment.
         sources: where each full key got its value, for messages.
+        what: an option is called in messages.
 
     Raises:
         UserError: a value is out of its range; the message names where it was said, its key and the range.
@@ -109,9 +113,9 @@ def check_ranges(config: Any, key: str, sources: Mapping[str, str]) -> None:
         value, full_key = getattr(config, entry.name), f"{key}.{entry.name}" if key else entry.name
         allowed: Allowed | None = entry.metadata.get(_ALLOWED)
         if is_dataclass(value):
-            check_ranges(value, full_key, sources)
+            check_ranges(value, full_key, sources, what)
         elif allowed is not None and value is not None and not allowed.test(value):
-            raise UserError(f"{said(full_key, sources)}{full_key}: it must be {allowed.words}, got {value!r}.")
+            raise UserError(f"{said(full_key, sources)}{full_key}: {what} must be {allowed.words}, got {value!r}.")
 
 
 def said(key: str, sources: Mapping[str, str] | None) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from cogvid.config.ranges import at_least, between, each, finite, not_blank, option
+from cogvid.config.ranges import at_least, between, each, finite, from_to_below, not_blank, option
 
 # Random numbers are drawn from it, and from multiples of it that torch can hold.
-_SEED = between(0, 2**31, below=True)
+_SEED = from_to_below(0, 2**31)
 _SHARE = between(0, 1)
 
 
@@ -82,7 +82,7 @@ class StageConfig:
     batch_size: int = option(MISSING, at_least(1))
     adam_lr: float = option(2e-4, at_least(0))  # embeddings, norms, biases; everything where muon_lr is 0
     muon_lr: float = option(0.0, at_least(0))  # matrices, by Muon; 0 for plain Adam, as published
-    betas: list[float] = option([0.9, 0.95], each(between(0, 1, below=True), count=2))
+    betas: list[float] = option([0.9, 0.95], each(from_to_below(0, 1), count=2))
     weight_decay: float = option(0.0, at_least(0))
     caption_dropout: float = option(0.0, _SHARE)  # share of sequences without their caption, for guidance
     clip_norm: float = option(0.1, at_least(0))  # 0 for no clipping
@@ -125,7 +125,7 @@ class TrainerConfig:
     precision: str = "32-true"
     threads: int = option(0, between(0, 1024))  # CPU threads; 0 leaves torch's choice
     log_every: int = option(20, at_least(1))  # steps
-    sample_every: int = option(0, at_least(0))  # steps between sample videos in TensorBoard; 0 for one at the end of a stage
+    sample_every: int = option(0, at_least(0))  # steps between previews in TensorBoard; 0 for one at the end
     sample_prompts: list[str] = option([], each(not_blank(), least=0))  # empty: the first captions of the test split
 
 
