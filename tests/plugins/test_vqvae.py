@@ -121,7 +121,7 @@ def test_options_that_make_no_sense_are_refused_by_name(options: dict[str, int],
 
 def test_a_crop_larger_than_the_frames_is_refused() -> None:
     with pytest.raises(UserError, match="crop 32 is larger than the frames of 16 pixels"):
-        tiny(crop=32).training_loss(coloured_squares(8))
+        tiny(crop=32).check(16)
 
 
 def test_whole_frames_train_where_no_crop_is_asked_for() -> None:

@@ -10,7 +10,6 @@ A plugin's `Config` uses the same functions: its options are checked before the 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -53,11 +52,6 @@ def between(low: float, high: float) -> Allowed:
 def from_to_below(low: float, high: float) -> Allowed:
     """Numbers from `low` on, below `high`."""
     return Allowed(f"at least {low} and below {high}", lambda value: low <= value < high)
-
-
-def finite() -> Allowed:
-    """Numbers that are neither NaN nor infinite."""
-    return Allowed("a finite number", lambda value: math.isfinite(value))
 
 
 def one_of(*values: Any) -> Allowed:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from cogvid.config.ranges import at_least, between, each, finite, from_to_below, not_blank, option
+from cogvid.config.ranges import at_least, between, each, from_to_below, not_blank, option
 
 # Random numbers are drawn from it, and from multiples of it that torch can hold.
 _SEED = from_to_below(0, 2**31)
@@ -70,7 +70,7 @@ class ModelConfig:
     heads: int = option(3, at_least(1))
     positions: Positions = Positions.learned
     plus_init: PlusInit = PlusInit.copy
-    gate_init: float = option(0.0, finite())  # sigmoid of it is the base channel's share
+    gate_init: float = option(0.0, between(-100, 100))  # sigmoid of it is the base channel's share
     checkpoint_activations: bool = False  # trade time for memory in training
 
 
@@ -138,7 +138,7 @@ class SamplingConfig:
     # Two levels: first a cluster of codes (temperature, top_k and top_p choose among clusters), then a code in it.
     clusters: bool = False
     code_temperature: float = option(0.89, at_least(0))  # inside a cluster
-    text_bias: float = option(0.0, finite())  # added to the attention scores of the text
+    text_bias: float = option(0.0, between(-100, 100))  # added to the attention scores of the text
 
 
 @dataclass

@@ -31,7 +31,7 @@ from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.interfaces.metric import VideoMetric
-from cogvid.plugins.importing import PluginSource, cause_of, import_entry_point, import_named, origin_of
+from cogvid.plugins.importing import PluginSource, import_entry_point, import_named, origin_of, plugin_code
 
 # What each hook registers: the kind, and the class its components derive from.
 HOOKS: dict[str, tuple[Kind, type]] = {
@@ -170,7 +170,7 @@ class PluginManager:
         try:
             plugin, module = import_entry_point(entry_point)
             if not self._pluggy.is_registered(module):
-                self._register(plugin, module)
+                self._register(plugin, module, silent=True)
         except UserError as error:
             self.broken.append(BrokenPlugin(entry_point.name, origin_of(entry_point.dist), str(error)))
 
@@ -178,16 +178,16 @@ class PluginManager:
         plugin, module = import_named(name, base)
         if self._pluggy.is_registered(module):
             raise UserError(f"{plugin} is named twice among the experiment's plugins; name it once.")
-        self._register(plugin, module)
+        self._register(plugin, module, silent=False)
 
-    def _register(self, plugin: PluginSource, module: ModuleType) -> None:
+    def _register(self, plugin: PluginSource, module: ModuleType, *, silent: bool) -> None:
         self._check_hooks(plugin, module)
         try:
             self._pluggy.register(module)
         except pluggy.PluginValidationError as error:
             raise UserError(f"{plugin}: {first_line(error)}.") from error
         taken = []
-        for info in self._components_of(plugin, module):
+        for info in self._components_of(plugin, module, silent=silent):
             claims = self._components.setdefault((info.kind, info.name), [])
             claims.append(info)
             if len(claims) > 1:
@@ -208,17 +208,15 @@ class PluginManager:
                 hint = f"put @cogvid.hookimpl above {unmarked[0]}"
             raise UserError(f"{plugin} has no hook: {hint}.")
 
-    def _components_of(self, plugin: PluginSource, module: ModuleType) -> list[ComponentInfo]:
+    def _components_of(self, plugin: PluginSource, module: ModuleType, *, silent: bool) -> list[ComponentInfo]:
         found = []
         for hook, (kind, base) in HOOKS.items():
             # pluggy's results do not say whose they are; its implementations do.
             for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
                 if implementation.plugin is not module:
                     continue
-                try:
+                with plugin_code(f"{plugin}: {hook}", "failed", silent=silent):
                     classes = implementation.function()
-                except Exception as error:
-                    raise UserError(f"{plugin}: {hook} failed: {cause_of(error)}") from error
                 _check_classes(f"{plugin}: {hook}", classes, base)
                 for name, cls in classes.items():
                     origin = (plugin.name, plugin.version, plugin.origin, plugin.file)

@@ -68,6 +68,14 @@ class VQVAE(cogvid.FrameTokenizer):
             accept_image_fmap=True,
         )
 
+    def check(self, size: int) -> None:
+        """See `FrameTokenizer`."""
+        if self.config.crop > size:
+            raise cogvid.UserError(
+                f"vqvae: crop {self.config.crop} is larger than the frames of {size} pixels (video.size): use a "
+                "smaller one, or 0 for whole frames"
+            )
+
     def encode(self, frames: Tensor) -> Tensor:
         """See `FrameTokenizer`."""
         features = self.encoder(2 * frames - 1).permute(0, 2, 3, 1)
@@ -83,16 +91,7 @@ class VQVAE(cogvid.FrameTokenizer):
         return self.quantizer.codebook.detach()
 
     def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `FrameTokenizer`; crops the frames itself.
-
-        Raises:
-            UserError: the frames are smaller than a crop.
-        """
-        if self.config.crop > min(frames.shape[2:]):
-            raise cogvid.UserError(
-                f"vqvae: crop {self.config.crop} is larger than the frames of {min(frames.shape[2:])} pixels "
-                "(video.size): use a smaller one, or 0 for whole frames"
-            )
+        """See `FrameTokenizer`; crops the frames itself."""
         crops = detailed_crops(frames, self.config.crop) if self.config.crop else frames
         target = 2 * crops - 1
         quantized, codes, commitment = self.quantizer(self.encoder(target))
