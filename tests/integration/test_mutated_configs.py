@@ -38,7 +38,7 @@ NAN, INF = float("nan"), float("inf")
 WRONG_TYPE: dict[Any, list[Any]] = {
     int: ["many", 1.5, [1], {"a": 1}],
     float: ["fast", [0.1], {"a": 0.1}],
-    bool: ["maybe", [True], {"a": True}, 7],
+    bool: ["maybe", [True], {"a": True}],
     str: [["a"], {"a": "b"}],
     list: ["x", 3, {"a": 1}, [["x"]], [None]],
     dict: ["x", 3, [1]],

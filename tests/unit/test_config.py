@@ -321,7 +321,7 @@ def test_every_shipped_component_fragment_sets_its_component(write: Write, kind:
         ("variants: {a: 3}", "lab.yaml:2: variants.a must be a mapping"),
         ("variants: {default: {}}", "'default' is the experiment itself"),
         ("variants: {a/b: {}}", "'a/b' names a folder"),
-        ("name: ../up", "lab.yaml:2: '../up' names a folder"),
+        ("name: ../up", "lab.yaml:2: name: '../up' names a folder"),
         (
             "model: {width: '${video.sise}'}",
             "lab.yaml:2: model.width: Interpolation key 'video.sise' not found",

@@ -124,7 +124,7 @@ def _read(path: Path, experiment: Path, chain: tuple[Path, ...]) -> tuple[list[L
     layer.tree.pop("variants", None)
     layers, variants = _with_bases(layer, path, experiment, chain)
     for name, part in own.items():
-        _check_folder_name(name, part.place(""))
+        _check_folder_name(name, f"{part.place('')}: variants")
         if name == DEFAULT_VARIANT:
             raise UserError(f"{part.place('')}: {name!r} is the experiment itself; call the variant otherwise.")
         variants.setdefault(name, []).extend(_with_bases(part, path, experiment, chain)[0])
@@ -189,8 +189,8 @@ def _typed(tree: dict[str, Any], provenance: dict[str, str], path: Path) -> Expe
     assert isinstance(config, ExperimentConfig)
     check_ranges(config, "", provenance)
     check_rules(config, provenance)
-    _check_folder_name(config.name, provenance["name"])
-    _check_folder_name(config.variant, provenance.get("variant", ""))
+    for key in ("name", "variant"):
+        _check_folder_name(getattr(config, key), f"{provenance.get(key, 'default')}: {key}")
     return config
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from cogvid.config.ranges import check_ranges
+from cogvid.config.ranges import check_ranges, said
 from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
 
@@ -60,8 +60,7 @@ def checked_options(
     except (OmegaConfBaseException, TypeError) as error:
         option = str(getattr(error, "full_key", None) or "")
         full_key = f"{prefix}.{option}" if option else prefix
-        source = (sources or {}).get(full_key.partition("[")[0])
-        where = f"{source}: {full_key}" if source else full_key
+        where = said(full_key.partition("[")[0], sources) + full_key
         if isinstance(error, ConfigKeyError):
             known = nearest(option, map(str, schema))
             raise UserError(f"{where}: {component} has no such option.{known}") from error

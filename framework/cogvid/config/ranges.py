@@ -108,8 +108,15 @@ def check_ranges(config: Any, key: str, sources: Mapping[str, str], what: str = 
         allowed: Allowed | None = entry.metadata.get(_ALLOWED)
         if is_dataclass(value):
             check_ranges(value, full_key, sources, what)
-        elif allowed is not None and value is not None and not allowed.test(value):
+        elif allowed is not None and value is not None and not _passes(value, allowed):
             raise UserError(f"{said(full_key, sources)}{full_key}: {what} must be {allowed.words}, got {value!r}.")
+
+
+def _passes(value: Any, allowed: Allowed) -> bool:
+    try:
+        return allowed.test(value)
+    except (TypeError, AttributeError):
+        return False  # OmegaConf takes a list in a list for a number in it
 
 
 def said(key: str, sources: Mapping[str, str] | None) -> str:

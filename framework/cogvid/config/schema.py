@@ -170,7 +170,7 @@ class ExperimentConfig:
     seed: int = option(0, _SEED)
     data_seed: int = option(0, _SEED)  # the same clips for every seed, so that seeds differ by training alone
     seeds: list[int] = option([0], each(_SEED))  # what `cogvid ablate` repeats every variant with
-    plugins: list[str] = field(default_factory=list)  # modules, or ./files.py beside the experiment
+    plugins: list[str] = option([], each(not_blank(), least=0))  # modules, or ./files.py beside the experiment
     video: VideoConfig = field(default_factory=VideoConfig)
     text: TextConfig = field(default_factory=TextConfig)
     data: ComponentConfig = field(default_factory=ComponentConfig)

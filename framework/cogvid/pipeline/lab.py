@@ -68,7 +68,10 @@ class Lab:
 
     def __init__(self, config: ExperimentConfig, sources: Mapping[str, str] | None = None) -> None:
         self.config, self.sources = config, sources
-        self.plugins = create_plugin_manager(config.plugins)
+        try:
+            self.plugins = create_plugin_manager(config.plugins)
+        except UserError as error:
+            raise UserError(f"{said('plugins', sources)}plugins: {error}") from error
         self.data: DataSource = self._build("data", config.data, "data")
         self.scheduler: FrameRateScheduler = self._build("frame_rate", config.frame_rate, "frame_rate")
         self.strategy: InterpolationStrategy = self._build("interpolation", config.interpolation, "interpolation")

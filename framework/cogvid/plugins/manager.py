@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cogvid.config.options import checked_options, first_line, nearest
+from cogvid.config.ranges import said
 from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
 from cogvid.interfaces import hookspecs
@@ -87,13 +88,14 @@ class PluginManager:
         usable = [claims[0] for claims in self._components.values() if len(claims) == 1]
         return sorted(usable, key=lambda info: (KINDS.index(info.kind), info.name))
 
-    def get(self, kind: Kind, name: str, key: str = "") -> ComponentInfo:
+    def get(self, kind: Kind, name: str, key: str = "", sources: Mapping[str, str] | None = None) -> ComponentInfo:
         """The component registered as `name`.
 
         Args:
             kind: one of `cogvid.interfaces.component.KINDS`.
             name: the registered name.
             key: the configuration key that holds the component, for messages.
+            sources: where a configuration key got its value (`Resolved.provenance`), for messages.
 
         Raises:
             UserError: there is no such component, or several plugins claim the name.
@@ -105,7 +107,7 @@ class PluginManager:
             raise UserError(_clash(claims))
         if not claims:
             known = [info.name for info in self.components() if info.kind == kind]
-            where = f"{key}.name: there" if key else "There"
+            where = f"{said(f'{key}.name', sources)}{key}.name: there" if key else "There"
             broken = self._broken_hint(name)
             raise UserError(f"{where} is no {kind} component {name!r}.{nearest(name, known)}{broken}")
         return claims[0]
@@ -121,14 +123,13 @@ class PluginManager:
         """The component's `Config`, made from `options` after checking them.
 
         Args:
-            kind, name, key: as for `get`.
+            kind, name, key, sources: as for `get`.
             options: values by option name; the rest keep their defaults.
-            sources: where a configuration key got its value (`Resolved.provenance`), for messages.
 
         Raises:
             UserError: an option is unknown, of a wrong type or missing; the message names its full key.
         """
-        component = self.get(kind, name, key)
+        component = self.get(kind, name, key, sources)
         return checked_options(component.cls.Config, options or {}, f"the {kind} component {name!r}", key, sources)
 
     def create(
@@ -151,7 +152,7 @@ class PluginManager:
         try:
             return self.get(kind, name, key).cls(config)
         except UserError as error:
-            raise UserError(f"{key}.options: {error}" if key else str(error)) from error
+            raise UserError(f"{said(key, sources)}{key}.options: {error}" if key else str(error)) from error
 
     def used(self, kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> list[ComponentInfo]:
         """A component and those among its options, the outermost first; as `get`."""
