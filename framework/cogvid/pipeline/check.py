@@ -115,7 +115,7 @@ def _check_attention(lab: Lab) -> None:
     small = Grid(min(grid.frames, _SMALL.frames), min(grid.height, _SMALL.height), min(grid.width, _SMALL.width))
     for key, backend, stage in todo:
         with _of(key, lab, backend.name):
-            fail = _failure(f"{key}: {backend.name}")
+            fail = _failure(backend.name)
             for layer in range(min(model.layers, _LAYERS)):
                 check_pattern(backend, small, layer, cpu, fail)
             check_bias(backend, model.heads, small, cpu, fail)
@@ -163,7 +163,7 @@ def _of(key: str, lab: Lab, what: str = "") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if key in str(error):
+        if f"{key}." in str(error) or f"{key}:" in str(error):
             raise
         raise UserError(f"{where}{error}") from error
     except Exception as error:
@@ -171,10 +171,10 @@ def _of(key: str, lab: Lab, what: str = "") -> Iterator[None]:
         raise UserError(f"{where}{what}{type(error).__name__}: {first_line(error)}.") from error
 
 
-def _failure(place: str) -> Callable[[str, str], None]:
+def _failure(name: str) -> Callable[[str, str], None]:
     def fail(check: str, problem: str) -> None:
         subject = {"pattern": "the pattern ", "self": "by the pattern, ", "bias": "the bias "}[check]
-        raise UserError(f"{place}: {subject}{problem}.")
+        raise UserError(f"{name}: {subject}{problem}.")
 
     return fail
 
