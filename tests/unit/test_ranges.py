@@ -38,7 +38,8 @@ stages:
 NAN, INF = float("nan"), float("inf")
 NONSENSE = {
     "video.size": [0, -1, 2**31],
-    "video.frames": [0],
+    "video.frames": [0, 1],
+    "trainer.precision": ["64-true", "bf16-true", "8"],
     "text.vocabulary": [255],
     "text.length": [0],
     "model.layers": [0, -3],

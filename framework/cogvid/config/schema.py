@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from cogvid.config.ranges import at_least, between, each, from_to_below, not_blank, option
+from cogvid.config.ranges import at_least, between, each, from_to_below, not_blank, one_of, option
 
 # Random numbers are drawn from it, and from multiples of it that torch can hold.
 _SEED = from_to_below(0, 2**31)
@@ -54,7 +54,7 @@ class ComponentConfig:
 @dataclass
 class VideoConfig:
     size: int = option(32, at_least(1))  # pixels; clips are cropped to a centred square and resized to size x size
-    frames: int = option(5, at_least(1))  # frames of one training sequence
+    frames: int = option(5, at_least(2))  # frames of one training sequence
 
 
 @dataclass
@@ -122,7 +122,8 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: int = option(1, at_least(1))
     strategy: str = "auto"
-    precision: str = "32-true"
+    # Lightning's others cast the frames to another type than the networks, or the networks to one that Adam is lost in.
+    precision: str = option("32-true", one_of("32-true", "bf16-mixed", "16-mixed"))
     threads: int = option(0, between(0, 1024))  # CPU threads; 0 leaves torch's choice
     log_every: int = option(20, at_least(1))  # steps
     sample_every: int = option(0, at_least(0))  # steps between previews in TensorBoard; 0 for one at the end
