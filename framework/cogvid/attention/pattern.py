@@ -39,7 +39,7 @@ def check_pattern(backend: AttentionBackend, grid: Grid, layer: int, device: tor
             fail("pattern", f"is {near.dtype}, not bool")
         if not _expands(near, shape):
             fail("pattern", f"has shape {tuple(near.shape)} where it has to broadcast to {shape}")
-            near = torch.zeros((), dtype=torch.bool, device=near.device)
+            near = torch.ones((), dtype=torch.bool, device=near.device)
         return near.bool().expand(shape)
 
     def of(queries: Tensor, keys: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: int = option(1, at_least(1))
     strategy: str = "auto"
-    # Lightning's others cast the frames to another type than the networks, or the networks to one that Adam is lost in.
+    # Lightning's others cast the networks to a type that what they read does not have.
     precision: str = option("32-true", one_of("32-true", "bf16-mixed", "16-mixed"))
     threads: int = option(0, between(0, 1024))  # CPU threads; 0 leaves torch's choice
     log_every: int = option(20, at_least(1))  # steps

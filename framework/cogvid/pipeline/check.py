@@ -27,7 +27,7 @@ from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.pipeline.generate import usable_test_clips
-from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.lab import Lab, read_clips
 from cogvid.pipeline.stage import StageResult
 
 # Sides of the grid that patterns are tried on, at most.
@@ -75,9 +75,11 @@ def check_test_clips(lab: Lab, data: StageResult) -> None:
     """
     wanted, usable = lab.config.generation.samples, len(usable_test_clips(lab, data).clips)
     if usable < wanted:
+        short = len(read_clips(data.folder, "test")) - usable
+        why = f", and {short} too short for every frame rate" if short else ""
         raise UserError(
             f"{said('generation.samples', lab.sources)}generation.samples: {wanted} clips are wanted, but the test "
-            f"split has {usable} usable ones. Lower generation.samples or add test clips."
+            f"split has {usable} usable ones{why}. Lower generation.samples or add test clips."
         )
 
 
