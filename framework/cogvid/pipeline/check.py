@@ -150,6 +150,13 @@ def _check_tokenizer(lab: Lab) -> None:
     ):
         if found != wanted:
             raise UserError(f"frame_tokenizer: {name}: {what} gives shape {tuple(found)} where {wanted} is wanted.")
+    for part in ("first_frame", "sequential", "interpolation"):
+        if getattr(lab.config.generation, part).clusters and tokenizer.codebook() is None:
+            key = f"generation.{part}.clusters"
+            raise UserError(
+                f"{said(key, lab.sources)}{key}: the frame tokenizer {name} has no codebook whose codes could be "
+                "clustered. Set it to false, or use another tokenizer."
+            )
 
 
 def _check_metrics(lab: Lab) -> None:
