@@ -102,6 +102,12 @@ def test_what_cannot_work_is_refused_by_its_key(file: Path, change: str, words: 
         checked(file, change.replace("FILE", str(file)))
 
 
+@pytest.mark.parametrize("change", ["model.layers=2147483647", "model.width=4194304", "text.length=2147483647"])
+def test_a_model_larger_than_the_machine_is_refused(file: Path, change: str) -> None:
+    with pytest.raises(UserError, match=r"model: the weights take [\d.]+ GB, and this machine has"):
+        checked(file, change)
+
+
 def test_an_extractor_that_needs_longer_clips_is_refused(file: Path) -> None:
     script = torch.jit.script(torch.nn.Identity())
     script.save(file.parent / "c3d.pt")

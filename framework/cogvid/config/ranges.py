@@ -64,6 +64,15 @@ def not_blank() -> Allowed:
     return Allowed("text that is not empty", lambda value: bool(value.strip()))
 
 
+def file_name() -> Allowed:
+    """Paths that a file system takes."""
+
+    def test(value: str) -> bool:
+        return bool(value.strip()) and "\0" not in value and all(len(part.encode()) < 256 for part in value.split("/"))
+
+    return Allowed("the path of a file or folder, its parts shorter than 256 bytes", test)
+
+
 def each(allowed: Allowed, *, count: int | None = None, least: int = 1) -> Allowed:
     """Lists whose every value is allowed.
 

@@ -7,9 +7,11 @@ experiment exist and fit; here they are tried: on small grids, on black frames, 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
+from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.generate import usable_test_clips
 from cogvid.pipeline.lab import Lab, read_clips
 from cogvid.pipeline.stage import StageResult
@@ -46,6 +49,7 @@ def check_lab(lab: Lab) -> None:
     # What is tried draws random numbers; those of the run are its own.
     with torch.random.fork_rng(devices=[]):
         _check_trainer(lab)
+        _check_memory(lab)
         _check_attention(lab)
         _check_tokenizer(lab)
         _check_metrics(lab)
@@ -106,6 +110,25 @@ def _check_trainer(lab: Lab) -> None:
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
+            )
+
+
+def _check_memory(lab: Lab) -> None:
+    """The weights alone have to fit; what training takes beside them depends on more than sizes."""
+
+    def parameters(layers: int) -> int:
+        with torch.device("meta"):
+            network = CogVideoTransformer(replace(lab.sizes(lab.grid.frames, 256), layers=layers), lab.attention)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    with _of("model", lab):
+        one, two = parameters(1), parameters(2)
+        gigabytes = 4 * (one + (lab.config.model.layers - 1) * (two - one)) / 1e9
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        if gigabytes > there:
+            raise UserError(
+                f"the weights take {gigabytes:.1f} GB, and this machine has {there:.1f} GB of memory. "
+                "Lower model.layers, model.width or text.length."
             )
 
 
@@ -172,7 +195,7 @@ def _of(key: str, lab: Lab, what: str = "") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if f"{key}." in str(error) or f"{key}:" in str(error):
+        if f"{key}: " in str(error) or f"{key}.options" in str(error):
             raise
         raise UserError(f"{where}{error}") from error
     except Exception as error:

@@ -188,12 +188,12 @@ class Lab:
 
     def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
         """The image model, untrained."""
-        return CogVideoTransformer(self._sizes(1, text_vocabulary), None)
+        return CogVideoTransformer(self.sizes(1, text_vocabulary), None)
 
     def video_model(self, stage: Stage, text_vocabulary: int) -> CogVideoTransformer:
         """The model of one of the video stages, untrained."""
         backend = self.attention if stage == "sequential" else self.interpolation_attention
-        return CogVideoTransformer(self._sizes(self.grid.frames, text_vocabulary), backend, stage)
+        return CogVideoTransformer(self.sizes(self.grid.frames, text_vocabulary), backend, stage)
 
     @property
     def text_offset(self) -> int:
@@ -228,7 +228,8 @@ class Lab:
         ]
         return [{"kind": i.kind, "name": i.name, "plugin": i.plugin, "version": i.version} for i in infos]
 
-    def _sizes(self, frames: int, text_vocabulary: int) -> TransformerConfig:
+    def sizes(self, frames: int, text_vocabulary: int) -> TransformerConfig:
+        """Of a model of so many frames."""
         model = self.config.model
         return TransformerConfig(
             layers=model.layers,

@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 from omegaconf import MISSING
 
 from cogvid import Clip, DataSource, UserError, hookimpl
-from cogvid.config.ranges import from_to_below, not_blank, option
+from cogvid.config.ranges import file_name, from_to_below, option
 from cogvid.interfaces.data_source import Progress, Split
 
 VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
@@ -48,8 +48,8 @@ class Folder(DataSource):
 
     @dataclass
     class Config:
-        path: str = option(MISSING, not_blank())  # the folder; relative to the current directory
-        captions: str = option("captions.jsonl", not_blank())  # relative to the folder
+        path: str = option(MISSING, file_name())  # the folder; relative to the current directory
+        captions: str = option("captions.jsonl", file_name())  # relative to the folder
         test_share: float = option(0.1, from_to_below(0, 1))  # of the videos that no line gives a split
 
     def fingerprint(self) -> str:
