@@ -107,6 +107,29 @@ class Patterned(AttentionBackend):
         return self.near(query, key)
 
 
+class Biased(AttentionBackend):
+    """A neighbourhood whose bias is what a function of a learned number and two positions returns."""
+
+    class Bias(nn.Module):
+        def __init__(self, heads: int, scores: Callable[[Tensor, Position, Position], Any]) -> None:
+            super().__init__()
+            self.table, self.scores = nn.Parameter(torch.zeros(heads, 11)), scores
+
+        def forward(self, query: Position, key: Position) -> Tensor:
+            scores: Tensor = self.scores(self.table, query, key)
+            return scores
+
+    def __init__(self, scores: Callable[[Tensor, Position, Position], Any]) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def pattern(self, query: Position, key: Position, layer: int) -> Tensor:
+        return (query.row - key.row).abs() + (query.column - key.column).abs() < 4
+
+    def bias(self, heads: int) -> nn.Module:
+        return self.Bias(heads, self.scores)
+
+
 def of_another(backend: AttentionBackend) -> Callable[[Visibility], Tensor]:
     return lambda mask: Visibility(backend.pattern, mask.grid, mask.given, mask.layer).dense()
 
@@ -249,7 +272,26 @@ BROKEN: dict[str, tuple[AttentionBackend, set[str]]] = {
         {"pattern"},
     ),
     "a pattern that changes positions": (Patterned(in_place), {"pattern"}),
+    "a pattern of another shape": (Patterned(lambda query, key: torch.ones(7, 2, dtype=torch.bool)), {"pattern"}),
+    "a bias of another shape": (Biased(lambda table, query, key: table), {"bias"}),
+    "a bias without heads": (Biased(lambda table, query, key: table[0, 0]), {"bias"}),
+    "a bias of whole numbers": (Biased(lambda table, query, key: (query.row - key.row)[None]), {"bias"}),
+    "a bias of a number": (Biased(lambda table, query, key: 0.5), {"bias"}),
 }
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda table, query, key: table[:, key.row],
+        lambda table, query, key: table[:, query.frame - key.frame],
+        lambda table, query, key: table[:1, key.column],
+        lambda table, query, key: table[:, 0],
+    ],
+    ids=["of the key's row", "of the distance in time", "one for all heads", "a number a head"],
+)
+def test_a_bias_may_broadcast_as_a_pattern_may(scores: Callable[[Tensor, Position, Position], Tensor]) -> None:
+    attention_conformance(Biased(scores), grids=SMALL)
 
 
 @pytest.mark.parametrize(("backend", "checks"), BROKEN.values(), ids=BROKEN)

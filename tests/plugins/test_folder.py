@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cogvid import Clip, UserError
+from cogvid import Clip, UserError, create_component
 from cogvid_plugins.data.folder import Folder
 
 
@@ -188,4 +188,4 @@ def test_a_folder_without_videos_is_named(tmp_path: Path) -> None:
 
 def test_a_test_share_of_everything_is_refused() -> None:
     with pytest.raises(UserError, match="test_share"):
-        Folder(Folder.Config(path="videos", test_share=1.0))
+        create_component("data", "folder", {"path": "videos", "test_share": 1.0})

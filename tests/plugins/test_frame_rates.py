@@ -72,10 +72,12 @@ def test_no_rate_fits_a_clip_too_short_to_generate() -> None:
         ("uniform", {"rates": [-1]}),
         ("fixed", {"rate": 0}),
         ("fixed", {"rate": float("nan")}),
+        ("fixed", {"rate": float("inf")}),
+        ("lowest_fit", {"rates": [1, float("inf")]}),
     ],
 )
 def test_rates_must_be_above_zero(name: str, options: dict[str, float | list[float]]) -> None:
-    with pytest.raises(UserError, match=f"{name}: rates? must be .*above 0, got"):
+    with pytest.raises(UserError, match=rf"options\.rates?: .*{name!r} must be .*above 0 .*, got"):
         create_component("frame_rate", name, options)
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from torch import Tensor
 
-from cogvid import UserError
+from cogvid import UserError, create_component
 from cogvid.metrics import VideoMetric, frechet_distance, kernel_distance
 from cogvid.metrics.frechet import jackknife
 from cogvid_plugins.metrics.fvd import Fvd, register_metrics
@@ -195,14 +195,13 @@ def test_registered_metrics_are_built_from_checked_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("name", "options", "message"),
     [
-        (Fvd.Config(extractor="i4d"), "no extractor 'i4d'"),
-        (Fvd.Config(extractor="shapes3d", path="file.pt"), "does not read 'file.pt'"),
-        (InceptionScore.Config(splits=0), "splits=0"),
+        ("fvd", {"extractor": "i4d"}, r"options\.extractor: .* 'i3d' or 'c3d', got 'i4d'"),
+        ("fvd", {"extractor": "shapes3d", "path": "file.pt"}, "does not read 'file.pt'"),
+        ("inception_score", {"splits": 0}, r"options\.splits: .* at least 1 .*, got 0"),
     ],
 )
-def test_wrong_options_are_named(config: object, message: str) -> None:
-    metric = InceptionScore if isinstance(config, InceptionScore.Config) else Fvd
+def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        metric(config)
+        create_component("metric", name, options)

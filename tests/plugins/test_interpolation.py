@@ -140,7 +140,7 @@ def test_sequential_overlap_needs_room_for_its_key_frames(target: int) -> None:
 
 
 def test_an_overlap_that_makes_no_frame_is_refused() -> None:
-    with pytest.raises(UserError, match="overlap must be 1 or more"):
+    with pytest.raises(UserError, match=r"options\.overlap: .* at least 1"):
         strategy("sequential_overlap", overlap=0)
     with pytest.raises(UserError, match="use an overlap below 5"):
         strategy("sequential_overlap", overlap=5).plan(5, 9)

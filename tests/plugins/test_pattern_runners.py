@@ -67,7 +67,7 @@ def test_a_runner_has_the_pattern_it_names_and_all_earlier_tokens_by_default(nam
     [
         ("swin_a", ["swin_a", "swin_ar", "pattern"]),
         ({"name": "swin_ar", "options": {"windows": [2, 2]}}, ["pattern.options.windows", "window"]),
-        ({"name": "swin_ar", "options": {"window": [2]}}, ["pattern", "two positive numbers"]),
+        ({"name": "swin_ar", "options": {"window": [2]}}, ["pattern", "2 values"]),
         ({"nam": "swin_ar"}, ["pattern.nam", "no such option"]),
     ],
     ids=str,

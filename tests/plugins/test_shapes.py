@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cogvid import Clip, UserError
+from cogvid import Clip, UserError, create_component
 from cogvid.data.video import probe, read_frames
 from cogvid.interfaces.data_source import Split
 from cogvid_plugins.shapes import source as shapes
@@ -200,14 +200,16 @@ def test_worker_processes_write_the_same_files(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"clips": 0}, "clips=0"),
-        ({"test_clips": -1}, "test_clips=-1"),
-        ({"size": 8}, "size=8"),
-        ({"fps": 0}, "fps=0"),
-        ({"durations": []}, r"durations=\[\]"),
+        ({"clips": 0}, r"options\.clips: .* at least 1 .*, got 0"),
+        ({"test_clips": -1}, r"options\.test_clips: .* at least 0 .*, got -1"),
+        ({"size": 8}, r"options\.size: .* from 16 .*, got 8"),
+        ({"fps": 0}, r"options\.fps: .* from 1 .*, got 0"),
+        ({"raster": 7}, r"options\.raster: .* at least 8 .*, got 7"),
+        ({"durations": []}, r"options\.durations: .* 1 or more values.*, got \[\]"),
+        ({"durations": [float("nan")]}, r"options\.durations: .* above 0 .*, got \[nan\]"),
         ({"durations": [1.0, 0.01]}, "0.01"),
     ],
 )
 def test_options_that_make_no_clips_are_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        Shapes(Shapes.Config(**options))
+        create_component("data", "shapes", options)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from cogvid import UserError
+from cogvid import UserError, create_component
 from cogvid_plugins.interpolation.hold import Hold
 from cogvid_plugins.interpolation.linear import Linear
 from cogvid_plugins.shapes.oracle import NONE, ShapesOracle, classify_motion, measure, path_error
@@ -279,4 +279,4 @@ def test_a_caption_of_another_world_is_named() -> None:
 
 def test_a_single_key_frame_is_refused() -> None:
     with pytest.raises(UserError, match="key_frames"):
-        ShapesOracle(ShapesOracle.Config(key_frames=1))
+        create_component("metric", "shapes_oracle", {"key_frames": 1})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogvid import UserError
+from cogvid import UserError, create_component
 from cogvid_plugins.frame_tokenizer.vqvae import VQVAE, detailed_crops
 
 
@@ -107,12 +107,21 @@ def test_what_was_saved_codes_the_same(trained: tuple[VQVAE, list[float]]) -> No
         ({"downsampling": 1}, "downsampling"),
         ({"downsampling": 6}, "downsampling"),
         ({"downsampling": 8, "crop": 12}, "crop"),
+        ({"codes": 0}, "codes"),
+        ({"channels": 0}, "channels"),
+        ({"code_size": -1}, "code_size"),
+        ({"commitment": float("nan")}, "commitment"),
     ],
     ids=str,
 )
 def test_options_that_make_no_sense_are_refused_by_name(options: dict[str, int], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        VQVAE(VQVAE.Config(**options))
+        create_component("frame_tokenizer", "vqvae", options)
+
+
+def test_a_crop_larger_than_the_frames_is_refused() -> None:
+    with pytest.raises(UserError, match="crop 32 is larger than the frames of 16 pixels"):
+        tiny(crop=32).check(16)
 
 
 def test_whole_frames_train_where_no_crop_is_asked_for() -> None:

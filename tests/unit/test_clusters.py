@@ -12,9 +12,10 @@ from cogvid.config.compose import load_experiment
 from cogvid.errors import UserError
 from cogvid.generation.clusters import cluster_codes
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.pipeline.check import check_lab
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.prepare import data_stage, load_clusters, load_tokenizer, tokenizer_stage
-from cogvid.pipeline.stage import StageResult, StageStore
+from cogvid.pipeline.stage import StageStore
 from cogvid_plugins.frame_tokenizer.vqvae import VQVAE
 
 SMALL = [
@@ -108,15 +109,13 @@ def test_a_tokenizer_without_a_codebook_has_no_clusters(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("part", ["first_frame", "sequential", "interpolation"])
 def test_sampling_by_clusters_without_a_codebook_is_refused_before_training(
-    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(VQVAE, "codebook", FrameTokenizer.codebook)
-    with pytest.raises(UserError, match=rf"generation\.{part}\.clusters"):
-        tokenizer_stage(
-            small_lab(f"generation.{part}.clusters=true"), StageStore(tmp_path), StageResult(tmp_path, "", {})
-        )
+    with pytest.raises(UserError, match=rf"generation\.{part}\.clusters: .* no codebook"):
+        check_lab(small_lab(f"generation.{part}.clusters=true"))
 
 
-def test_no_clusters_at_all_are_refused_before_training(tmp_path: Path) -> None:
+def test_no_clusters_at_all_are_refused_before_training() -> None:
     with pytest.raises(UserError, match=r"stages\.tokenizer\.clusters"):
-        tokenizer_stage(small_lab("stages.tokenizer.clusters=0"), StageStore(tmp_path), StageResult(tmp_path, "", {}))
+        small_lab("stages.tokenizer.clusters=0")

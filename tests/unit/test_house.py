@@ -32,7 +32,7 @@ ONLY: dict[str, set[str]] = {
     "plugins": {"interfaces", "config", "errors"},
     "data": {"interfaces", "errors"},
     "attention": {"interfaces", "errors"},
-    "metrics": {"interfaces", "errors"},
+    "metrics": {"interfaces", "config", "errors"},
 }
 # Rooms of the built-in plugins: of the core they see what stands below a model, and of each other these alone.
 PLUGIN_CORE = {"cogvid", "attention", "config", "data", "errors", "interfaces", "metrics", "progress"}

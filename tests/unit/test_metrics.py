@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from cogvid.metrics import (
     inception_score,
     kernel_distance,
 )
+from cogvid.pipeline.evaluate import _feed
+from cogvid_plugins.shapes.oracle import ShapesOracle
 
 DOUBLE = torch.float64
 
@@ -311,6 +314,32 @@ def test_videos_of_another_shape_are_refused(extractor: Planes) -> None:
     feed(metric, videos(2, seed=0), real=True)
     with pytest.raises(UserError, match="4 frames of 5x5 pixels and now gets 6 frames of 5x5"):
         feed(metric, videos(2, seed=0, frames=6), real=False)
+
+
+NO_VIDEOS = {
+    "floats": torch.zeros(2, 6, 3, 5, 5),
+    "channels last": torch.zeros(2, 6, 5, 5, 3, dtype=torch.uint8),
+    "channels first": torch.zeros(2, 3, 6, 5, 5, dtype=torch.uint8),
+    "grey": torch.zeros(2, 6, 1, 5, 5, dtype=torch.uint8),
+    "a single one": torch.zeros(6, 3, 5, 5, dtype=torch.uint8),
+    "no tensor": [[0]],
+}
+
+
+@pytest.mark.parametrize("wrong", NO_VIDEOS.values(), ids=NO_VIDEOS)
+@pytest.mark.parametrize("real", [True, False])
+def test_what_is_no_video_of_bytes_in_three_channels_is_refused_everywhere(
+    extractor: Planes, wrong: Any, real: bool
+) -> None:
+    count = len(wrong)
+    for metric in (FrechetVideoDistance(extractor), VideoInceptionScore(extractor), ShapesOracle()):
+        with pytest.raises(UserError, match="videos to score are"):
+            metric.update(wrong, ["a small red circle moves left"] * count, real)
+    for read in (extractor.features, extractor.logits):
+        with pytest.raises(UserError, match="videos to score are"):
+            read(wrong)
+    with pytest.raises(UserError, match="videos to score are"):
+        _feed(None, wrong, [], real, 2)
 
 
 class TinyI3d(nn.Module):

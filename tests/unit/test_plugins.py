@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -208,6 +209,50 @@ def test_a_broken_installed_plugin_is_recorded_and_stops_nothing_else(
     manager = create_plugin_manager()
     assert "lab_broken.py:2: ZeroDivisionError: division by zero" in broken_causes(manager)["lab_broken"]
     assert manager.get("frame_rate", "slow").plugin == "lab_works"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "cause"),
+    [
+        ("lab_exits", "import sys\nsys.exit(3)\n", "lab_exits.py:2: SystemExit: 3"),
+        ("lab_stops", "raise KeyboardInterrupt\n", "lab_stops.py:1: KeyboardInterrupt"),
+        ("lab_closes", "raise GeneratorExit\n", "lab_closes.py:1: GeneratorExit"),
+        ("lab_prints", f"{PLUGIN}\nprint('hello')\n", "prints 'hello\\n'"),
+        ("lab_hook_prints", registering("print('hello') or {}"), "register_frame_rate_schedulers prints 'hello\\n'"),
+        ("lab_hook_exits", registering("exit(1)", "from sys import exit"), "register_frame_rate_schedulers failed: "),
+    ],
+)
+def test_an_installed_plugin_neither_ends_a_command_nor_answers_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    code: str,
+    cause: str,
+) -> None:
+    install(tmp_path, monkeypatch, "lab", {name: code})
+    for _ in range(2):  # whoever asks again gets the same answer
+        manager = create_plugin_manager()
+        assert cause in broken_causes(manager)[name]
+        assert not [info for info in manager.components() if info.plugin == name]
+    assert capsys.readouterr().out == ""
+
+
+def test_ctrl_c_during_an_import_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    install(tmp_path, monkeypatch, "lab", {"lab_ctrl_c": "import signal\nsignal.raise_signal(signal.SIGINT)\n"})
+    with pytest.raises(KeyboardInterrupt):
+        create_plugin_manager()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_a_named_plugin_prints_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    create_plugin_manager([write(tmp_path, f"{PLUGIN}\nprint('hello')\n")], tmp_path).get("frame_rate", "slow")
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_a_named_plugin_that_exits_is_refused(tmp_path: Path) -> None:
+    assert "slow.py:2: SystemExit: 3" in error_of(tmp_path, "import sys\nsys.exit(3)\n")
 
 
 def test_a_component_that_is_not_found_points_to_broken_plugins(

@@ -1,4 +1,4 @@
-"""A learned bias by relative position, for backends whose neighbourhood is bounded."""
+"""What a bias adds to the scores; and a learned one by relative position, for bounded neighbourhoods."""
 
 from __future__ import annotations
 
@@ -6,6 +6,24 @@ import torch
 from torch import Tensor, nn
 
 from cogvid.interfaces.grid import Position
+
+
+def bias_scores(bias: nn.Module, query: Position, key: Position, heads: int) -> Tensor:
+    """What a bias adds to the scores of frame keys, whole however it was broadcast.
+
+    Args:
+        bias: see `cogvid.interfaces.attention.AttentionBackend.bias`.
+        query, key: positions that broadcast with each other.
+        heads: H.
+
+    Returns:
+        (H, *broadcast shape).
+    """
+    shape = torch.broadcast_shapes(*(axis.shape for axis in (*query, *key)))
+    scores: Tensor = bias(query, key)
+    # The heads stand first, whatever is missing behind them.
+    missing = len(shape) + 1 - scores.ndim
+    return scores.reshape(*scores.shape[:1], *(1,) * missing, *scores.shape[1:]).expand(heads, *shape)
 
 
 class RelativeBias(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cogvid.attention.bias import bias_scores
 from cogvid.interfaces.grid import Position
 from cogvid.interfaces.mask import Visibility
 
@@ -52,5 +53,5 @@ class DenseAttention:
             axes = self.grid.positions(q.device)
             query, key = (Position(*(axis.unsqueeze(d) for axis in axes)) for d in (1, 0))
             # Text keys are not on the grid: their scores stay as they are.
-            scores = F.pad(bias(query, key), (text.shape[-1], 0))
+            scores = F.pad(bias_scores(bias, query, key, q.shape[1]), (text.shape[-1], 0))
         return masked_attention(q, k, v, visible, scores)

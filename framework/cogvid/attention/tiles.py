@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cogvid.attention.bias import bias_scores
 from cogvid.attention.compact import CompactMask
 from cogvid.attention.partitions import rectangles, same_neighbours
 from cogvid.interfaces.grid import Grid, Position
@@ -176,7 +177,7 @@ class TiledAttention:
         """See `cogvid.interfaces.attention.Attention`."""
         scores: list[Tensor] = []
         if bias is not None:
-            scores = [bias(query, key).flatten(-2) for query, key in self._positions()]
+            scores = [bias_scores(bias, *each, q.shape[1]).flatten(-2) for each in self._positions()]
         return _Tiled.apply(q, k, v, text_mask, self.layout, *scores)  # type: ignore[no-untyped-call]
 
     def _positions(self) -> list[tuple[Position, Position]]:

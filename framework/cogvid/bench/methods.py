@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cogvid.attention.bias import bias_scores
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import masked_attention
 from cogvid.attention.prepare import prepare_attention
@@ -148,7 +149,7 @@ def _dense(problem: Problem) -> Compute:
         if problem.bias is not None:
             axes = grid.positions(q.device)
             query, key = (Position(*(axis.unsqueeze(d) for axis in axes)) for d in (1, 0))
-            scores = F.pad(problem.bias(query, key), (text, 0))
+            scores = F.pad(bias_scores(problem.bias, query, key, q.shape[1]), (text, 0))
         return masked_attention(q[:, :, text:], k, v, visible, scores)
 
     return run

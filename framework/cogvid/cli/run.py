@@ -13,6 +13,7 @@ from cogvid.errors import UserError
 
 if TYPE_CHECKING:
     from cogvid.config.compose import Resolved
+    from cogvid.pipeline.run import Run
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value changes; key=1,2 runs each value.")]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
@@ -35,9 +36,12 @@ def run(
     from cogvid.config.compose import expand_sweeps
 
     sweeps = expand_sweeps(overrides or [])
+    todo = []
     for changes in sweeps:
         swept = [change for change in changes if any(change not in other for other in sweeps)]
-        _execute(_load(experiment, variant, changes, swept), runs)
+        todo.append(_checked(_load(experiment, variant, changes, swept), runs))
+    for each in todo:
+        _finish(each)
 
 
 def ablate(
@@ -52,12 +56,14 @@ def ablate(
     whole = load_experiment(experiment, None, changes)
     if not whole.variants:
         raise UserError(f"{whole.path} has no variants to compare: add `variants:`, or use `cogvid run`.")
-    for name in whole.variants:
-        load_experiment(experiment, name, changes)  # a mistake in the last variant should show before the first runs
-    for seed in whole.config.seeds:
-        for name in whole.variants:
-            console.rule(f"{name}, seed {seed}")
-            _execute(_load(experiment, name, [*changes, f"seed={seed}"]), runs)
+    todo = {
+        f"{name}, seed {seed}": _checked(_load(experiment, name, [*changes, f"seed={seed}"]), runs)
+        for seed in whole.config.seeds
+        for name in whole.variants
+    }
+    for title, each in todo.items():
+        console.rule(title)
+        _finish(each)
     console.print(f"Compare them: cogvid compare {runs / whole.config.name}")
 
 
@@ -73,11 +79,15 @@ def _load(experiment: str, variant: str | None, changes: list[str], swept: list[
     return resolved
 
 
-def _execute(resolved: Resolved, runs: Path) -> None:
+def _checked(resolved: Resolved, runs: Path) -> Run:
+    """A run that has not begun: a mistake in the last of several should show before the first begins."""
     from cogvid.pipeline.run import Run, log_to_terminal
 
     log_to_terminal()
-    current = Run(resolved, runs)
+    return Run(resolved, runs)
+
+
+def _finish(current: Run) -> None:
     metrics = current.finish()
     console.print(f"Finished {current.folder}")
     for key, values in metrics.info["sets"]["generated"].items():

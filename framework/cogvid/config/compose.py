@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cogvid.config.check import checked, schema, types_below, without_none
 from cogvid.config.options import first_line
 from cogvid.config.overrides import expand_sweeps, override_layer
+from cogvid.config.ranges import check_ranges
+from cogvid.config.rules import check_rules
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
 from cogvid.config.sources import (
     Layer,
@@ -29,7 +31,8 @@ from cogvid.errors import UserError
 __all__ = ["DEFAULT_VARIANT", "Resolved", "differences", "expand_sweeps", "load_experiment", "to_yaml"]
 
 DEFAULT_VARIANT = "default"
-_FOLDER_NAME = re.compile(r"[^./\\\s][^/\\]*")
+# As long as file systems take them, with room for what is added to them.
+_FOLDER_NAME = re.compile(r"[^./\\\s\0-\x1f][^/\\\0-\x1f]{,99}")
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
         overrides: `key=value`, sweeps already expanded.
 
     Raises:
-        UserError: a file is missing or malformed, a key is unknown, missing or of a wrong type; the message
-            names the source that said it.
+        UserError: a file is missing or malformed, a key is unknown or missing, or a value is of a wrong type or out of
+            its range; the message names the source that said it.
     """
     path = find_experiment(str(name_or_path))
     layers, variants = _read(path, path, ())
@@ -121,7 +124,7 @@ def _read(path: Path, experiment: Path, chain: tuple[Path, ...]) -> tuple[list[L
     layer.tree.pop("variants", None)
     layers, variants = _with_bases(layer, path, experiment, chain)
     for name, part in own.items():
-        _check_folder_name(name, part.place(""))
+        _check_folder_name(name, f"{part.place('')}: variants")
         if name == DEFAULT_VARIANT:
             raise UserError(f"{part.place('')}: {name!r} is the experiment itself; call the variant otherwise.")
         variants.setdefault(name, []).extend(_with_bases(part, path, experiment, chain)[0])
@@ -184,11 +187,16 @@ def _typed(tree: dict[str, Any], provenance: dict[str, str], path: Path) -> Expe
         place = provenance.get(key.partition("[")[0], display(path))
         raise UserError(f"{place}: {key}: {first_line(error)}.") from error
     assert isinstance(config, ExperimentConfig)
-    _check_folder_name(config.name, provenance["name"])
-    _check_folder_name(config.variant, provenance.get("variant", ""))
+    check_ranges(config, "", provenance)
+    check_rules(config, provenance)
+    for key in ("name", "variant"):
+        _check_folder_name(getattr(config, key), f"{provenance.get(key, 'default')}: {key}")
     return config
 
 
 def _check_folder_name(name: str, place: str) -> None:
     if not _FOLDER_NAME.fullmatch(name):
-        raise UserError(f"{place}: {name!r} names a folder: it cannot be empty, start with a dot or hold slashes.")
+        raise UserError(
+            f"{place}: {name!r} names a folder: it cannot be empty, start with a dot, hold slashes or "
+            "line breaks, or be longer than 100 letters."
+        )

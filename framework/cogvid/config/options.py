@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from cogvid.config.ranges import check_ranges, said
 from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
 
@@ -42,7 +43,7 @@ def checked_options(
         sources: where each configuration key got its value, for messages.
 
     Raises:
-        UserError: an option is unknown, of a wrong type or missing; the message names its full key.
+        UserError: an option is unknown, of a wrong type, out of its range or missing; the message names its full key.
     """
     prefix = f"{key}.options" if key else "options"
     if not isinstance(options, Mapping | DictConfig):
@@ -55,15 +56,16 @@ def checked_options(
         for name, value in options.items()
     }
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, spelt_out))
+        config = OmegaConf.to_object(OmegaConf.merge(schema, spelt_out))
     except (OmegaConfBaseException, TypeError) as error:
         option = str(getattr(error, "full_key", None) or "")
         full_key = f"{prefix}.{option}" if option else prefix
-        source = (sources or {}).get(full_key.partition("[")[0])
-        where = f"{source}: {full_key}" if source else full_key
+        where = said(full_key.partition("[")[0], sources) + full_key
         if isinstance(error, ConfigKeyError):
             known = nearest(option, map(str, schema))
             raise UserError(f"{where}: {component} has no such option.{known}") from error
         if isinstance(error, MissingMandatoryValue):
             raise UserError(f"{where}: {component} needs a value for this option.") from error
         raise UserError(f"{where}: wrong value for {component}: {first_line(error)}.") from error
+    check_ranges(config, prefix, sources or {}, f"this option of {component}")
+    return config

@@ -8,6 +8,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from cogvid.config.ranges import at_least, between, each, from_to_below, not_blank, one_of, option
+
+# Random numbers are drawn from it, and from multiples of it that torch can hold.
+_SEED = from_to_below(0, 2**31)
+_SHARE = between(0, 1)
+
 
 class Positions(Enum):
     """How the plus channel knows where a frame token stands."""
@@ -47,24 +53,24 @@ class ComponentConfig:
 
 @dataclass
 class VideoConfig:
-    size: int = 32  # pixels; clips are cropped to a centred square and resized to size x size
-    frames: int = 5  # frames of one training sequence
+    size: int = option(32, at_least(1))  # pixels; clips are cropped to a centred square and resized to size x size
+    frames: int = option(5, at_least(2))  # frames of one training sequence
 
 
 @dataclass
 class TextConfig:
-    vocabulary: int = 512  # most tokens the byte-level BPE may have
-    length: int = 24  # text slots of a sequence; longer captions are an error
+    vocabulary: int = option(512, at_least(256))  # most tokens the byte-level BPE may have
+    length: int = option(24, at_least(1))  # text slots of a sequence; longer captions are an error
 
 
 @dataclass
 class ModelConfig:
-    layers: int = 4
-    width: int = 192
-    heads: int = 3
+    layers: int = option(4, at_least(1))
+    width: int = option(192, at_least(1))
+    heads: int = option(3, at_least(1))
     positions: Positions = Positions.learned
     plus_init: PlusInit = PlusInit.copy
-    gate_init: float = 0.0  # sigmoid of it is the base channel's share
+    gate_init: float = option(0.0, between(-100, 100))  # sigmoid of it is the base channel's share
     checkpoint_activations: bool = False  # trade time for memory in training
 
 
@@ -72,30 +78,31 @@ class ModelConfig:
 class StageConfig:
     """Training of one stage. Steps are optimiser steps; a batch is counted in sequences."""
 
-    steps: int = MISSING
-    batch_size: int = MISSING
-    adam_lr: float = 2e-4  # embeddings, norms, biases; everything where muon_lr is 0
-    muon_lr: float = 0.0  # matrices, by Muon; 0 for plain Adam, as published
-    muon_momentum: float = 0.95
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # of Adam alone
-    weight_decay: float = 0.0  # Adam adds it to the gradient, as published; Muon takes it of the weights
-    caption_dropout: float = 0.0  # share of sequences without their caption, for guidance
-    clip_norm: float = 0.1  # 0 for no clipping
-    warmup: float = 0.01  # share of the steps
-    cooldown: float = 0.2  # share of the steps that decay to zero at the end
-    checkpoint_every: int = 200  # steps
+    steps: int = option(MISSING, at_least(1))
+    batch_size: int = option(MISSING, at_least(1))
+    adam_lr: float = option(2e-4, at_least(0))  # embeddings, norms, biases; everything where muon_lr is 0
+    muon_lr: float = option(0.0, at_least(0))  # matrices, by Muon; 0 for plain Adam, as published
+    muon_momentum: float = option(0.95, from_to_below(0, 1))
+    betas: list[float] = option([0.9, 0.95], each(from_to_below(0, 1), count=2))  # of Adam alone
+    # Adam adds it to the gradient, as published; Muon takes it of the weights.
+    weight_decay: float = option(0.0, at_least(0))
+    caption_dropout: float = option(0.0, _SHARE)  # share of sequences without their caption, for guidance
+    clip_norm: float = option(0.1, at_least(0))  # 0 for no clipping
+    warmup: float = option(0.01, _SHARE)  # share of the steps
+    cooldown: float = option(0.2, _SHARE)  # share of the steps that decay to zero at the end
+    checkpoint_every: int = option(200, at_least(1))  # steps
 
 
 @dataclass
 class TokenizerStageConfig(StageConfig):
-    clusters: int = 64  # of its codes by k-means, for two-level sampling
+    clusters: int = option(64, at_least(1))  # of its codes by k-means, for two-level sampling
 
 
 @dataclass
 class ImageBaseConfig(StageConfig):
     # Share of frames from anywhere in a clip, captioned as the clip is; the others are first frames, captioned as
     # 0 seconds long, which is how generation asks for them.
-    stills: float = 0.5
+    stills: float = option(0.5, _SHARE)
 
 
 @dataclass
@@ -115,32 +122,33 @@ class StagesConfig:
 @dataclass
 class TrainerConfig:
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int = option(1, at_least(1))
     strategy: str = "auto"
-    precision: str = "32-true"
-    threads: int = 0  # CPU threads; 0 leaves torch's choice
-    log_every: int = 20  # steps
-    sample_every: int = 0  # steps between sample videos in TensorBoard; 0 for one at the end of a stage
-    sample_prompts: list[str] = field(default_factory=list)  # empty: the first captions of the test split
+    # Lightning's others cast the networks to a type that what they read does not have.
+    precision: str = option("32-true", one_of("32-true", "bf16-mixed", "16-mixed"))
+    threads: int = option(0, between(0, 1024))  # CPU threads; 0 leaves torch's choice
+    log_every: int = option(20, at_least(1))  # steps
+    sample_every: int = option(0, at_least(0))  # steps between previews in TensorBoard; 0 for one at the end
+    sample_prompts: list[str] = option([], each(not_blank(), least=0))  # empty: the first captions of the test split
 
 
 @dataclass
 class SamplingConfig:
-    temperature: float = 1.0
-    top_k: int = 0  # 0 for all
-    top_p: float = 1.0
-    guidance: float = 1.0  # 1 for none
+    temperature: float = option(1.0, at_least(0))
+    top_k: int = option(0, at_least(0))  # 0 for all
+    top_p: float = option(1.0, _SHARE)
+    guidance: float = option(1.0, at_least(0))  # 1 for none
     # Two levels: first a cluster of codes (temperature, top_k and top_p choose among clusters), then a code in it.
     clusters: bool = False
-    code_temperature: float = 0.89  # inside a cluster
-    text_bias: float = 0.0  # added to the attention scores of the text
+    code_temperature: float = option(0.89, at_least(0))  # inside a cluster
+    text_bias: float = option(0.0, between(-100, 100))  # added to the attention scores of the text
 
 
 @dataclass
 class GenerationConfig:
-    samples: int = 128  # clips, one for each of the first test captions
-    frames: int = 17  # of a finished clip
-    batch_size: int = 64
+    samples: int = option(128, at_least(1))  # clips, one for each of the first test captions
+    frames: int = option(17, at_least(1))  # of a finished clip
+    batch_size: int = option(64, at_least(1))
     image_model_first: bool = True  # the first frame by the image model alone; false: by the sequential stage
     dtype: GenerationType = GenerationType.float32
     compile: bool = False  # torch.compile the layers: minutes before the first token, for long work
@@ -152,7 +160,7 @@ class GenerationConfig:
 @dataclass
 class EvaluationConfig:
     metrics: dict[str, ComponentConfig] = field(default_factory=dict)
-    batch_size: int = 32
+    batch_size: int = option(32, at_least(1))
 
 
 @dataclass
@@ -162,10 +170,10 @@ class ExperimentConfig:
     name: str = MISSING  # the experiment file's name
     description: str = ""
     variant: str = "default"
-    seed: int = 0
-    data_seed: int = 0  # the same clips for every seed, so that seeds differ by training alone
-    seeds: list[int] = field(default_factory=lambda: [0])  # what `cogvid ablate` repeats every variant with
-    plugins: list[str] = field(default_factory=list)  # modules, or ./files.py beside the experiment
+    seed: int = option(0, _SEED)
+    data_seed: int = option(0, _SEED)  # the same clips for every seed, so that seeds differ by training alone
+    seeds: list[int] = option([0], each(_SEED))  # what `cogvid ablate` repeats every variant with
+    plugins: list[str] = option([], each(not_blank(), least=0))  # modules, or ./files.py beside the experiment
     video: VideoConfig = field(default_factory=VideoConfig)
     text: TextConfig = field(default_factory=TextConfig)
     data: ComponentConfig = field(default_factory=ComponentConfig)

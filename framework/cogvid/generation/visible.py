@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from cogvid.attention.bias import bias_scores
 from cogvid.attention.compact import CompactMask
 from cogvid.generation.layout import CacheLayout
 from cogvid.generation.neighbours import Neighbours
@@ -84,7 +85,8 @@ class VisibleRows:
             return self.scores
         slots = self.slots.to(self.places.device)[..., None], self.keys.layout.slots.to(self.places.device)[self.places]
         query, key = map(self.keys.grid.position, slots)
-        scores = each(bias(query, key).permute(1, 2, 0, 3).to(self.scores.dtype), self.scores.shape[1])
+        added = bias_scores(bias, query, key, self.scores.shape[2])
+        scores = each(added.permute(1, 2, 0, 3).to(self.scores.dtype), self.scores.shape[1])
         return self.scores + nn.functional.pad(scores, (self.text, 0))
 
     def plus(self, part: slice, scores: Tensor) -> PlusChannel:

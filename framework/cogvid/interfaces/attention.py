@@ -59,7 +59,8 @@ class AttentionBackend(Component):
     def bias(self, heads: int) -> nn.Module | None:
         """A module that adds to the scores of visible frame keys, or None; each layer gets its own.
 
-        It is called with (query, key) positions and returns floats (heads, *broadcast shape).
+        It is called with (query, key) positions and returns floats that broadcast to (heads, *broadcast shape): the
+        heads, or 1, come first, and axes may be missing behind them.
         """
         return None
 

@@ -20,8 +20,9 @@ class ComponentClass(Protocol):
 class Component:
     """Base of the components that hold no tensors.
 
-    A subclass overrides the nested `Config` dataclass with its options and their defaults; the options of an
-    experiment are checked against it before the component is built.
+    A subclass overrides the nested `Config` dataclass with its options, their defaults and, where they have one, their
+    ranges (`cogvid.config.ranges.option`); the options of an experiment are checked against it before the component is
+    built.
     """
 
     @dataclass

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from cogvid.config.ranges import above
 from cogvid.interfaces.component import Component
+
+# What an option that is a rate may be, in frames per second: faster than any camera is a slip of the finger.
+RATE = above(0, 1000)
 
 
 def frames_at(duration: float, rate: float) -> int:

@@ -38,6 +38,16 @@ class FrameTokenizer(nn.Module):
         """
         return None
 
+    def check(self, size: int) -> None:
+        """Refuse frames that this cannot be trained on; called before anything is made.
+
+        Args:
+            size: height and width of a frame in pixels, a multiple of `downsampling`.
+
+        Raises:
+            UserError: it cannot; the message names the option.
+        """
+
     @abstractmethod
     def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one training step on whole frames, and scalars to log (`reconstruction`, `codes_used`)."""

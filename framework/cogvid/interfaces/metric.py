@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from cogvid.errors import UserError
 
 
 class VideoMetric(Metric):
@@ -31,6 +34,17 @@ class VideoMetric(Metric):
         super().__init__()
         self.config: Any = self.Config() if config is None else config
 
+    def check(self, frames: int, size: int) -> None:
+        """Refuse what is known before any clip is made; called when everything else about the experiment is right.
+
+        Args:
+            frames: of the clips that will be scored.
+            size: height and width of them, in pixels.
+
+        Raises:
+            UserError: such clips cannot be scored, or a file that this needs does not do.
+        """
+
     @abstractmethod
     def update(self, videos: Tensor, captions: Sequence[str], real: bool) -> None:
         """Add videos.
@@ -49,3 +63,19 @@ class VideoMetric(Metric):
     @abstractmethod
     def protocol(self) -> dict[str, str | int | float]:
         """What two values must share to be comparable (extractor and its SHA-256, resize, splits, ...)."""
+
+
+def check_videos(videos: Tensor) -> None:
+    """Refuse videos in another form than the one all metrics read: other forms score without a word, and wrongly.
+
+    Raises:
+        UserError: they are not uint8 (B, F, 3, height, width).
+    """
+    if not isinstance(videos, Tensor):
+        raise UserError(f"videos to score are tensors, not {type(videos).__name__}")
+    if videos.dtype is not torch.uint8 or videos.ndim != 5 or videos.shape[2] != 3:
+        raise UserError(
+            "videos to score are uint8 (videos, frames, 3, height, width), these are "
+            f"{str(videos.dtype).removeprefix('torch.')} {tuple(videos.shape)}: bring them to values 0 to 255 and "
+            "three channels behind the frames"
+        )

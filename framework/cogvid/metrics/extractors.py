@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cogvid.errors import UserError
-from cogvid.interfaces.metric import VideoMetric
+from cogvid.interfaces.metric import VideoMetric, check_videos
 
 
 class VideoExtractor(ABC):
@@ -56,7 +56,7 @@ class VideoExtractor(ABC):
         """Features float32 (B, d) of videos uint8 (B, F, 3, height, width).
 
         Raises:
-            UserError: the videos have fewer than `min_frames` frames.
+            UserError: the videos are in another form, or have fewer than `min_frames` frames.
         """
         return self._outputs(videos)[0]
 
@@ -64,11 +64,12 @@ class VideoExtractor(ABC):
         """Logits float32 (B, classes) of videos uint8 (B, F, 3, height, width).
 
         Raises:
-            UserError: the videos have fewer than `min_frames` frames.
+            UserError: the videos are in another form, or have fewer than `min_frames` frames.
         """
         return self._outputs(videos)[1]
 
     def _outputs(self, videos: Tensor) -> tuple[Tensor, Tensor]:
+        check_videos(videos)
         frames = videos.shape[1]
         if frames < self.min_frames:
             raise UserError(
@@ -163,6 +164,10 @@ class ExtractorMetric(VideoMetric):
         # Frames, height and width of all videos seen, zeros before the first.
         self.add_state("clip_shape", torch.zeros(3, dtype=torch.long), dist_reduce_fx="max")
 
+    def check(self, frames: int, size: int) -> None:
+        """See `VideoMetric`; the network reads one black clip."""
+        self.extractor.features(torch.zeros(1, frames, 3, size, size, dtype=torch.uint8))
+
     def _add_rows_state(self, name: str, size: int) -> None:
         """A state of float64 rows (n, size), one a video, that grows."""
         self._row_sizes[name] = size
@@ -189,6 +194,7 @@ class ExtractorMetric(VideoMetric):
 
     def _check_shape(self, videos: Tensor) -> None:
         """Remember the shape of the first videos and hold the others to it."""
+        check_videos(videos)
         shape = videos.shape[1], *videos.shape[3:]
         seen = tuple(int(side) for side in self.clip_shape)
         if any(seen) and shape != seen:

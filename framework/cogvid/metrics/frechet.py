@@ -145,7 +145,7 @@ class FrechetVideoDistance(ExtractorMetric):
         """Add videos uint8 (B, F, 3, height, width); the captions play no part.
 
         Raises:
-            UserError: the videos are too short for the extractor, or differ in shape from those before.
+            UserError: these are no such videos, too short ones, or of another shape than those before.
         """
         self._check_shape(videos)
         self._append("real_features" if real else "generated_features", self.extractor.features(videos))

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogvid.errors import UserError
+from cogvid.config.ranges import at_least, option
+from cogvid.interfaces.metric import check_videos
 from cogvid.metrics.extractors import ExtractorMetric, VideoExtractor
 
 
@@ -45,20 +46,19 @@ class VideoInceptionScore(ExtractorMetric):
 
     @dataclass
     class Config:
-        splits: int = 1  # parts that are scored apart
+        splits: int = option(1, at_least(1))  # parts that are scored apart
 
     def __init__(self, extractor: VideoExtractor, config: Any = None) -> None:
         super().__init__(extractor, config)
-        if self.config.splits < 1:
-            raise UserError(f"The inception score needs 1 split or more, got splits={self.config.splits}.")
         self._add_rows_state("generated_logits", extractor.classes)
 
     def update(self, videos: Tensor, captions: Sequence[str], real: bool) -> None:
         """Add videos uint8 (B, F, 3, height, width); the captions play no part.
 
         Raises:
-            UserError: the videos are too short for the extractor, or differ in shape from those before.
+            UserError: these are no such videos, too short ones, or of another shape than those before.
         """
+        check_videos(videos)
         if not real:
             self._check_shape(videos)
             self._append("generated_logits", self.extractor.logits(videos))

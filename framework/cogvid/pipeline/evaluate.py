@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cogvid.interfaces.metric import check_videos
 from cogvid.pipeline.generate import load_videos, usable_test_clips
 from cogvid.pipeline.lab import Lab, decode_clips, log
 from cogvid.pipeline.stage import Info, StageResult, StageStore
@@ -71,5 +72,6 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
 
 
 def _feed(metric, videos: Tensor, captions: list[str], real: bool, batch: int) -> None:  # type: ignore[no-untyped-def]
+    check_videos(videos)
     for start in range(0, len(videos), batch):
         metric.update(videos[start : start + batch], captions[start : start + batch], real)

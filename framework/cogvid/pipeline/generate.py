@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cogvid.config.schema import ComponentConfig
 from cogvid.data.video import write_video
-from cogvid.errors import UserError
 from cogvid.generation.clips import ClipGenerator, OnStep
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
@@ -101,13 +100,7 @@ def generation_stage(
     }
 
     def work(folder: Path) -> Info:
-        chosen = usable_test_clips(lab, data)
-        if len(chosen.clips) < config.generation.samples:
-            raise UserError(
-                f"generation.samples: {config.generation.samples} clips are wanted, but the test split has "
-                f"{len(chosen.clips)} usable ones. Lower generation.samples or add test clips."
-            )
-        chosen = chosen.part(0, config.generation.samples)
+        chosen = usable_test_clips(lab, data).part(0, config.generation.samples)
         network, target = tokenizer[1], config.generation.frames
         size = config.video.size
         real = torch.stack([*decode_clips(chosen.clips, chosen.times(target), size, "generate: real clips")])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvid.attention.prepare import prepare_attention
+from cogvid.config.ranges import said
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
 from cogvid.data.sequences import FrameTimes
 from cogvid.data.video import read_frames
@@ -26,8 +26,9 @@ from cogvid.interfaces.data_source import Clip, DataSource
 from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.grid import Grid
-from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_plan
-from cogvid.interfaces.mask import Stage, Visibility, given_frames
+from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_fill, check_plan
+from cogvid.interfaces.mask import Stage
+from cogvid.interfaces.metric import VideoMetric
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.plugins.manager import create_plugin_manager, plugin_digest
 from cogvid.progress import stage_progress
@@ -71,7 +72,10 @@ class Lab:
 
     def __init__(self, config: ExperimentConfig, sources: Mapping[str, str] | None = None) -> None:
         self.config, self.sources = config, sources
-        self.plugins = create_plugin_manager(config.plugins)
+        try:
+            self.plugins = create_plugin_manager(config.plugins)
+        except UserError as error:
+            raise UserError(f"{said('plugins', sources)}plugins: {error}") from error
         self.data: DataSource = self._build("data", config.data, "data")
         self.scheduler: FrameRateScheduler = self._build("frame_rate", config.frame_rate, "frame_rate")
         self.strategy: InterpolationStrategy = self._build("interpolation", config.interpolation, "interpolation")
@@ -84,8 +88,8 @@ class Lab:
         side, remainder = divmod(config.video.size, tokenizer.downsampling)
         if remainder:
             raise UserError(
-                f"video.size: {config.video.size} pixels are not a multiple of the frame tokenizer's "
-                f"{tokenizer.downsampling} pixels a token"
+                f"{said('video.size', sources)}video.size: {config.video.size} pixels are not a multiple of the frame "
+                f"tokenizer's {tokenizer.downsampling} pixels a token"
             )
         self.grid = Grid(config.video.frames, side, side)
         self.codes = tokenizer.codebook_size
@@ -102,48 +106,49 @@ class Lab:
         allowed = self.config.trainer.accelerator in ("auto", "gpu", "cuda")
         return torch.device("cuda" if allowed and torch.cuda.is_available() else "cpu")
 
-    def check_attention(self) -> None:
-        """Let the attention backends prepare for training, so that one that cannot run here says so before it starts.
-
-        Raises:
-            UserError: one of them cannot; the message names its key.
-        """
-        todo: list[tuple[str, AttentionBackend, Stage]] = [("attention", self.attention, "sequential")]
-        if self.interpolates:
-            todo.append(("stages.interpolation.attention", self.interpolation_attention, "interpolation"))
-        for key, backend, stage in todo:
-            try:
-                mask = Visibility(backend.pattern, self.grid, given_frames(stage, self.grid.frames), layer=0)
-                prepare_attention(backend, mask, self.device)
-            except UserError as error:
-                raise UserError(f"{key}: {error}") from error
-
     def build_tokenizer(self) -> FrameTokenizer:
         """A fresh frame tokenizer."""
         tokenizer: FrameTokenizer = self._build("frame_tokenizer", self.config.frame_tokenizer, "frame_tokenizer")
         return tokenizer
 
-    def build_metrics(self) -> dict[str, Any]:
+    def build_metrics(self) -> dict[str, VideoMetric]:
         """Fresh metrics by their key in the experiment."""
-        metrics = self.config.evaluation.metrics
-        return {key: self._build("metric", m, f"evaluation.metrics.{key}") for key, m in metrics.items()}
+        return {key: self.build_metric(key) for key in self.config.evaluation.metrics}
+
+    def build_metric(self, key: str) -> VideoMetric:
+        """A fresh metric, by its key in the experiment."""
+        metric: VideoMetric = self._build("metric", self.config.evaluation.metrics[key], f"evaluation.metrics.{key}")
+        return metric
 
     def floors(self) -> dict[str, InterpolationStrategy]:
-        """Every strategy that needs no model, with the options it has by default: what a learned one must beat."""
+        """Every strategy that needs no model, with the options it has by default: what a learned one must beat.
+
+        One that cannot be built without options, or cannot reach the wanted frames, is no floor.
+        """
         floors = {}
         for info in self.plugins.components():
             if info.kind == "interpolation" and not getattr(info.cls, "learned", True):
-                with suppress(UserError):  # one that cannot be built without options is no floor
-                    floors[info.name] = self.plugins.create("interpolation", info.name)
+                with suppress(UserError):
+                    strategy = self.plugins.create("interpolation", info.name)
+                    self._check_fill(info.name, strategy)
+                    floors[info.name] = strategy
         return floors
 
     def _plan(self) -> list[Round]:
-        if not self.strategy.learned:
-            return []
-        target = self.config.generation.frames
-        plan = self.strategy.plan(self.config.video.frames, target)
-        check_plan(self.config.interpolation.name, self.places, plan, target)
-        return plan
+        name, target = self.config.interpolation.name, self.config.generation.frames
+        try:
+            if not self.strategy.learned:
+                self._check_fill(name, self.strategy)
+                return []
+            plan = self.strategy.plan(self.config.video.frames, target)
+            check_plan(name, self.places, plan, target)
+            return plan
+        except UserError as error:
+            raise UserError(f"{said('generation.frames', self.sources)}generation.frames: {error}") from error
+
+    def _check_fill(self, name: str, strategy: InterpolationStrategy) -> None:
+        config = self.config
+        check_fill(name, strategy, config.video.frames, config.generation.frames, config.video.size)
 
     def _check_guidance(self) -> None:
         """Guidance asks a model for what it has learned without captions only where some are left out in training."""
@@ -222,12 +227,12 @@ class Lab:
 
     def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
         """The image model, untrained."""
-        return CogVideoTransformer(self._sizes(1, text_vocabulary), None)
+        return CogVideoTransformer(self.sizes(1, text_vocabulary), None)
 
     def video_model(self, stage: Stage, text_vocabulary: int) -> CogVideoTransformer:
         """The model of one of the video stages, untrained."""
         backend = self.attention if stage == "sequential" else self.interpolation_attention
-        return CogVideoTransformer(self._sizes(self.grid.frames, text_vocabulary), backend, stage)
+        return CogVideoTransformer(self.sizes(self.grid.frames, text_vocabulary), backend, stage)
 
     @property
     def text_offset(self) -> int:
@@ -262,7 +267,8 @@ class Lab:
         ]
         return [{"kind": i.kind, "name": i.name, "plugin": i.plugin, "version": i.version} for i in infos]
 
-    def _sizes(self, frames: int, text_vocabulary: int) -> TransformerConfig:
+    def sizes(self, frames: int, text_vocabulary: int) -> TransformerConfig:
+        """Of a model of so many frames."""
         model = self.config.model
         return TransformerConfig(
             layers=model.layers,

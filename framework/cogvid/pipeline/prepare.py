@@ -99,12 +99,7 @@ def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
 
 
 def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
-    """Trains the frame tokenizer on frames of the training clips, and groups its codes in clusters.
-
-    Raises:
-        UserError: clusters are wanted of a tokenizer without a codebook, or fewer than one; before any training.
-    """
-    _check_clusters(lab)
+    """Trains the frame tokenizer on frames of the training clips, and groups its codes in clusters."""
     config = lab.config
     settings = config.stages.tokenizer
     depends = {
@@ -214,18 +209,6 @@ def decode(tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:
     with torch.inference_mode():
         parts = [tokenizer.decode(part.to(device)).mul(255).round().to(torch.uint8).cpu() for part in codes.split(256)]
     return torch.cat(parts)
-
-
-def _check_clusters(lab: Lab) -> None:
-    generation, clusters = lab.config.generation, lab.config.stages.tokenizer.clusters
-    if clusters < 1:
-        raise UserError(f"stages.tokenizer.clusters: at least one is needed, got {clusters}")
-    for part in ("first_frame", "sequential", "interpolation"):
-        if getattr(generation, part).clusters and lab.build_tokenizer().codebook() is None:
-            raise UserError(
-                f"generation.{part}.clusters: the frame tokenizer {lab.config.frame_tokenizer.name} has no codebook "
-                "whose codes could be clustered. Set it to false, or use another tokenizer."
-            )
 
 
 def _usable(lab: Lab, data: StageResult, split: str) -> list[TimedClip]:

@@ -23,6 +23,7 @@ from cogvid.errors import UserError
 from cogvid.generation.clips import ClipGenerator
 from cogvid.generation.packed import packed
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_test_clips
 from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
@@ -61,7 +62,8 @@ class Run:
         runs: folder of all runs.
 
     Raises:
-        UserError: the run's folder holds a run of another configuration; nothing in it is touched.
+        UserError: the experiment cannot run, or not here (see `cogvid.pipeline.check`), or the run's folder holds a run
+            of another configuration; nothing in it is touched.
     """
 
     def __init__(self, resolved: Resolved, runs: Path) -> None:
@@ -69,6 +71,8 @@ class Run:
         self.resolved, self.config = resolved, config
         self.folder = runs / config.name / config.variant / str(config.seed)
         self.store = StageStore(runs / STAGES)
+        for folder in (self.folder, self.store.root):
+            check_folder(folder)
         saved = self.folder / "config.yaml"
         if saved.exists():
             changed = differences(saved, config)
@@ -79,7 +83,7 @@ class Run:
                     f"with name=..., or move the old run away; it was left as it is."
                 )
         self.lab = Lab(config, resolved.provenance)
-        self.lab.check_attention()
+        check_lab(self.lab)
 
     def _train(self) -> dict[str, StageResult]:
         """All stages up to the trained models, by name; the finished ones are taken as they are."""
@@ -92,7 +96,9 @@ class Run:
             return stage
 
         data = keep("data", data_stage(lab, store))
+        check_test_clips(lab, data)
         text = keep("text_tokenizer", text_stage(lab, store, data))
+        check_prompts(lab, text)
         tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
         tokens = keep("tokens", tokens_stage(lab, store, data, tokenizer))
         samples = self._sample_videos(data, text, tokenizer)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import Distribution, EntryPoint, distribution, packages_distributions
+from io import StringIO
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from cogvid.config.options import first_line
 from cogvid.errors import UserError
@@ -42,9 +47,9 @@ def import_entry_point(entry_point: EntryPoint) -> tuple[PluginSource, ModuleTyp
     """The plugin of an entry point.
 
     Raises:
-        UserError: the import fails; the message names the plugin, the line and the cause.
+        UserError: the import fails or prints; the message names the plugin, the line and the cause.
     """
-    module = _import(entry_point.name, origin_of(entry_point.dist), entry_point.value)
+    module = _import(entry_point.name, origin_of(entry_point.dist), entry_point.value, silent=True)
     return _source(entry_point.name, module, entry_point.dist), module
 
 
@@ -59,8 +64,55 @@ def import_named(name: str, base: Path) -> tuple[PluginSource, ModuleType]:
         return PluginSource(path.name, str(path), file=path), _import_file(path)
     owners = packages_distributions().get(name.partition(".")[0])
     owner = distribution(owners[0]) if owners else None
-    module = _import(name, origin_of(owner), name)
+    module = _import(name, origin_of(owner), name, silent=False)
     return _source(name, module, owner), module
+
+
+@contextmanager
+def plugin_code(whose: str, verb: str, *, silent: bool) -> Iterator[None]:
+    """Runs code of a plugin: it may fail, but it neither ends the command nor answers in its place.
+
+    Args:
+        whose: code it is, for messages.
+        verb: what it does when it raises, for messages; also `sys.exit`, or KeyboardInterrupt without a Ctrl-C.
+        silent: it must not print; else what it prints goes to stderr, since stdout belongs to the command.
+
+    Raises:
+        UserError: it raises, or prints where it must not.
+    """
+    printed = StringIO()
+    with redirect_stdout(printed if silent else sys.stderr), _interrupts() as interrupts:
+        try:
+            yield
+        except BaseException as error:
+            if interrupts:
+                raise KeyboardInterrupt from error
+            raise UserError(f"{whose} {verb}: {cause_of(error)}") from error
+    if printed.getvalue():
+        raise UserError(
+            f"{whose} prints {printed.getvalue()[:80]!r}: what stands on stdout is the command's. Log it, or print it "
+            "to sys.stderr."
+        )
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Notes every Ctrl-C of the user, so that one that a plugin raises by itself can be told from it."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def cause_of(error: BaseException) -> str:
@@ -70,11 +122,13 @@ def cause_of(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}."
-    # The first frame is the one that caught it, then come those of the import machinery.
+    # The first frames are those that caught it, and the import machinery's.
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)[1:]
-        if not frame.filename.startswith("<frozen") and frame.filename != importlib.__file__
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen")
+        and frame.filename != importlib.__file__
+        and Path(frame.filename).parent != Path(__file__).parent
     ]
     own = [f"{frame.filename}:{frame.lineno}: " for frame in frames if frame.filename == frames[0].filename]
     return f"{own[-1] if own else ''}{type(error).__name__}: {first_line(error)}."
@@ -85,16 +139,24 @@ def origin_of(owner: Distribution | None) -> str:
     return f"{owner.name} {owner.version}" if owner else "not of an installed package"
 
 
-def _import(name: str, origin: str, module: str) -> ModuleType:
+def _import(name: str, origin: str, module: str, *, silent: bool) -> ModuleType:
+    before = set(sys.modules)
     try:
-        return importlib.import_module(module)
-    except Exception as error:
+        with plugin_code(f"Plugin {name} ({origin})", "cannot be imported", silent=silent):
+            return importlib.import_module(module)
+    except UserError as refused:
+        # Whoever asks again in this process gets the same answer.
+        package = module.partition(".")[0]
+        for fresh in set(sys.modules) - before:
+            if fresh.partition(".")[0] == package:
+                del sys.modules[fresh]
+        error = refused.__cause__
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise UserError(
                 f"Plugin {name} ({origin}): there is no module {error.name}. Install the package that has "
                 "it, or name a file as ./plugin.py."
             ) from error
-        raise UserError(f"Plugin {name} ({origin}) cannot be imported: {cause_of(error)}") from error
+        raise
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -112,11 +174,12 @@ def _import_file(path: Path) -> ModuleType:
     # Dataclasses and pickle look the module of a class up by its name.
     sys.modules[module_name] = module
     try:
-        # Not through the loader, whose bytecode cache cannot tell two edits within a second.
-        exec(compile(code, str(path), "exec"), module.__dict__)
-    except Exception as error:
+        with plugin_code(f"Plugin {path.name} ({path})", "cannot be imported", silent=False):
+            # Not through the loader, whose bytecode cache cannot tell two edits within a second.
+            exec(compile(code, str(path), "exec"), module.__dict__)
+    except BaseException:
         del sys.modules[module_name]
-        raise UserError(f"Plugin {path.name} ({path}) cannot be imported: {cause_of(error)}") from error
+        raise
     return module
 
 

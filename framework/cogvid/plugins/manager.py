@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cogvid.config.options import checked_options, first_line, nearest
+from cogvid.config.ranges import said
 from cogvid.config.schema import ComponentConfig
 from cogvid.errors import UserError
 from cogvid.interfaces import hookspecs
@@ -31,7 +32,7 @@ from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.interfaces.metric import VideoMetric
-from cogvid.plugins.importing import PluginSource, cause_of, import_entry_point, import_named, origin_of
+from cogvid.plugins.importing import PluginSource, import_entry_point, import_named, origin_of, plugin_code
 
 # What each hook registers: the kind, and the class its components derive from.
 HOOKS: dict[str, tuple[Kind, type]] = {
@@ -87,13 +88,14 @@ class PluginManager:
         usable = [claims[0] for claims in self._components.values() if len(claims) == 1]
         return sorted(usable, key=lambda info: (KINDS.index(info.kind), info.name))
 
-    def get(self, kind: Kind, name: str, key: str = "") -> ComponentInfo:
+    def get(self, kind: Kind, name: str, key: str = "", sources: Mapping[str, str] | None = None) -> ComponentInfo:
         """The component registered as `name`.
 
         Args:
             kind: one of `cogvid.interfaces.component.KINDS`.
             name: the registered name.
             key: the configuration key that holds the component, for messages.
+            sources: where a configuration key got its value (`Resolved.provenance`), for messages.
 
         Raises:
             UserError: there is no such component, or several plugins claim the name.
@@ -105,7 +107,7 @@ class PluginManager:
             raise UserError(_clash(claims))
         if not claims:
             known = [info.name for info in self.components() if info.kind == kind]
-            where = f"{key}.name: there" if key else "There"
+            where = f"{said(f'{key}.name', sources)}{key}.name: there" if key else "There"
             broken = self._broken_hint(name)
             raise UserError(f"{where} is no {kind} component {name!r}.{nearest(name, known)}{broken}")
         return claims[0]
@@ -121,14 +123,13 @@ class PluginManager:
         """The component's `Config`, made from `options` after checking them.
 
         Args:
-            kind, name, key: as for `get`.
+            kind, name, key, sources: as for `get`.
             options: values by option name; the rest keep their defaults.
-            sources: where a configuration key got its value (`Resolved.provenance`), for messages.
 
         Raises:
             UserError: an option is unknown, of a wrong type or missing; the message names its full key.
         """
-        component = self.get(kind, name, key)
+        component = self.get(kind, name, key, sources)
         return checked_options(component.cls.Config, options or {}, f"the {kind} component {name!r}", key, sources)
 
     def create(
@@ -151,7 +152,7 @@ class PluginManager:
         try:
             return self.get(kind, name, key).cls(config)
         except UserError as error:
-            raise UserError(f"{key}.options: {error}" if key else str(error)) from error
+            raise UserError(f"{said(key, sources)}{key}.options: {error}" if key else str(error)) from error
 
     def used(self, kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> list[ComponentInfo]:
         """A component and those among its options, the outermost first; as `get`."""
@@ -170,7 +171,7 @@ class PluginManager:
         try:
             plugin, module = import_entry_point(entry_point)
             if not self._pluggy.is_registered(module):
-                self._register(plugin, module)
+                self._register(plugin, module, silent=True)
         except UserError as error:
             self.broken.append(BrokenPlugin(entry_point.name, origin_of(entry_point.dist), str(error)))
 
@@ -178,16 +179,16 @@ class PluginManager:
         plugin, module = import_named(name, base)
         if self._pluggy.is_registered(module):
             raise UserError(f"{plugin} is named twice among the experiment's plugins; name it once.")
-        self._register(plugin, module)
+        self._register(plugin, module, silent=False)
 
-    def _register(self, plugin: PluginSource, module: ModuleType) -> None:
+    def _register(self, plugin: PluginSource, module: ModuleType, *, silent: bool) -> None:
         self._check_hooks(plugin, module)
         try:
             self._pluggy.register(module)
         except pluggy.PluginValidationError as error:
             raise UserError(f"{plugin}: {first_line(error)}.") from error
         taken = []
-        for info in self._components_of(plugin, module):
+        for info in self._components_of(plugin, module, silent=silent):
             claims = self._components.setdefault((info.kind, info.name), [])
             claims.append(info)
             if len(claims) > 1:
@@ -208,17 +209,15 @@ class PluginManager:
                 hint = f"put @cogvid.hookimpl above {unmarked[0]}"
             raise UserError(f"{plugin} has no hook: {hint}.")
 
-    def _components_of(self, plugin: PluginSource, module: ModuleType) -> list[ComponentInfo]:
+    def _components_of(self, plugin: PluginSource, module: ModuleType, *, silent: bool) -> list[ComponentInfo]:
         found = []
         for hook, (kind, base) in HOOKS.items():
             # pluggy's results do not say whose they are; its implementations do.
             for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
                 if implementation.plugin is not module:
                     continue
-                try:
+                with plugin_code(f"{plugin}: {hook}", "failed", silent=silent):
                     classes = implementation.function()
-                except Exception as error:
-                    raise UserError(f"{plugin}: {hook} failed: {cause_of(error)}") from error
                 _check_classes(f"{plugin}: {hook}", classes, base)
                 for name, cls in classes.items():
                     origin = (plugin.name, plugin.version, plugin.origin, plugin.file)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cogvid.attention.dense import DenseAttention
+from cogvid.attention.pattern import Fail, check_bias, check_pattern, place
 from cogvid.attention.prepare import prepare_attention
 from cogvid.config.options import first_line
 from cogvid.errors import UserError
@@ -22,15 +23,14 @@ from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.plugins.manager import create_component
 from cogvid.testing.decoding import decoding_error
-from cogvid.testing.pattern import check_pattern
-from cogvid.testing.report import Case, ConformanceError, Fail, Failure, place
+from cogvid.testing.report import Case, ConformanceError, Failure
 from cogvid.testing.rounding import EagerAttention, Inputs, Measured, measure
 
 # Sides that no block or window divides; one frame; a last one whose mask has full, partial and empty blocks of 64.
 GRIDS = (Grid(3, 3, 5), Grid(5, 4, 3), Grid(1, 5, 7), Grid(3, 7, 4), Grid(3, 11, 7))
 STAGES: tuple[Stage, ...] = get_args(Stage)
 LAYERS = (0, 1, 2)
-CHECKS = ("pattern", "self", "outputs", "gradients", "leak", "text", "blind", "unwritten", "cache")
+CHECKS = ("pattern", "self", "bias", "outputs", "gradients", "leak", "text", "blind", "unwritten", "cache")
 # The checks that run once for each slot leave larger grids out.
 _MOST_SLOTS = 100
 # For each batch, which text is padding: rows of T slots, padding on the left.
@@ -55,6 +55,7 @@ def attention_conformance(
 
     * `pattern`: is bool, a function of the two positions alone, and the same however these are laid out.
     * `self`: every token sees itself in every layer.
+    * `bias`: is a module, and what it returns are floats that broadcast to heads, queries and keys.
     * `outputs`, `gradients`: those of the dense computation in float64, of queries, keys, values and bias, with at
       most twice the largest error of the plain computation in the same precision, and one rounding step.
     * `leak`: nothing that a query may not see, padded text included, changes one bit of its output.
@@ -62,7 +63,7 @@ def attention_conformance(
     * `unwritten`: no output or gradient holds memory that nobody has written.
     * `cache`: what the model says in cached sampling is what it says of the whole sequence at once.
 
-    A backend that fails `pattern` or `self` has no mask to be held to: the other checks then do not run.
+    A backend that fails `pattern`, `self` or `bias` has nothing to be held to: the other checks then do not run.
 
     Args:
         backend: the backend, or its registered name.
@@ -113,6 +114,9 @@ class _Suite:
         for grid, layer in product(self.grids, LAYERS):
             with self._case("pattern", Case(grid, layer=layer)) as fail:
                 check_pattern(self.backend, grid, layer, self.device, fail)
+        for grid in self.grids:
+            with self._case("bias", Case(grid)) as fail:
+                check_bias(self.backend, self.heads, grid, self.device, fail)
         if self.failures:
             return
         for grid, stage, layer in product(self.grids, STAGES, LAYERS):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage
-
-Fail = Callable[[str, str], None]
-"""Records a failure: the check and the problem, in words."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,3 @@ class ConformanceError(AssertionError):
             more = len({failure.case for failure in found}) - 1
             lines.append(f"  {check}: {found[0]}" + (f" (and {more} more)" if more else ""))
         super().__init__("\n".join(lines))
-
-
-def place(slot: int, text: int, grid: Grid) -> str:
-    """A slot in words; `text`: how many text slots come before the frames'."""
-    if slot < text:
-        return f"text slot {slot}"
-    frame, row, column = (int(axis) for axis in grid.position(torch.tensor(slot - text)))
-    return f"(frame {frame}, row {row}, column {column})"

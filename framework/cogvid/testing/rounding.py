@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cogvid.attention.bias import bias_scores
 from cogvid.attention.dense import DenseAttention
 from cogvid.interfaces.attention import Attention
 from cogvid.interfaces.grid import Position
@@ -82,7 +83,7 @@ class EagerAttention(DenseAttention):
         if bias is not None:
             slots = self.grid.positions(q.device)
             query, key = (Position(*(axis.view(shape) for axis in slots)) for shape in ((tokens, 1), (1, tokens)))
-            scores = scores + F.pad(bias(query, key), (text, 0)).to(scores.dtype)
+            scores = scores + F.pad(bias_scores(bias, query, key, q.shape[1]), (text, 0)).to(scores.dtype)
         return scores.masked_fill(~visible, float("-inf")).softmax(-1) @ v
 
 

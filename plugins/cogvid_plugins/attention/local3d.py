@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 import cogvid
 from cogvid.attention.bias import RelativeBias
+from cogvid.config.ranges import at_least, each, option
 
 
 class Local3D(cogvid.AttentionBackend):
@@ -19,15 +19,8 @@ class Local3D(cogvid.AttentionBackend):
     class Config:
         """`extent`: frames, rows, columns; `bias`: learn a bias by relative position."""
 
-        extent: list[int] = field(default_factory=lambda: [3, 6, 6])
+        extent: list[int] = option([3, 6, 6], each(at_least(1), count=3))
         bias: bool = False
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
-        if len(self.config.extent) != 3 or min(self.config.extent) < 1:
-            raise cogvid.UserError(
-                f"local3d: extent must be three positive numbers [frames, rows, columns], got {self.config.extent}"
-            )
 
     def pattern(self, query: cogvid.Position, key: cogvid.Position, layer: int) -> Tensor:
         """Inside the box."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 import cogvid
 from cogvid.attention.bias import RelativeBias
+from cogvid.config.ranges import at_least, each, option
 
 
 class SwinAR(cogvid.AttentionBackend):
@@ -23,18 +23,9 @@ class SwinAR(cogvid.AttentionBackend):
         """`window`: rows, columns; `frames`: how many frames back, the own one counted, null for all;
         `bias`: learn a bias by relative position."""
 
-        window: list[int] = field(default_factory=lambda: [10, 10])
-        frames: int | None = None
+        window: list[int] = option([10, 10], each(at_least(1), count=2))
+        frames: int | None = option(None, at_least(1))
         bias: bool = False
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
-        if len(self.config.window) != 2 or min(self.config.window) < 1:
-            raise cogvid.UserError(
-                f"swin_ar: window must be two positive numbers [rows, columns], got {self.config.window}"
-            )
-        if self.config.frames is not None and self.config.frames < 1:
-            raise cogvid.UserError(f"swin_ar: frames must be at least 1 or null, got {self.config.frames}")
 
     def pattern(self, query: cogvid.Position, key: cogvid.Position, layer: int) -> Tensor:
         """In the same window, and in time near enough."""

@@ -16,6 +16,7 @@ from typing import Any, cast, get_args
 from omegaconf import MISSING
 
 from cogvid import Clip, DataSource, UserError, hookimpl
+from cogvid.config.ranges import file_name, from_to_below, option
 from cogvid.interfaces.data_source import Progress, Split
 
 VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
@@ -47,17 +48,9 @@ class Folder(DataSource):
 
     @dataclass
     class Config:
-        path: str = MISSING  # the folder; relative to the current directory
-        captions: str = "captions.jsonl"  # relative to the folder
-        test_share: float = 0.1  # of the videos that no line gives a split
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
-        if not 0 <= self.config.test_share < 1:
-            raise UserError(
-                "The option test_share of the data source 'folder' is a share from 0 to below 1, not "
-                f"{self.config.test_share}."
-            )
+        path: str = option(MISSING, file_name())  # the folder; relative to the current directory
+        captions: str = option("captions.jsonl", file_name())  # relative to the folder
+        test_share: float = option(0.1, from_to_below(0, 1))  # of the videos that no line gives a split
 
     def fingerprint(self) -> str:
         """Names, sizes and times of the videos and the captions file."""

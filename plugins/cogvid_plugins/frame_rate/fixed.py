@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cogvid
-from cogvid.interfaces.frame_rate import frames_at
+from cogvid.config.ranges import option
+from cogvid.interfaces.frame_rate import RATE, frames_at
 
 
 class Fixed(cogvid.FrameRateScheduler):
@@ -16,12 +16,7 @@ class Fixed(cogvid.FrameRateScheduler):
     class Config:
         """`rate`: frames per second."""
 
-        rate: float = 4.0
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
-        if not self.config.rate > 0:
-            raise cogvid.UserError(f"fixed: rate must be above 0, got {self.config.rate}")
+        rate: float = option(4.0, RATE)
 
     def training_rates(self, duration: float, frames: int) -> list[float]:
         """The rate, if it fits."""

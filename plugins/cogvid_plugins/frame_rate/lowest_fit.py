@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import cogvid
-from cogvid.interfaces.frame_rate import frames_at
+from cogvid.config.ranges import each, option
+from cogvid.interfaces.frame_rate import RATE, frames_at
 
 
 class LowestFit(cogvid.FrameRateScheduler):
@@ -16,12 +16,7 @@ class LowestFit(cogvid.FrameRateScheduler):
     class Config:
         """`rates`: frames per second."""
 
-        rates: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
-        if not self.config.rates or not all(rate > 0 for rate in self.config.rates):
-            raise cogvid.UserError(f"lowest_fit: rates must be a list of numbers above 0, got {self.config.rates}")
+        rates: list[float] = option([0.5, 1.0, 2.0, 4.0], each(RATE))
 
     def training_rates(self, duration: float, frames: int) -> list[float]:
         """The lowest rate that fits; none for a clip too short for all of them."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
 
 import cogvid
+from cogvid.config.ranges import at_least, one_of, option
 
 
 class VQVAE(cogvid.FrameTokenizer):
@@ -28,19 +29,17 @@ class VQVAE(cogvid.FrameTokenizer):
         reconstruction; without, equal patches get equal tokens, which are easier to predict; `commitment`: weight
         of the commitment loss."""
 
-        downsampling: int = 4
-        channels: int = 64
-        codes: int = 256
-        code_size: int = 16
-        crop: int = 16
+        downsampling: int = option(4, one_of(2, 4, 8, 16, 32, 64))
+        channels: int = option(64, at_least(1))
+        codes: int = option(256, at_least(1))
+        code_size: int = option(16, at_least(1))
+        crop: int = option(16, at_least(0))
         overlap: bool = True
-        commitment: float = 0.25
+        commitment: float = option(0.25, at_least(0))
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         c = self.config
-        if c.downsampling < 2 or c.downsampling & (c.downsampling - 1):
-            raise cogvid.UserError(f"vqvae: downsampling must be 2, 4, 8, ..., got {c.downsampling}")
         if c.crop % c.downsampling:
             raise cogvid.UserError(f"vqvae: crop {c.crop} is not a multiple of downsampling {c.downsampling}")
         self.codebook_size, self.downsampling = c.codes, c.downsampling
@@ -68,6 +67,14 @@ class VQVAE(cogvid.FrameTokenizer):
             threshold_ema_dead_code=0.05,
             accept_image_fmap=True,
         )
+
+    def check(self, size: int) -> None:
+        """See `FrameTokenizer`."""
+        if self.config.crop > size:
+            raise cogvid.UserError(
+                f"vqvae: crop {self.config.crop} is larger than the frames of {size} pixels (video.size): use a "
+                "smaller one, or 0 for whole frames"
+            )
 
     def encode(self, frames: Tensor) -> Tensor:
         """See `FrameTokenizer`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cogvid
+from cogvid.config.ranges import at_least, option
 
 
 class SequentialOverlap(cogvid.InterpolationStrategy):
@@ -20,12 +20,7 @@ class SequentialOverlap(cogvid.InterpolationStrategy):
     class Config:
         """`overlap`: how many frames a window is given, at least; the paper compares 1 and 2."""
 
-        overlap: int = 1
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
-        if self.config.overlap < 1:
-            raise cogvid.UserError(f"sequential_overlap: overlap must be 1 or more frames, got {self.config.overlap}")
+        overlap: int = option(1, at_least(1))
 
     def key_frame_places(self, key_frames: int, target: int) -> list[int]:
         """The first frames of the clip."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from cogvid import UserError, hookimpl
+from cogvid.config.ranges import one_of, option
 from cogvid.metrics import FrechetVideoDistance, TorchScriptExtractor, VideoExtractor, VideoMetric
 from cogvid_plugins.shapes.extractor import Shapes3dExtractor
 
@@ -14,27 +15,24 @@ from cogvid_plugins.shapes.extractor import Shapes3dExtractor
 class ExtractorConfig:
     """Which network reads the videos."""
 
-    extractor: str = "shapes3d"  # shapes3d, or i3d or c3d from a TorchScript file
-    path: str = ""  # that file
+    extractor: str = option("shapes3d", one_of("shapes3d", "i3d", "c3d"))  # i3d and c3d from a file
+    path: str = ""  # the TorchScript file
 
 
 def open_extractor(config: ExtractorConfig) -> VideoExtractor:
     """The extractor that the options name.
 
     Raises:
-        UserError: there is none of this name, its file is missing, or a file is named that it does not read.
+        UserError: its file is missing, or a file is named that it does not read.
     """
-    match config.extractor:
-        case "shapes3d":
-            if config.path:
-                raise UserError(
-                    f"The extractor shapes3d brings its own weights and does not read {config.path!r}. "
-                    "Leave path empty, or set extractor to i3d or c3d."
-                )
-            return Shapes3dExtractor()
-        case "i3d" | "c3d" as kind:
-            return TorchScriptExtractor(config.path, kind)
-    raise UserError(f"There is no extractor {config.extractor!r}: choose shapes3d, i3d or c3d.")
+    if config.extractor != "shapes3d":
+        return TorchScriptExtractor(config.path, cast(Literal["i3d", "c3d"], config.extractor))
+    if config.path:
+        raise UserError(
+            f"The extractor shapes3d brings its own weights and does not read {config.path!r}. "
+            "Leave path empty, or set extractor to i3d or c3d."
+        )
+    return Shapes3dExtractor()
 
 
 class Fvd(FrechetVideoDistance):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cogvid import hookimpl
+from cogvid.config.ranges import at_least, option
 from cogvid.metrics import VideoInceptionScore, VideoMetric
 from cogvid_plugins.metrics.fvd import ExtractorConfig, open_extractor
 
@@ -15,7 +16,7 @@ class InceptionScore(VideoInceptionScore):
 
     @dataclass
     class Config(ExtractorConfig):
-        splits: int = 1  # parts that are scored apart
+        splits: int = option(1, at_least(1))  # parts that are scored apart
 
     def __init__(self, config: Any = None) -> None:
         config = self.Config() if config is None else config

@@ -27,8 +27,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cogvid import UserError, hookimpl
-from cogvid.interfaces.metric import VideoMetric
+from cogvid import hookimpl
+from cogvid.config.ranges import at_least, option
+from cogvid.interfaces.metric import VideoMetric, check_videos
 from cogvid_plugins.shapes.world import (
     COLOURS,
     MOTIONS,
@@ -234,7 +235,7 @@ class ShapesOracle(VideoMetric):
 
     @dataclass
     class Config:
-        key_frames: int = 5  # of each video, evenly spaced from the first frame to the last
+        key_frames: int = option(5, at_least(2))  # of each video, evenly spaced from the first frame to the last
 
     hits: Tensor
     videos: Tensor
@@ -243,8 +244,6 @@ class ShapesOracle(VideoMetric):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        if self.config.key_frames < 2:
-            raise UserError(f"shapes_oracle needs at least 2 key_frames, not {self.config.key_frames}.")
         self.add_state("hits", torch.zeros(len(SCORES), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("videos", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("path_errors", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -254,8 +253,9 @@ class ShapesOracle(VideoMetric):
         """Measure the videos (B, F, 3, pixels, pixels) if they are the ones to be scored.
 
         Raises:
-            UserError: a caption is not of the shapes world.
+            UserError: these are no such videos, or a caption is not of the shapes world.
         """
+        check_videos(videos)
         if real:
             return
         wanted = [parse_caption(caption) for caption in captions]

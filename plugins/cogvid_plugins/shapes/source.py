@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cogvid import Clip, DataSource, UserError, hookimpl
+from cogvid.config.ranges import above, at_least, between, each, option
 from cogvid.data.video import write_video
 from cogvid.interfaces.data_source import Progress, Split
 from cogvid_plugins.shapes.world import ALL_ATTRIBUTES, RASTER, Attributes, Scene, sample_scene
@@ -43,27 +44,19 @@ class Shapes(DataSource):
 
     @dataclass
     class Config:
-        clips: int = 2000  # for training
-        test_clips: int = 256
-        size: int = 32  # pixels
-        fps: int = 16
-        raster: int = RASTER  # steps across the canvas between starts; finer ones are harder to learn
-        durations: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0, 8.0])  # seconds
+        clips: int = option(2000, at_least(1))  # for training
+        test_clips: int = option(256, at_least(0))
+        size: int = option(32, between(16, 4096))  # pixels
+        fps: int = option(16, between(1, 1000))
+        raster: int = option(RASTER, at_least(8))  # steps across the canvas between starts; finer is harder
+        durations: list[float] = option([1.0, 2.0, 4.0, 8.0], each(above(0, 3600)))  # seconds
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        options = self.config
-        if options.clips < 1 or options.test_clips < 0 or options.size < 16 or options.fps < 1 or options.raster < 8:
+        durations, fps = self.config.durations, self.config.fps
+        if min(durations) * fps < 1:
             raise UserError(
-                "The data source 'shapes' needs clips >= 1, test_clips >= 0, size >= 16, "
-                "fps >= 1 and raster >= 8, not "
-                f"raster={options.raster}, clips={options.clips}, test_clips={options.test_clips}, "
-                f"size={options.size}, fps={options.fps}."
-            )
-        if not options.durations or min(options.durations) * options.fps < 1:
-            raise UserError(
-                "The data source 'shapes' needs durations (in seconds) that hold at least two frames at "
-                f"{options.fps} frames per second, not durations={list(options.durations)}."
+                f"shapes: at {fps} frames per second (fps), one of the durations {durations} has a single frame."
             )
 
     def clips(self, folder: Path, seed: int, progress: Progress) -> list[Clip]:

@@ -1,0 +1,48 @@
+"""What values of an experiment must fit each other: the rules that no single option can know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from cogvid.config.ranges import said
+from cogvid.config.schema import ExperimentConfig, ModelConfig, Positions, StageConfig
+from cogvid.errors import UserError
+
+
+def check_rules(config: ExperimentConfig, sources: Mapping[str, str]) -> None:
+    """Refuse an experiment whose values do not fit each other, each in its range.
+
+    Args:
+        config: the experiment.
+        sources: where each full key got its value, for messages.
+
+    Raises:
+        UserError: two do not; the message names their keys.
+    """
+    _check_model(config.model, sources)
+    for entry in fields(config.stages):
+        _check_schedule(getattr(config.stages, entry.name), f"stages.{entry.name}", sources)
+
+
+def _check_model(model: ModelConfig, sources: Mapping[str, str]) -> None:
+    size, rest = divmod(model.width, model.heads)
+    if rest:
+        raise UserError(
+            f"{said('model.heads', sources)}model.heads: {model.heads} heads do not divide model.width, which is "
+            f"{model.width}."
+        )
+    if model.positions is Positions.rotary and size % 2:
+        raise UserError(
+            f"{said('model.positions', sources)}model.positions: rotary positions turn pairs of channels, and each of "
+            f"the {model.heads} heads (model.heads) has {size} of them: their number must be even."
+        )
+
+
+def _check_schedule(stage: StageConfig, key: str, sources: Mapping[str, str]) -> None:
+    if stage.warmup + stage.cooldown > 1:
+        where = said(f"{key}.cooldown", sources) or said(f"{key}.warmup", sources)
+        raise UserError(
+            f"{where}{key}: warmup {stage.warmup} and cooldown {stage.cooldown} are shares of the steps, and together "
+            "more than all of them."
+        )

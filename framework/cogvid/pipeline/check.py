@@ -1,0 +1,222 @@
+"""What is checked before a run's first step, so that no mistake costs more than seconds.
+
+The configuration checks each value and what belongs together (`cogvid.config.rules`), the `Lab` that the parts of an
+experiment exist and fit; here they are tried: on small grids, on black frames, on nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from cogvid.attention.pattern import check_bias, check_pattern
+from cogvid.attention.prepare import prepare_attention
+from cogvid.config.options import first_line
+from cogvid.config.ranges import said
+from cogvid.config.schema import ModelConfig
+from cogvid.data.text import TextTokenizer
+from cogvid.errors import UserError
+from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.mask import Stage, Visibility, given_frames
+from cogvid.model.transformer import CogVideoTransformer
+from cogvid.pipeline.generate import usable_test_clips
+from cogvid.pipeline.lab import Lab, read_clips
+from cogvid.pipeline.stage import StageResult
+
+# Sides of the grid that patterns are tried on, at most.
+_SMALL = Grid(3, 5, 6)
+# Layers may take turns.
+_LAYERS = 3
+_LIGHTNING = ("accelerator", "devices", "strategy", "precision")
+
+
+def check_lab(lab: Lab) -> None:
+    """Try the parts of an experiment, so that one that cannot do its work says so before there is any.
+
+    Raises:
+        UserError: one cannot; the message names its key.
+    """
+    # What is tried draws random numbers; those of the run are its own.
+    with torch.random.fork_rng(devices=[]):
+        _check_trainer(lab)
+        _check_memory(lab)
+        _check_attention(lab)
+        _check_tokenizer(lab)
+        _check_metrics(lab)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to; nothing is left behind in it.
+
+    Raises:
+        UserError: it cannot; the message names it and the cause.
+    """
+    try:
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: nothing can be written there: {error.strerror}. Choose another folder with --runs."
+        ) from error
+
+
+def check_test_clips(lab: Lab, data: StageResult) -> None:
+    """Refuse to generate more clips than there are test clips to imitate; known as soon as there are clips.
+
+    Raises:
+        UserError: there are too few; the message names the key.
+    """
+    wanted, usable = lab.config.generation.samples, len(usable_test_clips(lab, data).clips)
+    if usable < wanted:
+        short = len(read_clips(data.folder, "test")) - usable
+        why = f", and {short} too short for every frame rate" if short else ""
+        raise UserError(
+            f"{said('generation.samples', lab.sources)}generation.samples: {wanted} clips are wanted, but the test "
+            f"split has {usable} usable ones{why}. Lower generation.samples or add test clips."
+        )
+
+
+def check_prompts(lab: Lab, text: StageResult) -> None:
+    """Refuse prompts of previews that the model cannot read; known as soon as there is a text tokenizer.
+
+    Raises:
+        UserError: one is too long, or has characters that no training caption had.
+    """
+    tokenizer, config = TextTokenizer.load(text.folder / "text.json"), lab.config
+    with _of("trainer.sample_prompts", lab):
+        tokenizer.encode(config.trainer.sample_prompts, config.text.length)
+
+
+def _check_trainer(lab: Lab) -> None:
+    # One after the other, so that the message can name the first that does not go with those before.
+    settings: dict[str, Any] = {}
+    for name in _LIGHTNING:
+        settings[name] = getattr(lab.config.trainer, name)
+        with _of(f"trainer.{name}", lab, f"Lightning cannot train here with {settings[name]!r}"), _quiet_lightning():
+            pl.Trainer(
+                **settings,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+
+
+def _check_memory(lab: Lab) -> None:
+    """The weights alone have to fit; what training takes beside them depends on more than sizes."""
+
+    def parameters(layers: int) -> int:
+        with torch.device("meta"):
+            network = CogVideoTransformer(replace(lab.sizes(lab.grid.frames, 256), layers=layers), lab.attention)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    with _of("model", lab):
+        one, two = parameters(1), parameters(2)
+        gigabytes = 4 * (one + (lab.config.model.layers - 1) * (two - one)) / 1e9
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        if gigabytes > there:
+            raise UserError(
+                f"the weights take {gigabytes:.1f} GB, and this machine has {there:.1f} GB of memory. "
+                "Lower model.layers, model.width or text.length."
+            )
+
+
+def _check_attention(lab: Lab) -> None:
+    todo: list[tuple[str, AttentionBackend, Stage]] = [("attention", lab.attention, "sequential")]
+    if lab.interpolates:
+        todo.append(("stages.interpolation.attention", lab.interpolation_attention, "interpolation"))
+    grid, model, cpu = lab.grid, lab.config.model, torch.device("cpu")
+    small = Grid(min(grid.frames, _SMALL.frames), min(grid.height, _SMALL.height), min(grid.width, _SMALL.width))
+    for key, backend, stage in todo:
+        with _of(key, lab, backend.name):
+            fail = _failure(backend.name)
+            for layer in range(min(model.layers, _LAYERS)):
+                check_pattern(backend, small, layer, cpu, fail)
+            check_bias(backend, model.heads, small, cpu, fail)
+            whole, part = (Visibility(backend.pattern, g, given_frames(stage, g.frames), 0) for g in (grid, small))
+            prepare_attention(backend, whole, lab.device)
+            # On a GPU, kernels are compiled for each mask: a try would take longer than what it saves.
+            if lab.device == cpu:
+                _try_training(backend, part, model)
+
+
+def _try_training(backend: AttentionBackend, mask: Visibility, model: ModelConfig) -> None:
+    """One pass forward and backward, over two text slots."""
+    text, size = 2, model.width // model.heads
+    q, k, v = (torch.rand(1, model.heads, n + mask.grid.tokens, size, requires_grad=True) for n in (0, text, text))
+    bias = backend.bias(model.heads)
+    attention = prepare_attention(backend, mask, torch.device("cpu"))
+    attention(q, k, v, torch.ones(1, text, dtype=torch.bool), bias).sum().backward()
+
+
+def _check_tokenizer(lab: Lab) -> None:
+    name, size, grid = lab.config.frame_tokenizer.name, lab.config.video.size, lab.grid
+    with _of("frame_tokenizer", lab, name), torch.no_grad():
+        tokenizer = lab.build_tokenizer().eval()
+        tokenizer.check(size)
+        codes = tokenizer.encode(torch.zeros(1, 3, size, size))
+        frames = tokenizer.decode(codes)
+    for what, found, wanted in (
+        ("encode", codes.shape, (1, grid.height, grid.width)),
+        ("decode", frames.shape, (1, 3, size, size)),
+    ):
+        if found != wanted:
+            raise UserError(f"frame_tokenizer: {name}: {what} gives shape {tuple(found)} where {wanted} is wanted.")
+    for part in ("first_frame", "sequential", "interpolation"):
+        if getattr(lab.config.generation, part).clusters and tokenizer.codebook() is None:
+            key = f"generation.{part}.clusters"
+            raise UserError(
+                f"{said(key, lab.sources)}{key}: the frame tokenizer {name} has no codebook whose codes could be "
+                "clustered. Set it to false, or use another tokenizer."
+            )
+
+
+def _check_metrics(lab: Lab) -> None:
+    for key in lab.config.evaluation.metrics:
+        with _of(f"evaluation.metrics.{key}", lab):
+            lab.build_metric(key).check(lab.config.generation.frames, lab.config.video.size)
+
+
+@contextmanager
+def _of(key: str, lab: Lab, what: str = "") -> Iterator[None]:
+    """Ties what fails to its key. Code of plugins and Lightning may raise anything."""
+    where = f"{said(key, lab.sources)}{key}: "
+    try:
+        yield
+    except UserError as error:
+        if f"{key}: " in str(error) or f"{key}.options" in str(error):
+            raise
+        raise UserError(f"{where}{error}") from error
+    except Exception as error:
+        what = f"{what}: " if what else ""
+        raise UserError(f"{where}{what}{type(error).__name__}: {first_line(error)}.") from error
+
+
+def _failure(name: str) -> Callable[[str, str], None]:
+    def fail(check: str, problem: str) -> None:
+        subject = {"pattern": "the pattern ", "self": "by the pattern, ", "bias": "the bias "}[check]
+        raise UserError(f"{name}: {subject}{problem}.")
+
+    return fail
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
