@@ -116,7 +116,11 @@ def test_times_are_ordered_whatever_order_they_come_in() -> None:
 
 @pytest.mark.parametrize(
     "times",
-    [regular(1, 30), regular(301, Fraction(30000, 1001)), ClipTimes.of([0, 33, 67, 100, 3_000_000_000_000], MILLISECOND)],
+    [
+        regular(1, 30),
+        regular(301, Fraction(30000, 1001)),
+        ClipTimes.of([0, 33, 67, 100, 3_000_000_000_000], MILLISECOND),
+    ],
     ids=["one", "regular", "irregular"],
 )
 def test_times_are_kept_exactly(times: ClipTimes) -> None:
@@ -124,6 +128,8 @@ def test_times_are_kept_exactly(times: ClipTimes) -> None:
     assert (kept.ticks.tolist(), kept.unit) == (times.ticks.tolist(), times.unit)
 
 
-@pytest.mark.parametrize(("duration", "rate", "frames"), [(0.29, 100.0, 30), (0.7, 10.0, 8), (8.0, 0.5, 5), (7.99, 0.5, 4)])
+@pytest.mark.parametrize(
+    ("duration", "rate", "frames"), [(0.29, 100.0, 30), (0.7, 10.0, 8), (8.0, 0.5, 5), (7.99, 0.5, 4)]
+)
 def test_frames_are_counted_as_the_numbers_are_written(duration: float, rate: float, frames: int) -> None:
     assert frames_at(duration, rate) == frames

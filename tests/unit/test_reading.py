@@ -72,9 +72,7 @@ def test_rotation_in_the_metadata_is_applied(tmp_path: Path, clockwise: int) -> 
     assert (info.height, info.width) == tuple(expected.shape[2:])
 
 
-@pytest.mark.parametrize(
-    ("kind", "axes"), [("left-right", (3,)), ("top-bottom", (2,)), ("diagonal", None)], ids=str
-)
+@pytest.mark.parametrize(("kind", "axes"), [("left-right", (3,)), ("top-bottom", (2,)), ("diagonal", None)], ids=str)
 def test_mirroring_in_the_metadata_is_applied(tmp_path: Path, kind: str, axes: tuple[int, ...] | None) -> None:
     path = tmp_path / "selfie.mp4"
     write_video(path, noise(), fps=4)
@@ -232,5 +230,3 @@ def test_a_file_that_ends_before_its_first_frame_is_named(tmp_path: Path, read) 
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(UserError, match=r"cut\.mkv"):
         read(path)
-
-

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import struct
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
-from av.video.frame import VideoFrame
 
 from cogvid import UserError
 from cogvid.data.reading import probe, read_frames
 from cogvid.data.video import VideoWriter, write_video
+
 
 def noise(frames: int = 7, height: int = 24, width: int = 32) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)

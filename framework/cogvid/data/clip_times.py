@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -76,14 +76,9 @@ class ClipTimes:
         Returns:
             int64 (starts, window); times before the first frame and after the last give these.
         """
-        # Offsets are floats of simple fractions such as 1/3; a rate means the decimal number that was written.
-        offsets = [Fraction(offset).limit_denominator(10_000) for offset in window]
-        parts = math.lcm(*(offset.denominator for offset in offsets))
-        places = np.add.outer(
-            np.array([start * parts for start in starts], dtype=object),
-            np.array([int(offset * parts) for offset in offsets], dtype=object),
-        )
-        halves = 2 / (Fraction(str(rate)) * parts * self.unit)
+        parts, offsets, seconds = _grid(tuple(window), rate)
+        places = np.add.outer(np.array([start * parts for start in starts], dtype=object), offsets)
+        halves = 2 * seconds / self.unit
         times = (places * halves.numerator // halves.denominator).astype(np.int64)  # in half units, rounded down
         numbers: NDArray[np.int64] = np.searchsorted(2 * self.ticks - self._gap, times, side="right") - 1
         return numbers.clip(0)
@@ -104,3 +99,14 @@ class ClipTimes:
         """Read what `to_json` gave."""
         counts, gaps = np.array(value["gaps"], dtype=np.int64).reshape(-1, 2).T
         return cls(np.concatenate([[0], np.repeat(gaps, counts).cumsum()]), Fraction(value["unit"]))
+
+
+@lru_cache(maxsize=1000)
+def _grid(window: tuple[float | Fraction, ...], rate: float | Fraction) -> tuple[int, NDArray[Any], Fraction]:
+    """How many parts an interval of `rate` is cut into so that all offsets are whole, the offsets in parts (exact
+    integers of any size), and the seconds of a part."""
+    # Offsets are floats of simple fractions such as 1/3; a rate means the decimal number that was written.
+    offsets = [Fraction(offset).limit_denominator(10_000) for offset in window]
+    parts = math.lcm(*(offset.denominator for offset in offsets))
+    whole = np.array([int(offset * parts) for offset in offsets], dtype=object)
+    return parts, whole, 1 / (Fraction(str(rate)) * parts)
