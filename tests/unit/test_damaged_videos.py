@@ -58,8 +58,7 @@ def test_a_damaged_video_is_refused_or_decodes_to_its_last_frame(
         path.write_bytes(content[: int(kept * len(content))])
         try:
             times = probe(path).times
-        except UserError as error:
-            assert str(path) in str(error)
+        except UserError:
             return
         assert (np.diff(times.ticks) >= 0).all()
         assert len(read_frames(path, range(len(times)), size=16)) == len(times)
