@@ -110,6 +110,42 @@ def test_b_frames_come_in_the_order_they_are_shown_in_whatever_the_container_say
     assert (shown - 5 * torch.arange(40)).abs().max() < 2
 
 
+def test_frames_packed_two_in_a_packet_come_in_the_order_they_are_shown_in(tmp_path: Path) -> None:
+    encoder = av.CodecContext.create("mpeg4", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 32, 32, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, 10), Fraction(10)
+    encoder.options = {"bf": "1", "b_strategy": "0", "sc_threshold": "1000000000"}
+    packets = []
+    for number, array in enumerate(grey(11)):
+        frame = VideoFrame.from_ndarray(array, format="rgb24")
+        frame.pts, frame.time_base = number, encoder.time_base
+        packets += [bytes(packet) for packet in encoder.encode(frame)]
+    packets += [bytes(packet) for packet in encoder.encode(None)]
+    # DivX says so in its name, puts a B-frame behind the one it needs, and an empty frame into the next packet.
+    head, picture = packets[0].split(b"\0\0\1\xb6", 1)
+    packed = [head.replace(b"Lavc", b"XXXX") + b"\0\0\1\xb2DivX503b1393p\0\0\1\xb6" + picture]
+    for number in range(1, len(packets), 2):
+        packed += [packets[number] + packets[number + 1], b"\0\0\1\xb6\x56\x40\x7f"]
+    path = tmp_path / "packed.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        for number, content in enumerate(packed):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 10), number == 0
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    assert probe(path).times.ticks.tolist() == list(range(11))
+    shown = read_frames(path, range(11)).float().mean((1, 2, 3))
+    assert (shown - 5 * torch.arange(11)).abs().max() < 3
+
+
+def test_a_name_with_a_colon_is_the_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("clip.mp4"), noise(), fps=4)
+    assert len(probe(Path("clip.mp4").rename("cat:one.mp4")).times) == 7
+
+
 def test_pixels_that_are_not_square_are_stretched_to_the_picture_that_a_player_shows(tmp_path: Path) -> None:
     path = tmp_path / "dv.mp4"
     frames = grey(3, height=64, width=32)

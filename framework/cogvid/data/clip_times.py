@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 class ClipTimes:
     """When the frames of a clip are shown.
 
-    One rule says which frame stands at a time: the last one that begins at most half a usual gap later. So it does
-    not matter that Matroska rounds times to milliseconds and people write 23.976 for 24000/1001, and no other place
-    rounds a time or allows for rounding.
+    One rule says which frame stands at a time: each stands from half a usual gap before its own time on, until the
+    next one does. So it does not matter that Matroska rounds times to milliseconds and that people write 23.976 for
+    24000/1001, and no other place rounds a time or allows for rounding.
 
     Attributes:
         ticks: int64 (frames,), the time of each frame since the first one, in units; ascending.

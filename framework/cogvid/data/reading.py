@@ -116,8 +116,8 @@ def _decoded(path: Path) -> Iterator[tuple[VideoFrame, _Placement]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    # Titles and the like are in any encoding; nobody reads them here.
-    with av.open(str(path), metadata_errors="replace") as container:
+    # FFmpeg takes a relative name such as `cat:one.mp4` for an address. Titles are in any encoding; nobody reads them.
+    with av.open(str(path.absolute()), metadata_errors="replace") as container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise _unreadable(path, "it has no video stream")
@@ -153,7 +153,7 @@ class _Placement:
     Attributes:
         aspect: width of a stored pixel by its height.
         transposed: rows become columns.
-        mirrored: along the rows and along the columns of what is shown.
+        mirrored: whether left and right, and whether top and bottom change places in what is shown.
     """
 
     aspect: Fraction

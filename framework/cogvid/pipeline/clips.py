@@ -121,7 +121,7 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
             frames,
             name,
         )
-    repeating = sum(_repeats(lab, clip) for clip in (*train, *test))
+    repeating = sum(any((np.diff(own) == 0).any() for own in drawn_frames(lab, clip)) for clip in (*train, *test))
     if repeating:
         log.warning(
             "data: %d of the %d clips have fewer frames a second than training asks for at the rates of frame_rate %s, "
@@ -142,13 +142,13 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
         )
 
 
-def _repeats(lab: Lab, clip: TimedClip) -> bool:
+def drawn_frames(lab: Lab, clip: TimedClip) -> list[NDArray[np.int64]]:
+    """The numbers of the frames of all sequences that training may draw from a clip, an array (starts, frames) for each
+    rate and window."""
     frames = lab.config.video.frames
-    return any(
-        (np.diff(sequences(clip.times, rate, window, frames)) == 0).any()
-        for rate in lab.scheduler.training_rates(clip.duration, frames)
-        for window in (lab.key_frame_times, *lab.window_times)
-    )
+    windows = [lab.key_frame_times, *lab.window_times]
+    rates = lab.scheduler.training_rates(clip.duration, frames)
+    return [sequences(clip.times, rate, window, frames) for rate in rates for window in windows]
 
 
 def decode_clips(

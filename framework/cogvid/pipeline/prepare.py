@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.reading import probe
-from cogvid.data.sequences import Batches, TokenClips, sequences
+from cogvid.data.sequences import Batches, TokenClips
 from cogvid.data.text import TextTokenizer, known_characters, known_part, with_duration
 from cogvid.errors import UserError
 from cogvid.generation.clusters import cluster_codes
@@ -22,6 +21,7 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.clips import (
     TimedClip,
     decode_clips,
+    drawn_frames,
     read_clips,
     usable_clips,
     warn_of_data,
@@ -67,13 +67,11 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
                 return error
 
         found = dict(zip(paths, with_progress(read, len(paths), "data: decode"), strict=True))
-        good = []
-        for clip in clips:
-            times = found[clip.path]
-            if isinstance(times, ClipTimes):
-                good.append(TimedClip(clip, times))
-            else:
-                log.warning("clip %s is left out: %s", clip.id, times)
+        for error in found.values():
+            if isinstance(error, UserError):
+                log.warning("data: left out: %s", error)
+        timed = ((clip, found[clip.path]) for clip in clips)
+        good = [TimedClip(clip, times) for clip, times in timed if isinstance(times, ClipTimes)]
         if not any(timed.clip.split == "train" for timed in good):
             raise UserError(f"data: none of the {len(clips)} clips can be read for training; see the warnings above")
         write_clips(folder, good)
@@ -186,7 +184,7 @@ def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: Stag
 
     def work(folder: Path) -> Info:
         clips = usable_clips(lab, data.folder, "train")
-        numbers = [_wanted(lab, clip) for clip in clips]
+        numbers = [np.unique(np.concatenate([own.ravel() for own in drawn_frames(lab, clip)])) for clip in clips]
         network = load_tokenizer(lab, tokenizer)
         codes, squared, pixels = [], 0.0, 0
         for decoded in decode_clips(clips, numbers, lab.config.video.size, "tokens"):
@@ -222,20 +220,6 @@ def training_clips(lab: Lab, data: StageResult, tokens: StageResult) -> TokenCli
     clips = usable_clips(lab, data.folder, "train")
     captions, times = [timed.clip.caption for timed in clips], [timed.times for timed in clips]
     return TokenClips.load(tokens.folder / "tokens.safetensors", captions, times)
-
-
-def _wanted(lab: Lab, clip: TimedClip) -> NDArray[np.int64]:
-    """The numbers of the frames that training may want, ascending."""
-    frames = lab.config.video.frames
-    return np.unique(
-        np.concatenate(
-            [
-                sequences(clip.times, rate, window, frames).ravel()
-                for rate in lab.scheduler.training_rates(clip.duration, frames)
-                for window in (lab.key_frame_times, *lab.window_times)
-            ]
-        )
-    )
 
 
 def encode(tokenizer: FrameTokenizer, frames: Tensor) -> Tensor:

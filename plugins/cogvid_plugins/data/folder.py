@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class Folder(DataSource):
     def fingerprint(self) -> str:
         """The content of the captions file, and names, sizes and times of the files that it names."""
         rows, captions = self._read()
-        files = sorted({self._video(row).resolve() for row in rows})
+        files = sorted({_real(self._video(row)) for row in rows})
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if _is_file(path)]
         return hashlib.sha256(captions.read_bytes() + repr(states).encode()).hexdigest()
 
@@ -57,8 +58,8 @@ class Folder(DataSource):
         there = set(_videos(self._home))
         missing = {row.file for row in rows if not _is_file(self._video(row))}
         _warn(f"{captions}: left out, because there is no such video", missing)
-        captioned = {self._video(row).resolve() for row in rows}
-        silent = {path.relative_to(self._home).as_posix() for path in there if path.resolve() not in captioned}
+        captioned = {_real(self._video(row)) for row in rows}
+        silent = {path.relative_to(self._home).as_posix() for path in there if _real(path) not in captioned}
         _warn(f"{self._home}: left out, because they have no caption", silent)
         rows = [row for row in rows if row.file not in missing]
         if not rows and not there:
@@ -69,7 +70,7 @@ class Folder(DataSource):
                 f"relative to {self._home}."
             )
         splits = self._splits(rows, seed)
-        clips = [Clip(row.id, self._video(row), row.caption, splits[self._video(row).resolve()]) for row in rows]
+        clips = [Clip(row.id, self._video(row), row.caption, splits[_real(self._video(row))]) for row in rows]
         if not any(clip.split == "train" for clip in clips):
             raise UserError(f"{captions} leaves nothing to train on: every video in it is of the split test.")
         progress(len(clips), len(clips))
@@ -97,7 +98,7 @@ class Folder(DataSource):
         given: dict[Path, Row] = {}
         names: dict[Path, str] = {}
         for row in rows:
-            video = self._video(row).resolve()
+            video = _real(self._video(row))
             names.setdefault(video, row.file)
             if row.split and given.setdefault(video, row).split != row.split:
                 raise UserError(
@@ -112,6 +113,11 @@ class Folder(DataSource):
             video: cast(Split, given[video].split if video in given else "test" if name in tested else "train")
             for video, name in names.items()
         }
+
+
+def _real(path: Path) -> Path:
+    """The one path of a file that goes by several."""
+    return Path(os.path.realpath(path))
 
 
 def _is_file(path: Path) -> bool:
