@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cogvid.pipeline import prepare
 from cogvid.pipeline.clips import decode_clips, read_clips, with_progress
 from cogvid.pipeline.generate import usable_test_clips
 from cogvid.pipeline.lab import Lab
-from cogvid.pipeline.prepare import data_stage, text_stage
+from cogvid.pipeline.prepare import data_stage, text_stage, tokenizer_stage
 from cogvid.pipeline.stage import StageResult, StageStore
 
 EXPERIMENT = """
@@ -181,6 +181,25 @@ def test_a_source_that_gives_a_video_in_both_splits_is_refused(tmp_path: Path) -
         prepared(lab, tmp_path)
 
 
+GREEDY = """
+import cogvid
+class Greedy(cogvid.FrameRateScheduler):
+    def training_rates(self, duration, frames):
+        return [4.0, 0.25]
+@cogvid.hookimpl
+def register_frame_rate_schedulers():
+    return {"greedy": Greedy}
+"""
+
+
+def test_a_scheduler_whose_rates_do_not_fit_is_named_with_the_clip(tmp_path: Path) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    make_video(tmp_path / "a.mp4", 20, 8)
+    lab = make_lab(tmp_path, [row("a.mp4")], "frame_rate={name: greedy}", extra="plugins: [./greedy.py]\n")
+    with pytest.raises(UserError, match=r"greedy shows clip a\.mp4 at 0\.25 frames a second, .* 1 of the 5"):
+        prepared(lab, tmp_path)
+
+
 def test_generated_clips_are_compared_with_other_videos(tmp_path: Path) -> None:
     for number in range(5):
         make_video(tmp_path / f"{number}.mp4", 20, 8)
@@ -201,3 +220,20 @@ def test_decoded_frames_are_those_of_the_numbers(tmp_path: Path) -> None:
     clips = read_clips(prepared(lab, tmp_path).folder, "train")
     (frames,) = decode_clips(clips, [np.array([0, 4, 19])], 16, "test")
     assert frames[:, 0, 0, 0].tolist() == [0, 4, 19]
+
+
+def test_frames_for_the_tokenizer_do_not_grow_with_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(tmp_path / "a.mp4", 20, 8)
+    lab = make_lab(tmp_path, [row("a.mp4", caption=f"a cat {i}") for i in range(30)])
+    data = prepared(lab, tmp_path)
+    asked: list[int] = []
+
+    def ask(clips: Sequence[Any], numbers: Sequence[Any], *_: Any) -> Iterator[Any]:
+        asked.extend(map(len, numbers))
+        raise UserError("enough")
+
+    monkeypatch.setattr(prepare, "_POOL", 20)
+    monkeypatch.setattr(prepare, "decode_clips", ask)
+    with pytest.raises(UserError, match="enough"):
+        tokenizer_stage(lab, StageStore(tmp_path / "stages"), data)
+    assert sum(asked) == 20

@@ -21,6 +21,7 @@ from cogvid.data.sequences import sequences
 from cogvid.data.text import known_characters, known_part
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Clip
+from cogvid.interfaces.frame_rate import frames_at
 from cogvid.pipeline.lab import Lab, log
 from cogvid.progress import stage_progress
 
@@ -29,8 +30,7 @@ _TABLE = "clips.jsonl"
 # Decoding runs ahead of what uses the frames by so many clips, whose frames wait in memory.
 _AHEAD = 4
 # A warning names so many characters.
-NAMED = 10
-SPLITS = ("train", "test")
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,21 @@ def usable_clips(lab: Lab, folder: Path, split: str) -> list[TimedClip]:
         split: which.
 
     Raises:
-        UserError: there is none to train on; the message names the longest.
+        UserError: there is none to train on, or the scheduler names a rate at which a clip has too few frames.
     """
     clips = read_clips(folder, split)
     frames = lab.config.video.frames
-    usable = [clip for clip in clips if lab.scheduler.training_rates(clip.duration, frames)]
+    usable = []
+    for clip in clips:
+        rates = lab.scheduler.training_rates(clip.duration, frames)
+        if rates and (had := frames_at(clip.duration, min(rates))) < frames:
+            raise UserError(
+                f"frame_rate: {lab.config.frame_rate.name} shows clip {clip.clip.id} at {min(rates):g} frames a second, "
+                f"at which it has {had} of the {frames} frames of a sequence. A scheduler gives rates that fit; "
+                "cogvid.interfaces.frame_rate.frames_at counts the frames."
+            )
+        if rates:
+            usable.append(clip)
     if split == "train" and not usable:
         longest = max(clip.duration for clip in clips)
         raise UserError(
@@ -111,8 +121,9 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
         UserError: all training clips are too short.
     """
     name, frames = lab.config.frame_rate.name, lab.config.video.frames
-    train, test = (usable_clips(lab, folder, split) for split in SPLITS)
-    found, usable = sum(len(read_clips(folder, split)) for split in SPLITS), len(train) + len(test)
+    train, test = (usable_clips(lab, folder, split) for split in ("train", "test"))
+    found = sum(len(read_clips(folder, split)) for split in ("train", "test"))
+    usable = len(train) + len(test)
     if usable < found:
         log.warning(
             "data: %d of the %d clips are left out: they are too short to yield %d frames at any rate of frame_rate %s",
@@ -121,7 +132,8 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
             frames,
             name,
         )
-    repeating = sum(any((np.diff(own) == 0).any() for own in drawn_frames(lab, clip)) for clip in (*train, *test))
+    drawn = (drawn_frames(lab, clip) for clip in (*train, *test))
+    repeating = sum(any((np.diff(numbers) == 0).any() for numbers in own) for own in drawn)
     if repeating:
         log.warning(
             "data: %d of the %d clips have fewer frames a second than training asks for at the rates of frame_rate %s, "
@@ -138,7 +150,7 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
             "them: %s",
             len(unknown),
             len(test),
-            " ".join(map(repr, sorted(set("".join(unknown)) - known)[:NAMED])),
+            " ".join(map(repr, sorted(set("".join(unknown)) - known)[:_NAMED])),
         )
 
 
