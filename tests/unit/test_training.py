@@ -209,6 +209,19 @@ def test_all_sequences_of_a_clip_begin_at_the_times_of_the_rate_and_end_inside_i
     assert sequences(times, 1.0, (0, 1), 2).tolist() == [[0, 8]]
 
 
+def test_a_clip_of_thirty_frames_a_second_is_drawn_at_a_quarter_of_it_under_the_duration_of_that() -> None:
+    clips = TokenClips(
+        torch.arange(17).int()[:, None, None],
+        torch.arange(17),
+        torch.tensor([0, 17]),
+        ["a"],
+        [ClipTimes.of([round(1000 * number / 30) for number in range(17)], Fraction(1, 1000))],
+    )
+    sampler = SequenceSampler(clips, LowestFit(LowestFit.Config(rates=[7.5, 15])), [(0, 1, 2, 3, 4)], 5, seed=0)
+    codes, _, seconds = sampler.draw(0)
+    assert (codes.flatten().tolist(), round(seconds, 3)) == ([0, 4, 8, 12, 16], 0.533)
+
+
 def test_batches_from_a_step_are_the_tail_of_those_from_the_start(
     sampler: SequenceSampler, text: TextTokenizer
 ) -> None:
