@@ -95,8 +95,8 @@ def usable_clips(lab: Lab, folder: Path, split: str) -> list[TimedClip]:
         if rates and (had := frames_at(clip.duration, min(rates))) < frames:
             raise UserError(
                 f"frame_rate: {lab.config.frame_rate.name} shows clip {clip.clip.id} at {min(rates):g} frames a "
-                f"second, at which it has {had} of the {frames} frames of a sequence. A scheduler gives rates that fit; "
-                "cogvid.interfaces.frame_rate.frames_at counts the frames."
+                f"second, at which it has {had} of the {frames} frames of a sequence. A scheduler gives rates that "
+                "fit; cogvid.interfaces.frame_rate.frames_at counts the frames."
             )
         if rates:
             usable.append(clip)
