@@ -43,6 +43,12 @@ def clips() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """Video files that people really have, reduced."""
+    return shared("cases")
+
+
+@pytest.fixture(scope="session")
 def make_model() -> MakeModel:
     """Builds models of 11 image tokens, begin-of-image and 8 text tokens."""
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from cogvid.cli import app
-from cogvid.data.video import VideoWriter, probe
+from cogvid.data.reading import probe
+from cogvid.data.video import VideoWriter
 from cogvid.generation import clips as clips_module
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clip_files import Request
@@ -96,8 +97,8 @@ def test_a_clip_has_a_video_a_gif_its_tokens_and_what_it_is_and_all_clips_a_pict
         path = tmp_path / f"{prompt.replace(' ', '_')}-0-0.mp4"
         request = json.loads(path.with_suffix(".json").read_text())
         info = probe(path)
-        assert (len(info.timestamps), info.width, info.height) == (9, 128, 128)
-        assert info.duration == pytest.approx(request["seconds"], rel=1e-3)
+        assert (len(info.times), info.width, info.height) == (9, 128, 128)
+        assert float(info.times.duration) == pytest.approx(request["seconds"], rel=1e-3)
         assert load_file(path.with_suffix(".safetensors"))["codes"].shape == (9, 16)
         assert Image.open(path.with_suffix(".gif")).size == (128, 128)
     picture = Image.open(tmp_path / sheet)
@@ -290,7 +291,7 @@ def test_a_long_clip_is_written_while_it_is_made(long: Path, tmp_path: Path, mon
     assert events.count("make") == 7
     assert events.index("write") < len(events) - events[::-1].index("make")
     for video in tmp_path.glob("*.mp4"):
-        assert len(probe(video).timestamps) == 23
+        assert len(probe(video).times) == 23
         assert load_file(video.with_suffix(".safetensors"))["codes"].shape == (23, 16)
         request = json.loads(video.with_suffix(".json").read_text())
         assert request["seconds"] == 22 / 0.5  # at the scheduler's slowest rate, the final frames' own
@@ -317,7 +318,7 @@ def test_going_on_from_the_last_frames_trains_no_interpolation_stage(long: Path)
     # Clips of two seconds yield nine frames at four a second; the text of a window says what five of them last.
     rows = [json.loads(line) for line in (long / "samples" / "captions.jsonl").read_text().splitlines()]
     assert {row["rate"] for row in rows} == {4.0}
-    assert probe(long / "samples" / "generated" / "0000.mp4").duration == pytest.approx(2.0, rel=1e-3)
+    assert probe(long / "samples" / "generated" / "0000.mp4").times.seconds[-1] == pytest.approx(2.0, rel=1e-3)
 
 
 def changed(run: Path, folder: Path, old: str, new: str) -> Path:
@@ -335,7 +336,7 @@ def test_strategies_without_a_model_fill_the_clip(run: Path, tmp_path: Path, str
     filled = changed(run, tmp_path / "run", "name: recursive", f"name: {strategy}")
     sample(filled, RED, "--frames", "12", "--out", tmp_path / "out", "--gif")
     (video,) = (tmp_path / "out").glob("*.mp4")
-    assert len(probe(video).timestamps) == 12
+    assert len(probe(video).times) == 12
     assert load_file(video.with_suffix(".safetensors"))["codes"].shape == (5, 16)
 
 

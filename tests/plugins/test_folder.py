@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,132 @@ def test_a_folder_without_videos_is_named(tmp_path: Path) -> None:
 def test_a_test_share_of_everything_is_refused() -> None:
     with pytest.raises(UserError, match="test_share"):
         create_component("data", "folder", {"path": "videos", "test_share": 1.0})
+
+
+def test_lines_without_a_split_follow_one_of_their_video_that_gives_it(tmp_path: Path) -> None:
+    names = [f"{number}.mp4" for number in range(10)]
+    make_videos(tmp_path, names)
+    for split in ("train", "test"):
+        write_captions(tmp_path, [*captioned(names), *captioned(names), {**captioned(names)[3], "split": split}])
+        splits = {clip.split for clip in list_clips(tmp_path, test_share=0.5) if clip.path.name == "3.mp4"}
+        assert splits == {split}
+
+
+def test_a_video_in_both_splits_is_an_error_that_names_both_lines(tmp_path: Path) -> None:
+    make_videos(tmp_path, ["a.mp4", "sub/b.mp4"])
+    splits = [("a.mp4", "train"), ("sub/b.mp4", "train"), ("sub/../a.mp4", "test")]
+    write_captions(tmp_path, [{"file": file, "caption": "a", "split": split} for file, split in splits])
+    with pytest.raises(UserError, match=r"captions\.jsonl:3: the video .*a\.mp4 .*test, on line 1 of train"):
+        list_clips(tmp_path)
+
+
+def test_two_names_of_one_video_are_in_one_split(tmp_path: Path) -> None:
+    names = [f"{number}.mp4" for number in range(10)]
+    make_videos(tmp_path, names)
+    (tmp_path / "links").mkdir()
+    for name in names:
+        (tmp_path / "links" / name).symlink_to(tmp_path / name)
+    absolute = [str(tmp_path / name) for name in names]
+    write_captions(tmp_path, [*captioned(names), *captioned(absolute), *captioned([f"links/{name}" for name in names])])
+    splits: dict[str, set[str]] = {}
+    for clip in list_clips(tmp_path, test_share=0.5):
+        splits.setdefault(clip.path.name, set()).add(clip.split)
+    assert all(len(own) == 1 for own in splits.values())
+    assert list(splits.values()).count({"test"}) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,caption\na.mp4,a cat, and a dog\n", r"captions\.csv:2: the line has 3 columns, the header 2"),
+        (
+            'file,caption\n"a.mp4",a\na.mp4,"a cat\na.mp4,b\n',
+            r"captions\.csv:3: no valid CSV \(unexpected end",
+        ),
+        ('file,caption\na.mp4,"a" cat\n', r"captions\.csv:2: no valid CSV"),
+        (f"file,caption\n\na.mp4,{'a' * 200_000}\n", r"captions\.csv:3: no valid CSV \(field larger than field limit"),
+        ("file,caption,caption\na.mp4,a,b\n", r"captions\.csv:1: a column stands twice"),
+        ("file,caption\na.mp4\n", r"captions\.csv:2: the column 'caption' is missing"),
+    ],
+    ids=["surplus", "unclosed", "behind a quote", "over-long", "twice", "short"],
+)
+def test_a_wrong_line_of_a_csv_is_named_with_its_number(tmp_path: Path, content: str, message: str) -> None:
+    make_videos(tmp_path, ["a.mp4"])
+    (tmp_path / "captions.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        list_clips(tmp_path, captions="captions.csv")
+
+
+def test_a_quoted_caption_may_hold_commas_quotes_and_line_breaks(tmp_path: Path) -> None:
+    make_videos(tmp_path, ["a.mp4"])
+    (tmp_path / "captions.csv").write_text(
+        'file,caption,split\r\na.mp4,"a ""big"",\r\nred cat",train\r\na.mp4,b\r\n', newline=""
+    )
+    clips = list_clips(tmp_path, captions="captions.csv")
+    assert [clip.caption for clip in clips] == ['a "big",\r\nred cat', "b"]
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u0085"])
+def test_json_lines_end_at_newlines_alone(tmp_path: Path, character: str) -> None:
+    make_videos(tmp_path, ["a.mp4", "b.mp4"])
+    lines = [f'{{"file": "{name}", "caption": "one{character}line"}}\r\n' for name in ("a.mp4", "b.mp4")]
+    (tmp_path / "captions.jsonl").write_text("".join(lines), encoding="utf-8", newline="")
+    assert [clip.caption for clip in list_clips(tmp_path)] == [f"one{character}line"] * 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"file": "a.mp4", "caption": "a", "id": ' + "9" * 5000 + "}",
+        r'{"file": "a.mp4", "caption": "half \ud83d"}',
+        r'{"file": "a\u0000.mp4", "caption": "a"}',
+    ],
+    ids=["nested", "number", "surrogate", "nul"],
+)
+def test_what_is_no_text_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    make_videos(tmp_path, ["a.mp4"])
+    (tmp_path / "captions.jsonl").write_text(json.dumps(captioned(["a.mp4"])[0]) + "\n" + line + "\n")
+    with pytest.raises(UserError, match=r"captions\.jsonl:2: "):
+        list_clips(tmp_path)
+
+
+def test_a_name_too_long_for_a_file_is_a_missing_video(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_videos(tmp_path, ["a.mp4"])
+    write_captions(tmp_path, captioned(["a.mp4", "b" * 300 + ".mp4"]))
+    assert [clip.id for clip in list_clips(tmp_path)] == ["a.mp4"]
+
+
+def test_videos_outside_the_folder_are_found_by_their_paths(tmp_path: Path) -> None:
+    make_videos(tmp_path, ["elsewhere/a.mp4", "elsewhere/b.mp4", "home/notes.txt"])
+    names = [str(tmp_path / "elsewhere" / "a.mp4"), "../elsewhere/b.mp4"]
+    write_captions(tmp_path / "home", captioned(names))
+    assert [clip.path.resolve().name for clip in list_clips(tmp_path / "home")] == ["a.mp4", "b.mp4"]
+
+
+def test_the_fingerprint_covers_the_captions_and_exactly_the_files_that_they_name(tmp_path: Path) -> None:
+    make_videos(tmp_path, ["home/a.mp4", "home/silent.mp4", "elsewhere/b.mp4"])
+    home, outside = tmp_path / "home", tmp_path / "elsewhere" / "b.mp4"
+    write_captions(home, captioned(["a.mp4", str(outside), "later.mp4"]))
+    source = Folder(Folder.Config(path=str(home)))
+
+    def changed(touch: Any) -> bool:
+        before = source.fingerprint()
+        touch()
+        return source.fingerprint() != before
+
+    assert not changed(lambda: None)
+    assert changed(lambda: (home / "a.mp4").write_bytes(b"new"))
+    assert changed(lambda: outside.write_bytes(b"new"))
+    assert changed(lambda: (home / "later.mp4").write_bytes(b"there now"))
+    assert not changed(lambda: (home / "silent.mp4").write_bytes(b"new"))
+    assert not changed(lambda: (home / "more.mp4").write_bytes(b"new"))
+
+    captions = home / "captions.jsonl"
+    states = captions.stat()
+
+    def rewrite() -> None:  # as long as before, and with its old time
+        captions.write_text(captions.read_text().replace("video a.mp4", "video A.mp4"))
+        os.utime(captions, ns=(states.st_atime_ns, states.st_mtime_ns))
+
+    assert changed(rewrite)

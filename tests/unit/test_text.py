@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cogvid import UserError
-from cogvid.data.text import TextTokenizer, with_duration
+from cogvid.data.text import TextTokenizer, known_characters, known_part, with_duration
 
 CAPTIONS = ["a small red circle moves left", "a big blue square moves up, then right", "a café at night"]
 
@@ -94,9 +94,10 @@ def test_a_vocabulary_without_room_for_all_bytes_is_refused() -> None:
         TextTokenizer.train(CAPTIONS, 255)
 
 
-def test_characters_of_allowed_texts_are_known_though_nothing_is_learned_from_them() -> None:
-    tokenizer = TextTokenizer.train(CAPTIONS, 300, allowed=["ÿ"])
-    assert tokenizer.vocabulary == TextTokenizer.train(CAPTIONS, 300).vocabulary
-    assert tokenizer.encode(["ÿ"], 8)[1].any()
-    with pytest.raises(UserError, match="ø"):
-        tokenizer.encode(["ø"], 8)
+def test_the_known_part_of_a_caption_has_the_characters_of_training_captions_and_durations() -> None:
+    known = known_characters(["a cat runs"])
+    assert known_part("a cät runs 3 s", known) == "a ct runs 3 s"
+    tokenizer = TextTokenizer.train(["a cat runs"], 300)
+    assert tokenizer.encode([known_part("ÿ cat", known)], 12)[1].any()
+    with pytest.raises(UserError, match="ÿ"):
+        tokenizer.encode(["ÿ cat"], 12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from cogvid import Grid
 from cogvid.config.schema import StageConfig, TrainerConfig
-from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, frame_times
+from cogvid.data.clip_times import ClipTimes
+from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, sequences
 from cogvid.data.text import TextTokenizer, with_duration
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.training.fit import LAST, fit
@@ -146,9 +148,9 @@ def token_clips() -> TokenClips:
     """Clips at 8 frames per second; all codes of a frame are 100 * clip + its number."""
     counts = [int(seconds * 8) + 1 for seconds in DURATIONS]
     numbers = torch.cat([100 * clip + torch.arange(count) for clip, count in enumerate(counts)])
-    times = torch.cat([torch.arange(count, dtype=torch.float64) / 8 for count in counts])
     offsets = torch.tensor(np.cumsum([0, *counts]))
-    return TokenClips(numbers.int()[:, None, None].repeat(1, 2, 3), times, offsets, CAPTIONS)
+    times = [ClipTimes.of(range(count), Fraction(1, 8)) for count in counts]
+    return TokenClips(numbers.int()[:, None, None].repeat(1, 2, 3), numbers % 100, offsets, CAPTIONS, times)
 
 
 @pytest.fixture
@@ -199,26 +201,42 @@ def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(sampler: 
     assert len(drawn) > len(CAPTIONS)
 
 
-def test_the_frame_nearest_to_a_time_is_taken_the_earlier_one_of_two(token_clips: TokenClips) -> None:
-    times = np.array([0.0, 0.05, 0.0625, 0.07, 0.9, 1.0, 5.0])
-    assert (token_clips.frames(0, times)[:, 0, 0]).tolist() == [0, 0, 0, 1, 7, 8, 8]
-
-
-def test_a_clip_of_one_frame_has_that_frame_at_all_times() -> None:
-    one = TokenClips(torch.full((1, 1, 1), 3).int(), torch.zeros(1, dtype=torch.float64), torch.tensor([0, 1]), ["a"])
-    assert one.frames(0, np.array([0.0, 2.0])).flatten().tolist() == [3, 3]
+def test_frames_are_found_by_their_numbers_where_only_some_are_kept() -> None:
+    kept = torch.tensor([0, 4, 8, 2, 3])
+    times = [ClipTimes.of(range(9), Fraction(1, 8))] * 2
+    clips = TokenClips(10 * kept.int()[:, None, None], kept, torch.tensor([0, 3, 5]), ["a", "b"], times)
+    assert clips.frames(0, np.array([0, 8, 4, 4])).flatten().tolist() == [0, 80, 40, 40]
+    assert clips.frames(1, np.array([3])).flatten().tolist() == [30]
+    for clip, number in ((0, 5), (1, 8)):
+        with pytest.raises(AssertionError):
+            clips.frames(clip, np.array([number]))
 
 
 def test_saved_clips_are_loaded(token_clips: TokenClips, tmp_path: Path) -> None:
     save_file(token_clips.tensors(), tmp_path / "tokens.safetensors")
-    loaded = TokenClips.load(tmp_path / "tokens.safetensors", CAPTIONS)
-    for name in ("codes", "times", "offsets"):
+    loaded = TokenClips.load(tmp_path / "tokens.safetensors", CAPTIONS, token_clips.times)
+    for name in ("codes", "numbers", "offsets"):
         assert torch.equal(getattr(loaded, name), getattr(token_clips, name))
 
 
-def test_every_time_that_training_may_want_is_among_the_frame_times() -> None:
-    times = frame_times(1.5, [1.0, 2.0], [(0, 1), (0.5, 0.75)], frames=2)
-    assert times.tolist() == [0, 0.25, 0.375, 0.5, 0.75, 0.875, 1, 1.25, 1.375, 1.5]
+def test_all_sequences_of_a_clip_begin_at_the_times_of_the_rate_and_end_inside_it() -> None:
+    times = ClipTimes.of(range(13), Fraction(1, 8))
+    assert sequences(times, 2.0, (0, 1), 2).tolist() == [[0, 4], [4, 8], [8, 12]]
+    assert sequences(times, 2.0, (0.5, 0.75), 2).tolist() == [[2, 3], [6, 7], [10, 11]]
+    assert sequences(times, 1.0, (0, 1), 2).tolist() == [[0, 8]]
+
+
+def test_a_clip_of_thirty_frames_a_second_is_drawn_at_a_quarter_of_it_under_the_duration_of_that() -> None:
+    clips = TokenClips(
+        torch.arange(17).int()[:, None, None],
+        torch.arange(17),
+        torch.tensor([0, 17]),
+        ["a"],
+        [ClipTimes.of([round(1000 * number / 30) for number in range(17)], Fraction(1, 1000))],
+    )
+    sampler = SequenceSampler(clips, LowestFit(LowestFit.Config(rates=[7.5, 15])), [(0, 1, 2, 3, 4)], 5, seed=0)
+    codes, _, seconds = sampler.draw(0)
+    assert (codes.flatten().tolist(), round(seconds, 3)) == ([0, 4, 8, 12, 16], 0.533)
 
 
 def test_batches_from_a_step_are_the_tail_of_those_from_the_start(

@@ -10,10 +10,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from cogvid.data.clip_times import ClipTimes
 from cogvid.data.text import TextTokenizer, with_duration
 from cogvid.interfaces.frame_rate import FrameRateScheduler, frames_at
 
@@ -22,68 +24,68 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class TokenClips:
-    """Tokenised clips, one after the other.
+    """Tokenised clips, one after the other, each with the frames that training may want.
 
     Attributes:
         codes: int32 (all frames, height, width).
-        times: float64 (all frames,), seconds from the start of each clip, ascending inside it.
+        numbers: int64 (all frames,), the number of each frame in its clip, ascending inside the clip.
         offsets: int64 (clips + 1,), where each clip's frames begin.
         captions: of the clips.
+        times: of the clips' frames.
     """
 
     codes: Tensor
-    times: Tensor
+    numbers: Tensor
     offsets: Tensor
     captions: Sequence[str]
+    times: Sequence[ClipTimes]
 
     def __len__(self) -> int:
         return len(self.captions)
 
-    def duration(self, clip: int) -> float:
-        """Seconds from the clip's first frame to its last."""
-        return float(self.times[self.offsets[clip + 1] - 1])
-
-    def frames(self, clip: int, times: np.ndarray) -> Tensor:
-        """Codes of the frames nearest to `times` (F,), int64 (F, height, width)."""
+    def frames(self, clip: int, numbers: NDArray[np.int64]) -> Tensor:
+        """Codes of the frames with these numbers (F,), which the clip has; int64 (F, height, width)."""
         first, last = int(self.offsets[clip]), int(self.offsets[clip + 1])
-        own = self._seconds[first:last]
-        after = np.searchsorted(own, times).clip(1, max(last - first - 1, 1))
-        nearest = (
-            np.where(times - own[after - 1] <= own[after] - times, after - 1, after) if len(own) > 1 else after * 0
-        )
-        return self.codes[torch.from_numpy(nearest + first)].long()
+        own = self._numbers[first:last]
+        places = np.searchsorted(own, numbers)
+        assert np.array_equal(own.take(places, mode="clip"), numbers), (clip, numbers)
+        return self.codes[torch.from_numpy(places + first)].long()
 
     @cached_property
-    def _seconds(self) -> np.ndarray:
-        return self.times.numpy()
+    def _numbers(self) -> NDArray[np.int64]:
+        return self.numbers.numpy()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `load` reads; the captions stay with the data."""
-        return {"codes": self.codes, "times": self.times, "offsets": self.offsets}
+        """What `load` reads; captions and times stay with the data."""
+        return {"codes": self.codes, "numbers": self.numbers, "offsets": self.offsets}
 
     @classmethod
-    def load(cls, path: Path, captions: Sequence[str]) -> TokenClips:
+    def load(cls, path: Path, captions: Sequence[str], times: Sequence[ClipTimes]) -> TokenClips:
         """Read a safetensors file of `tensors()`."""
-        return cls(**load_file(path), captions=captions)
+        return cls(**load_file(path), captions=captions, times=times)
 
 
 # Times of a sequence's frames, in intervals between key frames: 0, 1, 2, ... for the key frames themselves.
 FrameTimes = tuple[float, ...]
 
 
-def frame_times(duration: float, rates: Sequence[float], windows: Sequence[FrameTimes], frames: int) -> np.ndarray:
-    """All times (seconds) at which training may want a frame of a clip, ascending.
+def sequences(times: ClipTimes, rate: float, window: FrameTimes, frames: int) -> NDArray[np.int64]:
+    """The numbers of the frames of all sequences that training may draw from a clip with one window.
 
     Args:
-        duration: of the clip, in seconds.
-        rates: key-frame rates that fit it.
-        windows: the sequences that training draws.
-        frames: key frames of a sequence.
+        times: of the clip's frames.
+        rate: of the key frames (1/s); one that fits the clip.
+        window: which frames of a clip a sequence has.
+        frames: key frames of a clip.
+
+    Returns:
+        int64 (starts, window).
     """
-    offsets = np.unique(np.concatenate([np.asarray(window) for window in windows]))
-    starts = [np.arange(frames_at(duration, rate) - frames + 1)[:, None] for rate in rates]
-    times = [((start + offsets) / rate).ravel() for start, rate in zip(starts, rates, strict=True)]
-    return np.unique(np.concatenate(times).round(6))
+    return times.frames(range(_starts(times, rate, frames)), window, rate)
+
+
+def _starts(times: ClipTimes, rate: float, frames: int) -> int:
+    return frames_at(times.reach, rate) - frames + 1
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,18 @@ class SequenceSampler:
         epoch, place = divmod(number, len(self._usable))
         clip = self._usable[_order(self.seed, epoch, len(self._usable))[place]]
         random = np.random.default_rng((self.seed, number, 1))
-        duration = self.clips.duration(clip)
-        rates = self.scheduler.training_rates(duration, self.frames)
+        times = self.clips.times[clip]
+        rates = self.scheduler.training_rates(times.reach, self.frames)
         rate = rates[int(random.integers(len(rates)))]
         window = self.windows[int(random.integers(len(self.windows)))]
-        start = random.integers(frames_at(duration, rate) - self.frames + 1)
-        codes = self.clips.frames(clip, (start + np.asarray(window)) / rate)
-        return codes, self.clips.captions[clip], (window[-1] - window[0]) / rate
+        start = int(random.integers(_starts(times, rate, self.frames)))
+        (numbers,) = times.frames([start], window, rate)
+        return self.clips.frames(clip, numbers), self.clips.captions[clip], (window[-1] - window[0]) / rate
 
     @cached_property
     def _usable(self) -> list[int]:
-        durations = ((clip, self.clips.duration(clip)) for clip in range(len(self.clips)))
-        return [clip for clip, seconds in durations if self.scheduler.training_rates(seconds, self.frames)]
+        rates = (self.scheduler.training_rates(times.reach, self.frames) for times in self.clips.times)
+        return [clip for clip, fitting in enumerate(rates) if fitting]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,16 @@ def with_duration(caption: str, seconds: float) -> str:
     return f"{seconds:.3g} s: {caption.strip()}".strip()
 
 
+def known_characters(captions: Iterable[str]) -> frozenset[str]:
+    """The characters that a model trained on these captions, with durations in front, has seen."""
+    return frozenset("".join(captions)) | frozenset("0123456789. s:e-+")
+
+
+def known_part(caption: str, known: Collection[str]) -> str:
+    """A caption without its unknown characters: what a model can make of one that it was not trained on."""
+    return "".join(character for character in caption if character in known)
+
+
 class TextTokenizer:
     """Byte-level BPE. Any text can be encoded; characters that no training caption had are refused, since the
     model has never seen their tokens."""
@@ -26,13 +36,12 @@ class TextTokenizer:
         self._tokenizer, self._known = tokenizer, frozenset(known)
 
     @classmethod
-    def train(cls, texts: Sequence[str], vocabulary: int, allowed: Sequence[str] = ()) -> TextTokenizer:
+    def train(cls, texts: Sequence[str], vocabulary: int) -> TextTokenizer:
         """Learn tokens from texts, the same ones every time.
 
         Args:
             texts: to learn from.
             vocabulary: most tokens; 256 of them are bytes.
-            allowed: texts whose characters are known, too, though nothing is learned from them.
         """
         if vocabulary < 256:
             raise UserError(f"text.vocabulary: a byte-level vocabulary has at least 256 tokens, got {vocabulary}")
@@ -45,7 +54,7 @@ class TextTokenizer:
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer, set("".join([*texts, *allowed])) | set("0123456789. s:e-+"))
+        return cls(tokenizer, known_characters(texts))
 
     @property
     def vocabulary(self) -> int:

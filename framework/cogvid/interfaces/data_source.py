@@ -22,7 +22,7 @@ class Clip:
         id: unique name of the clip in its source.
         path: the video file.
         caption: what it shows; the text the model is conditioned on.
-        split: `train` or `test`; a model never trains on `test`.
+        split: `train` or `test`; a model never trains on `test`. All clips of one video file have the same.
     """
 
     id: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from abc import abstractmethod
 
 from cogvid.config.ranges import above
@@ -15,10 +17,11 @@ def frames_at(duration: float, rate: float) -> int:
     """How many frames a clip yields at `rate` (1/s), its first and last time included.
 
     Args:
-        duration: seconds from the first frame's time to the last one's.
+        duration: seconds; of a clip, those that a scheduler is told.
         rate: frames per second.
     """
-    return int(duration * rate + 1e-6) + 1
+    # A product of two floats may lie a little below the whole number that it means: 0.29 * 100 does.
+    return math.floor(duration * rate * (1 + 4 * sys.float_info.epsilon)) + 1
 
 
 class FrameRateScheduler(Component):
@@ -29,7 +32,9 @@ class FrameRateScheduler(Component):
         """The rates (1/s) at which training may show `frames` frames of this clip; empty leaves it out.
 
         Args:
-            duration: seconds from the clip's first frame to its last.
+            duration: seconds for which the clip has frames: from its first one's time to half a usual gap after
+                its last one's, so that rounded times and rates (23.976) lose no frame. `frames_at` counts the
+                frames of a rate in it.
             frames: how many frames one training sequence has.
         """
 

@@ -29,8 +29,9 @@ from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.model.transformer import CogVideoTransformer
+from cogvid.pipeline.clips import read_clips
 from cogvid.pipeline.generate import usable_test_clips
-from cogvid.pipeline.lab import Lab, read_clips
+from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import StageResult
 
 # Sides of the grid that patterns are tried on, at most.

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from cogvid.interfaces.metric import check_videos
+from cogvid.pipeline.clips import decode_clips
 from cogvid.pipeline.generate import load_videos, usable_test_clips
-from cogvid.pipeline.lab import Lab, decode_clips, log
+from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.progress import stage_progress
 
@@ -17,7 +18,7 @@ from cogvid.progress import stage_progress
 def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: StageResult) -> StageResult:
     """Every metric on every set: `stage.json` gets the values by set and metric, and the protocols.
 
-    Sets are compared with real test clips that none of them was made from: those behind the first
+    Sets are compared with real test videos that none of them was made from: those without a caption among the first
     `generation.samples`, as many where there are as many.
     """
     config = lab.config
@@ -28,19 +29,20 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
 
     def work(folder: Path) -> Info:
         count = config.generation.samples
-        others = usable_test_clips(lab, data).part(count, 2 * count)
+        usable = usable_test_clips(lab, data)
+        chosen = usable.first(count)
+        others = usable.beside(chosen, count)
         videos = load_videos(samples)
         if config.evaluation.metrics and len(others.clips) < count:
             log.warning(
-                "evaluation: only %d real test clips are left to compare %d generated ones with; "
+                "evaluation: only %d real test videos are left to compare %d generated ones with; "
                 "the compared metrics are the less certain",
                 len(others.clips),
                 count,
             )
         target = config.generation.frames
-        decoded = [*decode_clips(others.clips, others.times(target), config.video.size, "evaluate: real")]
+        decoded = [*decode_clips(others.clips, others.numbers(target), config.video.size, "evaluate: real")]
         reference = torch.stack(decoded) if decoded else videos["real"][:0]
-        captions = [timed.clip.caption for timed in usable_test_clips(lab, data).part(0, count).clips]
         sets: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in videos}
         protocol: dict[str, Info] = {}
         with stage_progress() as bar:
@@ -50,7 +52,7 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
                         continue
                     metric.reset()
                     _feed(metric, reference, others.captions, True, config.evaluation.batch_size)
-                    _feed(metric, scored, captions, False, config.evaluation.batch_size)
+                    _feed(metric, scored, chosen.captions, False, config.evaluation.batch_size)
                     values = {value: float(tensor) for value, tensor in metric.compute().items()}
                     sets[name][key] = {v: None if x != x else round(x, 6) for v, x in values.items()}
                     if name == "generated":

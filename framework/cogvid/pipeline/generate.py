@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.config.schema import ComponentConfig
+from cogvid.data.text import known_characters, known_part
 from cogvid.data.video import write_video
 from cogvid.generation.clips import ClipGenerator, OnStep
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
-from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, read_clips
+from cogvid.pipeline.clips import TimedClip, decode_clips, read_clips, usable_clips
+from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge
 from cogvid.pipeline.prepare import decode, encode
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
@@ -32,24 +36,31 @@ _SHOWN = 16
 
 @dataclass(frozen=True)
 class TestClips:
-    """The first test clips that the scheduler can show, with the rates to generate each at.
+    """Test clips that the scheduler can show, with the rates to generate each at.
 
     Attributes:
         clips: what to imitate.
         rates: of the key frames and of each round (1/s), for each clip.
         key_frames: how many there are.
         intervals: between key frames, that a whole clip lasts.
+        known: the characters of the training captions.
     """
 
     clips: list[TimedClip]
     rates: list[list[float]]
     key_frames: int
     intervals: float
+    known: Collection[str]
 
     @property
     def captions(self) -> list[str]:
-        """What is generated."""
+        """What the clips show."""
         return [timed.clip.caption for timed in self.clips]
+
+    @property
+    def prompts(self) -> list[str]:
+        """What is generated: the captions without characters that no training caption has."""
+        return [known_part(caption, self.known) for caption in self.captions]
 
     @property
     def seconds(self) -> list[list[float]]:
@@ -61,13 +72,27 @@ class TestClips:
         """Seconds from first to last frame of the finished clips."""
         return [self.intervals / own[0] for own in self.rates]
 
-    def times(self, frames: int) -> list[np.ndarray]:
-        """`frames` times spread over each finished clip, both ends included."""
-        return [np.linspace(0, seconds, frames) for seconds in self.durations]
+    def numbers(self, frames: int) -> list[NDArray[np.int64]]:
+        """The numbers of `frames` frames spread over each clip as finished clips have them, both ends included."""
+        window = [Fraction(self.intervals) * place / max(frames - 1, 1) for place in range(frames)]
+        return [timed.times.frames([0], window, own[0])[0] for timed, own in zip(self.clips, self.rates, strict=True)]
 
-    def part(self, start: int, stop: int) -> TestClips:
-        """Some of them."""
-        return replace(self, clips=self.clips[start:stop], rates=self.rates[start:stop])
+    def first(self, count: int) -> TestClips:
+        """The first `count` of them."""
+        return self._pick(range(min(count, len(self.clips))))
+
+    def beside(self, others: TestClips, count: int) -> TestClips:
+        """The first `count` videos of which `others` has no clip, each with its first caption."""
+        seen = {timed.clip.path for timed in others.clips}
+        places: dict[Path, int] = {}
+        for place, timed in enumerate(self.clips):
+            if timed.clip.path not in seen:
+                places.setdefault(timed.clip.path, place)
+        return self._pick(list(places.values())[:count])
+
+    def _pick(self, places: Iterable[int]) -> TestClips:
+        places = list(places)
+        return replace(self, clips=[self.clips[i] for i in places], rates=[self.rates[i] for i in places])
 
 
 def usable_test_clips(lab: Lab, data: StageResult) -> TestClips:
@@ -75,7 +100,8 @@ def usable_test_clips(lab: Lab, data: StageResult) -> TestClips:
     clips = read_clips(data.folder, "test")
     rates = [lab.clip_rates(clip.duration) for clip in clips]
     usable = [(clip, own) for clip, own in zip(clips, rates, strict=True) if own]
-    return TestClips([c for c, _ in usable], [r for _, r in usable], lab.config.video.frames, lab.clip_intervals)
+    known = known_characters(timed.clip.caption for timed in usable_clips(lab, data.folder, "train"))
+    return TestClips([c for c, _ in usable], [r for _, r in usable], lab.config.video.frames, lab.clip_intervals, known)
 
 
 def generation_stage(
@@ -100,10 +126,10 @@ def generation_stage(
     }
 
     def work(folder: Path) -> Info:
-        chosen = usable_test_clips(lab, data).part(0, config.generation.samples)
+        chosen = usable_test_clips(lab, data).first(config.generation.samples)
         network, target = tokenizer[1], config.generation.frames
         size = config.video.size
-        real = torch.stack([*decode_clips(chosen.clips, chosen.times(target), size, "generate: real clips")])
+        real = torch.stack([*decode_clips(chosen.clips, chosen.numbers(target), size, "generate: real clips")])
         clips = _generate(generator, chosen, config.seed)
         codes = {"real": encode(network, real.flatten(0, 1)).flatten(1).unflatten(0, real.shape[:2])}
         if lab.strategy.learned:
@@ -149,7 +175,7 @@ def _generate(generator: ClipGenerator, chosen: TestClips, seed: int) -> Tensor:
     """Codes of all chosen clips, int64 (B, frames of the generator's timeline, N)."""
     count = len(chosen.clips)
     with token_progress("generate", count * generator.clip_tokens) as on_step:
-        return generator.clips(chosen.captions, chosen.seconds, torch.arange(count), seed, on_step)
+        return generator.clips(chosen.prompts, chosen.seconds, torch.arange(count), seed, on_step)
 
 
 def to_videos(lab: Lab, tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from cogvid.config.ranges import said
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
 from cogvid.data.sequences import FrameTimes
-from cogvid.data.video import read_frames
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
-from cogvid.interfaces.data_source import Clip, DataSource
+from cogvid.interfaces.data_source import DataSource
 from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.grid import Grid
@@ -31,26 +24,11 @@ from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.metric import VideoMetric
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.plugins.manager import create_plugin_manager, plugin_digest
-from cogvid.progress import stage_progress
 
 log = logging.getLogger("cogvid")
-Item = TypeVar("Item")
 
 # Seconds of a clip that is long enough for every rate.
 LONG = 1e6
-
-
-@dataclass(frozen=True)
-class TimedClip:
-    """A readable clip of the data stage.
-
-    Attributes:
-        clip: file, caption and split.
-        duration: seconds from its first frame to its last.
-    """
-
-    clip: Clip
-    duration: float
 
 
 class Lab:
@@ -287,24 +265,3 @@ class Lab:
 
     def _build(self, kind: Any, component: ComponentConfig, key: str) -> Any:
         return self.plugins.create(kind, component.name, component.options, key, self.sources)
-
-
-def read_clips(folder: Path, split: str) -> list[TimedClip]:
-    """The readable clips of a finished data stage."""
-    rows = map(json.loads, (folder / "clips.jsonl").read_text().splitlines())
-    return [
-        TimedClip(Clip(row["id"], folder / row["path"], row["caption"], row["split"]), row["duration"])
-        for row in rows
-        if row["split"] == split
-    ]
-
-
-def decode_clips(clips: list[TimedClip], times: list[np.ndarray], size: int, title: str) -> Iterator[Tensor]:
-    """Frames uint8 (T, 3, size, size) of each clip at its times, in order, with progress."""
-    return with_progress(lambda i: read_frames(clips[i].clip.path, times[i].tolist(), size), len(clips), title)
-
-
-def with_progress(work: Callable[[int], Item], count: int, title: str) -> Iterator[Item]:
-    """`work(0)`, `work(1)`, ... in two threads, shown as a progress bar."""
-    with stage_progress() as bar, ThreadPoolExecutor(2) as pool:
-        yield from bar.track(pool.map(work, range(count)), total=count, description=title)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +10,25 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cogvid.data.sequences import Batches, TokenClips, frame_times
-from cogvid.data.text import TextTokenizer, with_duration
-from cogvid.data.video import probe
+from cogvid.data.clip_times import ClipTimes
+from cogvid.data.reading import probe
+from cogvid.data.sequences import Batches, TokenClips
+from cogvid.data.text import TextTokenizer, known_characters, known_part, with_duration
 from cogvid.errors import UserError
 from cogvid.generation.clusters import cluster_codes
+from cogvid.interfaces.data_source import Clip
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
-from cogvid.pipeline.lab import Lab, TimedClip, decode_clips, log, read_clips, with_progress
+from cogvid.pipeline.clips import (
+    TimedClip,
+    decode_clips,
+    drawn_frames,
+    read_clips,
+    usable_clips,
+    warn_of_data,
+    with_progress,
+    write_clips,
+)
+from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.progress import stage_progress
 from cogvid.training.fit import LAST, fit
@@ -29,7 +40,11 @@ _CLUSTERS = "clusters.safetensors"
 
 
 def data_stage(lab: Lab, store: StageStore) -> StageResult:
-    """Makes or finds the clips, and leaves the unreadable ones out."""
+    """Makes or finds the clips, decodes each of them whole, and leaves those out that cannot be.
+
+    Raises:
+        UserError: there is nothing to train on, or a video is in both splits.
+    """
     source = lab.identity("data", lab.config.data)
     depends = {"data": source, "fingerprint": lab.data.fingerprint(), "seed": lab.config.data_seed}
 
@@ -42,35 +57,41 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
 
-        def duration(index: int) -> float | UserError:
+        _check_splits(clips)
+        paths = list(dict.fromkeys(clip.path for clip in clips))
+
+        def read(index: int) -> ClipTimes | UserError:
             try:
-                return float(probe(clips[index].path).timestamps[-1])
+                return probe(paths[index]).times
             except UserError as error:
                 return error
 
-        durations = list(with_progress(duration, len(clips), "data: check"))
-        rows = []
-        for clip, seconds in zip(clips, durations, strict=True):
-            if isinstance(seconds, UserError):
-                log.warning("clip %s is left out: %s", clip.id, seconds)
-                continue
-            inside = clip.path.is_relative_to(folder)
-            path = clip.path.relative_to(folder) if inside else clip.path.resolve()
-            rows.append(
-                {
-                    "id": clip.id,
-                    "path": str(path),
-                    "caption": clip.caption,
-                    "split": clip.split,
-                    "duration": seconds,
-                }
-            )
-        if not any(row["split"] == "train" for row in rows):
+        found = dict(zip(paths, with_progress(read, len(paths), "data: decode"), strict=True))
+        for error in found.values():
+            if isinstance(error, UserError):
+                log.warning("data: left out: %s", error)
+        timed = ((clip, found[clip.path]) for clip in clips)
+        good = [TimedClip(clip, times) for clip, times in timed if isinstance(times, ClipTimes)]
+        if not any(timed.clip.split == "train" for timed in good):
             raise UserError(f"data: none of the {len(clips)} clips can be read for training; see the warnings above")
-        (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return {"clips": len(rows), "broken": len(clips) - len(rows)}
+        write_clips(folder, good)
+        return {"clips": len(good), "broken": len(clips) - len(good)}
 
-    return store.finish("data", depends, work)
+    result = store.finish("data", depends, work)
+    warn_of_data(lab, result.folder)
+    return result
+
+
+def _check_splits(clips: Sequence[Clip]) -> None:
+    splits: dict[Path, Clip] = {}
+    for clip in clips:
+        other = splits.setdefault(clip.path.resolve(), clip)
+        if other.split != clip.split:
+            raise UserError(
+                f"data: the video {clip.path} is in both splits: clip {other.id} is of the split {other.split}, clip "
+                f"{clip.id} of {clip.split}. A model is tested on videos that it was not trained on; give all clips of "
+                "a video one split."
+            )
 
 
 def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
@@ -80,17 +101,17 @@ def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
     def work(folder: Path) -> Info:
         frames = lab.config.video.frames
         spans = {0.0, *(times[-1] - times[0] for times in (lab.key_frame_times, *lab.window_times))}
+        known = known_characters(timed.clip.caption for timed in usable_clips(lab, data.folder, "train"))
         train, test = (
             [
-                with_duration(timed.clip.caption, span / rate)
-                for timed in _usable(lab, data, split)
+                with_duration(known_part(timed.clip.caption, known), span / rate)
+                for timed in usable_clips(lab, data.folder, split)
                 for rate in lab.scheduler.training_rates(timed.duration, frames)
                 for span in sorted(spans)
             ]
             for split in ("train", "test")
         )
-        # A small data set's test captions may hold a letter of their own: that is no reason to end the run.
-        tokenizer = TextTokenizer.train(train, lab.config.text.vocabulary, allowed=test)
+        tokenizer = TextTokenizer.train(train, lab.config.text.vocabulary)
         tokenizer.encode(sorted({*train, *test}), lab.config.text.length)  # a caption that is too long ends here
         tokenizer.save(folder / "text.json")
         return {"vocabulary": tokenizer.vocabulary}
@@ -113,9 +134,11 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
 
     def work(folder: Path) -> Info:
         clips = read_clips(data.folder, "train")
+        random = np.random.default_rng((config.seed, 4))
+        clips = [clips[i] for i in np.sort(random.permutation(len(clips))[: _POOL // 2])]
         each = max(2, min(16, _POOL // len(clips)))
-        times = [np.random.default_rng((config.seed, i)).uniform(0, c.duration, each) for i, c in enumerate(clips)]
-        pool = torch.cat([*decode_clips(clips, times, config.video.size, "tokenizer: frames")])
+        numbers = [random.integers(len(clip.times), size=each) for clip in clips]
+        pool = torch.cat([*decode_clips(clips, numbers, config.video.size, "tokenizer: frames")])
 
         def batch(numbers: Sequence[int]) -> Tensor:
             chosen = np.random.default_rng((config.seed, numbers[0])).integers(len(pool), size=len(numbers))
@@ -155,33 +178,30 @@ def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: Stag
     depends = {"tokenizer": tokenizer.key, "frames": lab.config.video.frames, **_rates(lab)}
 
     def work(folder: Path) -> Info:
-        clips = _usable(lab, data, "train")
-        frames = lab.config.video.frames
-        rates = [lab.scheduler.training_rates(clip.duration, frames) for clip in clips]
-        windows = [lab.key_frame_times, *lab.window_times]
-        times = [frame_times(c.duration, rate, windows, frames) for c, rate in zip(clips, rates, strict=True)]
+        clips = usable_clips(lab, data.folder, "train")
+        numbers = [np.unique(np.concatenate([own.ravel() for own in drawn_frames(lab, clip)])) for clip in clips]
         network = load_tokenizer(lab, tokenizer)
         codes, squared, pixels = [], 0.0, 0
-        for decoded in decode_clips(clips, times, lab.config.video.size, "tokens"):
+        for decoded in decode_clips(clips, numbers, lab.config.video.size, "tokens"):
             encoded = encode(network, decoded)
             codes.append(encoded.int())
             if len(codes) <= 64:  # enough clips for the log; decoding all would double the time
                 error = decode(network, encoded).float() - decoded.float()
                 squared, pixels = squared + float(error.square().sum()), pixels + error.numel()
         offsets = torch.tensor([0, *np.cumsum([len(c) for c in codes])])
-        seconds = torch.from_numpy(np.concatenate(times))
-        write_tensors(folder / "tokens.safetensors", TokenClips(torch.cat(codes), seconds, offsets, []).tensors())
+        frames = torch.from_numpy(np.concatenate(numbers))
+        write_tensors(folder / "tokens.safetensors", TokenClips(torch.cat(codes), frames, offsets, [], []).tensors())
         psnr = 10 * np.log10(255**2 / max(squared / pixels, 1e-12))
         used = int(torch.cat(codes).unique().numel())
         log.info(
             "tokens: %d frames, reconstruction %.1f dB, %d of %d codes used",
-            len(seconds),
+            len(frames),
             psnr,
             used,
             lab.codes,
         )
         return {
-            "frames": len(seconds),
+            "frames": len(frames),
             "psnr": round(float(psnr), 2),
             "codes_used": used,
             "clips": len(clips),
@@ -192,8 +212,9 @@ def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: Stag
 
 def training_clips(lab: Lab, data: StageResult, tokens: StageResult) -> TokenClips:
     """The tokenised training clips."""
-    captions = [timed.clip.caption for timed in _usable(lab, data, "train")]
-    return TokenClips.load(tokens.folder / "tokens.safetensors", captions)
+    clips = usable_clips(lab, data.folder, "train")
+    captions, times = [timed.clip.caption for timed in clips], [timed.times for timed in clips]
+    return TokenClips.load(tokens.folder / "tokens.safetensors", captions, times)
 
 
 def encode(tokenizer: FrameTokenizer, frames: Tensor) -> Tensor:
@@ -209,20 +230,6 @@ def decode(tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:
     with torch.inference_mode():
         parts = [tokenizer.decode(part.to(device)).mul(255).round().to(torch.uint8).cpu() for part in codes.split(256)]
     return torch.cat(parts)
-
-
-def _usable(lab: Lab, data: StageResult, split: str) -> list[TimedClip]:
-    """The clips that the scheduler shows at some rate."""
-    clips = read_clips(data.folder, split)
-    frames = lab.config.video.frames
-    usable = [c for c in clips if lab.scheduler.training_rates(c.duration, frames)]
-    if split == "train" and not usable:
-        longest = max(c.duration for c in clips)
-        raise UserError(
-            f"frame_rate: {lab.config.frame_rate.name} finds no rate at which any clip yields {frames} frames; "
-            f"the longest clip lasts {longest:.2f} s. Add a higher rate to frame_rate.options."
-        )
-    return usable
 
 
 def _rates(lab: Lab) -> Info:

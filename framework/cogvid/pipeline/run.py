@@ -152,8 +152,8 @@ class Run:
         os.replace(fresh, link)
 
     def _sample_videos(self, data: StageResult, text: StageResult, tokenizer: StageResult) -> Previews:
-        tests = usable_test_clips(self.lab, data).part(0, 4)
-        prompts = self.config.trainer.sample_prompts or tests.captions
+        tests = usable_test_clips(self.lab, data).first(4)
+        prompts = self.config.trainer.sample_prompts or tests.prompts
         if not tests.seconds:
             raise UserError("data: the test split has no usable clip; sample videos and evaluation need some")
         seconds = [tests.seconds[i % len(tests.seconds)] for i in range(len(prompts))]

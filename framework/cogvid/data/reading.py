@@ -1,0 +1,213 @@
+"""Reading video files: what a file holds, and its frames as a player shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from cogvid.data.clip_times import ClipTimes
+from cogvid.errors import UserError
+
+# A frame that follows the one before it this many seconds later is a damaged time stamp, not a video.
+LONGEST_GAP = 3600
+# Pixels are stretched by this factor at most: what says more is damage.
+MOST_STRETCHED = 16
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a video file holds.
+
+    Attributes:
+        times: when its frames are shown.
+        width: pixels as shown, that is stretched and turned as the file asks for.
+        height: the same.
+    """
+
+    times: ClipTimes
+    width: int
+    height: int
+
+
+def probe(path: Path) -> Video:
+    """The frame times and the size of a video, which is decoded to its last frame.
+
+    Raises:
+        UserError: the file is no video, or cannot be decoded to its end; the message says why.
+    """
+    stamps: list[int] = []
+    unit: Fraction | None = None
+    pixels = _Pixels(None)
+    converted, height, width = "", 0, 0
+    for frame, placement in _decoded(path):
+        if frame.pts is None or frame.time_base is None:
+            raise _unreadable(path, "its frames have no timestamps, as in a raw stream outside a container")
+        if frame.format.name != converted:  # once for each format, to know that it can be
+            converted = frame.format.name
+            height, width = pixels.of(frame, placement).shape[1:]
+        unit = unit or frame.time_base
+        stamps.append(frame.pts)
+    if unit is None:
+        raise _unreadable(path, "it has no frames")
+    _check_gaps(path, stamps, unit)
+    return Video(ClipTimes.of(stamps, unit), width, height)
+
+
+def read_frames(path: Path, numbers: Sequence[int], size: int | None = None) -> Tensor:
+    """Frames of a video.
+
+    Args:
+        path: the video file.
+        numbers: which frames, counted from 0 in the order they are shown in; any order, with repetitions.
+        size: crop to a centred square and resize to this side, antialiased; None leaves frames as they are.
+
+    Returns:
+        uint8 (len(numbers), 3, height, width); pixels are exact where nothing had to be resized.
+
+    Raises:
+        UserError: the file is no video that can be read, or has no such frame.
+    """
+    wanted, last = set(numbers), max(numbers)
+    pixels = _Pixels(size)
+    images: dict[int, Tensor] = {}
+    for number, (frame, placement) in enumerate(_decoded(path)):
+        if number in wanted:
+            images[number] = pixels.of(frame, placement)
+        if number == last:
+            return torch.stack([images[number] for number in numbers])
+    raise _unreadable(path, f"it has no frame {last}")
+
+
+def _decoded(path: Path) -> Iterator[tuple[VideoFrame, _Placement]]:
+    """The frames in the order they are shown in, all of one size; whatever is wrong with the file is a `UserError`."""
+    count = 0
+    try:
+        with _opened(path) as (container, stream):
+            size, placement = (0, 0), None
+            for frame in container.decode(stream):
+                if placement is None:
+                    size, placement = (frame.width, frame.height), _placement(path, frame, stream)
+                if frame.is_corrupt:
+                    raise _unreadable(path, f"its frame {count} is damaged")
+                if (frame.width, frame.height) != size:
+                    raise _unreadable(path, f"its frame {count} has another size than those before it")
+                yield frame, placement
+                count += 1
+    except (av.FFmpegError, MemoryError) as error:
+        cause = getattr(error, "strerror", None) or "FFmpeg cannot decode it"
+        raise _unreadable(path, f"{cause} (after {count} frames)" if count else cause) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    # FFmpeg takes a relative name such as `cat:one.mp4` for an address. Titles are in any encoding; nobody reads them.
+    with av.open(str(path.absolute()), metadata_errors="replace") as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise _unreadable(path, "it has no video stream")
+        if stream.codec_context is None:
+            raise _unreadable(path, "FFmpeg does not know its codec")
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def _placement(path: Path, frame: VideoFrame, stream: VideoStream) -> _Placement:
+    placement = _Placement.of(frame, stream)
+    if not 1 / Fraction(MOST_STRETCHED) <= placement.aspect <= MOST_STRETCHED:
+        raise _unreadable(path, f"its pixels would be {float(placement.aspect):.3g} times as wide as high")
+    return placement
+
+
+def _check_gaps(path: Path, stamps: Sequence[int], unit: Fraction) -> None:
+    ordered = sorted(stamps)
+    for number, (before, stamp) in enumerate(pairwise(ordered), start=1):
+        if (stamp - before) * unit > LONGEST_GAP:
+            hours = float((stamp - before) * unit / 3600)
+            raise _unreadable(path, f"its frame {number} is shown {hours:.3g} hours after the one before it")
+
+
+def _unreadable(path: Path, cause: str) -> UserError:
+    return UserError(f"The video {path} cannot be read: {cause}. Replace the file, or remove its caption.")
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """How a player places stored pixels: it stretches, transposes, then mirrors them.
+
+    Attributes:
+        aspect: width of a stored pixel by its height.
+        transposed: rows become columns.
+        mirrored: whether left and right, and whether top and bottom change places in what is shown.
+    """
+
+    aspect: Fraction
+    transposed: bool
+    mirrored: tuple[bool, bool]
+
+    @classmethod
+    def of(cls, frame: VideoFrame, stream: VideoStream) -> _Placement:
+        """What the file says beside a frame, to the nearest quarter turn."""
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+        # What is shown at x', y': x' = a x + c y and y' = b x + d y (ISO 14496-12), each in whole numbers.
+        a, b, _, c, d = (
+            np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist() if matrix is not None else (1, 0, 0, 0, 1)
+        )
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(aspect, False, (a < 0, d < 0))
+        return cls(aspect, True, (c < 0, b < 0))
+
+    def place(self, image: NDArray[Any]) -> tuple[NDArray[Any], Fraction]:
+        """An array (height, width, 3) turned and mirrored, and its pixels' width by their height."""
+        if self.transposed:
+            image = image.transpose(1, 0, 2)
+        columns, rows = (slice(None, None, -1 if mirrored else 1) for mirrored in self.mirrored)
+        return image[rows, columns], 1 / self.aspect if self.transposed else self.aspect
+
+
+class _Pixels:
+    """Turns decoded frames into images as a player shows them.
+
+    Args:
+        size: side of a centred square that they are cropped and resized to; None keeps all that is shown.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self._size = size
+        # One for all frames: setting up a conversion costs forty times as much as converting a small frame.
+        self._converter = VideoReformatter()
+
+    def of(self, frame: VideoFrame, placement: _Placement) -> Tensor:
+        """Uint8 (3, height, width)."""
+        rgb = self._converter.reformat(frame, format="rgb24", threads=1)
+        array, aspect = placement.place(rgb.to_ndarray())
+        image = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+        height, width = image.shape[1:]
+        if self._size is None:
+            return _resized(image, height, max(round(width * aspect), 1))
+        side = min(Fraction(height), width * aspect)
+        rows, columns = max(round(side), 1), max(round(side / aspect), 1)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return _resized(image[:, top : top + rows, left : left + columns], self._size, self._size)
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[1:] == (height, width):
+        return image
+    return functional.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]

@@ -1,0 +1,239 @@
+"""From a data source to clips that every later stage can rely on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cogvid import UserError
+from cogvid.config.compose import load_experiment
+from cogvid.data.reading import probe
+from cogvid.data.video import write_video
+from cogvid.pipeline import prepare
+from cogvid.pipeline.clips import decode_clips, read_clips, with_progress
+from cogvid.pipeline.generate import usable_test_clips
+from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.prepare import data_stage, text_stage, tokenizer_stage
+from cogvid.pipeline.stage import StageResult, StageStore
+
+EXPERIMENT = """
+base: [model/small, attention/local3d, data/folder, interpolation/hold, trainer/cpu]
+frame_tokenizer: {name: vqvae, options: {downsampling: 8}}
+video: {size: 16, frames: 5}
+text: {vocabulary: 300, length: 40}
+stages:
+  tokenizer: {steps: 1, batch_size: 1}
+  image_base: {steps: 1, batch_size: 1}
+  sequential: {steps: 1, batch_size: 1}
+  interpolation: {steps: 1, batch_size: 1}
+generation: {frames: 9}
+frame_rate: {name: lowest_fit, options: {rates: [1, 4]}}
+"""
+
+
+def make_lab(folder: Path, rows: list[dict[str, Any]], *changes: str, extra: str = "") -> Lab:
+    """An experiment on the videos of a folder with these captions."""
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "experiment.yaml").write_text(EXPERIMENT + extra)
+    options = f"data={{name: folder, options: {{path: {folder}}}}}"
+    return Lab(load_experiment(folder / "experiment.yaml", None, [options, *changes]).config)
+
+
+def make_video(path: Path, frames: int, fps: float) -> None:
+    pixels = np.full((frames, 16, 16, 3), np.arange(frames)[:, None, None, None], dtype=np.uint8)
+    write_video(path, pixels, fps)
+
+
+def row(name: str, split: str = "train", caption: str = "a cat") -> dict[str, str]:
+    return {"file": name, "caption": caption, "split": split}
+
+
+def prepared(lab: Lab, folder: Path) -> StageResult:
+    return data_stage(lab, StageStore(folder / "stages"))
+
+
+@pytest.fixture(autouse=True)
+def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.WARNING, logger="cogvid"):
+        yield
+
+
+def test_work_comes_in_order_and_runs_only_a_few_items_ahead() -> None:
+    started: list[int] = []
+    ahead = 0
+    for place, item in enumerate(with_progress(lambda i: started.append(i) or i, 100, "test")):
+        assert item == place
+        ahead = max(ahead, len(started) - place)
+    assert len(started) == 100
+    assert 1 <= ahead <= 6
+
+
+def test_an_error_in_the_work_is_raised_in_its_place() -> None:
+    def work(number: int) -> int:
+        if number == 3:
+            raise UserError("three")
+        return number
+
+    done: list[int] = []
+    with pytest.raises(UserError, match="three"):
+        done.extend(with_progress(work, 50, "test"))
+    assert done == [0, 1, 2]
+
+
+def test_work_that_nobody_waits_for_is_not_begun() -> None:
+    started: list[int] = []
+    items = with_progress(lambda i: started.append(i) or i, 100, "test")
+    next(items)
+    items.close()
+    assert len(started) <= 6
+
+
+def test_a_video_is_decoded_once_for_all_its_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(tmp_path / "a.mp4", 20, 8)
+    read: list[Path] = []
+    monkeypatch.setattr(prepare, "probe", lambda path: read.append(path) or probe(path))
+    data = prepared(make_lab(tmp_path, [row("a.mp4"), row("a.mp4", caption="a big cat")]), tmp_path)
+    assert [path.name for path in read] == ["a.mp4"]
+    one, other = read_clips(data.folder, "train")
+    assert [one.clip.caption, other.clip.caption] == ["a cat", "a big cat"]
+    assert one.times.ticks.tolist() == other.times.ticks.tolist() == list(range(20))
+
+
+def test_a_file_damaged_behind_its_first_frame_is_left_out_with_the_reason(
+    tmp_path: Path, cases: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_video(tmp_path / "a.mp4", 20, 8)
+    files = ["a.mp4", str(cases / "cut_tail.mp4"), str(cases / "latin1_title.avi")]
+    data = prepared(make_lab(tmp_path, [row(file) for file in files]), tmp_path)
+    assert [len(clip.times) for clip in read_clips(data.folder, "train")] == [20, 20]
+    (warning,) = caplog.messages
+    assert "cut_tail.mp4" in warning
+    assert "after 18 frames" in warning
+
+
+def test_clips_too_short_for_every_rate_are_counted_in_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, frames in enumerate([40, 8, 8, 8]):
+        make_video(tmp_path / f"{number}.mp4", frames, 8)
+    prepared(make_lab(tmp_path, [row(f"{number}.mp4") for number in range(4)]), tmp_path)
+    (warning,) = caplog.messages
+    assert "3 of the 4 clips are left out: they are too short to yield 5 frames" in warning
+
+
+def test_only_clips_that_are_too_short_are_an_error_that_names_the_rates(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", 8, 8)
+    with pytest.raises(UserError, match=r"lowest_fit finds no rate .* 5 frames.*frame_rate\.options"):
+        prepared(make_lab(tmp_path, [row("a.mp4")]), tmp_path)
+
+
+def test_clips_whose_frames_are_shown_twice_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_video(tmp_path / "slow.mp4", 12, 3)
+    make_video(tmp_path / "quick.mp4", 40, 8)
+    rows = [row("slow.mp4"), row("quick.mp4")]
+    prepared(make_lab(tmp_path, rows, "frame_rate={name: fixed, options: {rate: 4}}"), tmp_path)
+    (warning,) = caplog.messages
+    assert "1 of the 2 clips have fewer frames a second" in warning
+
+
+def test_later_runs_on_the_same_clips_say_it_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_video(tmp_path / "slow.mp4", 12, 3)
+    lab = make_lab(tmp_path, [row("slow.mp4")], "frame_rate={name: fixed, options: {rate: 4}}")
+    for _ in range(2):
+        prepared(lab, tmp_path)
+    assert len(caplog.messages) == 2
+
+
+def test_characters_of_test_captions_alone_are_left_out_of_what_is_generated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        make_video(tmp_path / name, 20, 8)
+    lab = make_lab(tmp_path, [row("a.mp4"), row("b.mp4", "test", "a cät")])
+    data = prepared(lab, tmp_path)
+    tests = usable_test_clips(lab, data)
+    assert (tests.captions, tests.prompts) == (["a cät"], ["a ct"])
+    assert "1 of the 1 test captions have characters" in caplog.messages[-1]
+    text_stage(lab, StageStore(tmp_path / "stages"), data)  # the run goes on
+
+
+SPLIT = """
+import cogvid
+class Both(cogvid.DataSource):
+    def clips(self, folder, seed, progress):
+        return [cogvid.Clip(split, folder / "a.mp4", "a cat", split) for split in ("train", "test")]
+@cogvid.hookimpl
+def register_data_sources():
+    return {"both": Both}
+"""
+
+
+def test_a_source_that_gives_a_video_in_both_splits_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "both.py").write_text(SPLIT)
+    lab = make_lab(tmp_path, [row("a.mp4")], "data={name: both}", extra="plugins: [./both.py]\n")
+    with pytest.raises(UserError, match=r"a\.mp4 is in both splits"):
+        prepared(lab, tmp_path)
+
+
+GREEDY = """
+import cogvid
+class Greedy(cogvid.FrameRateScheduler):
+    def training_rates(self, duration, frames):
+        return [4.0, 0.25]
+@cogvid.hookimpl
+def register_frame_rate_schedulers():
+    return {"greedy": Greedy}
+"""
+
+
+def test_a_scheduler_whose_rates_do_not_fit_is_named_with_the_clip(tmp_path: Path) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    make_video(tmp_path / "a.mp4", 20, 8)
+    lab = make_lab(tmp_path, [row("a.mp4")], "frame_rate={name: greedy}", extra="plugins: [./greedy.py]\n")
+    with pytest.raises(UserError, match=r"greedy shows clip a\.mp4 at 0\.25 frames a second, .* 1 of the 5"):
+        prepared(lab, tmp_path)
+
+
+def test_generated_clips_are_compared_with_other_videos(tmp_path: Path) -> None:
+    for number in range(5):
+        make_video(tmp_path / f"{number}.mp4", 20, 8)
+    rows = [row("0.mp4"), *(row(f"{number}.mp4", "test", f"a cat {i}") for number in (1, 2, 3, 4) for i in range(3))]
+    lab = make_lab(tmp_path, rows)
+    tests = usable_test_clips(lab, prepared(lab, tmp_path))
+    chosen = tests.first(4)
+    assert [timed.clip.path.name for timed in chosen.clips] == ["1.mp4", "1.mp4", "1.mp4", "2.mp4"]
+    others = tests.beside(chosen, 4)
+    assert [timed.clip.path.name for timed in others.clips] == ["3.mp4", "4.mp4"]
+    assert others.captions == ["a cat 0", "a cat 0"]
+    assert len(tests.beside(chosen, 1).clips) == 1
+
+
+def test_decoded_frames_are_those_of_the_numbers(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", 20, 8)
+    lab = make_lab(tmp_path, [row("a.mp4")])
+    clips = read_clips(prepared(lab, tmp_path).folder, "train")
+    (frames,) = decode_clips(clips, [np.array([0, 4, 19])], 16, "test")
+    assert frames[:, 0, 0, 0].tolist() == [0, 4, 19]
+
+
+def test_frames_for_the_tokenizer_do_not_grow_with_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(tmp_path / "a.mp4", 20, 8)
+    lab = make_lab(tmp_path, [row("a.mp4", caption=f"a cat {i}") for i in range(30)])
+    data = prepared(lab, tmp_path)
+    asked: list[int] = []
+
+    def ask(clips: Sequence[Any], numbers: Sequence[Any], *_: Any) -> Iterator[Any]:
+        asked.extend(map(len, numbers))
+        raise UserError("enough")
+
+    monkeypatch.setattr(prepare, "_POOL", 20)
+    monkeypatch.setattr(prepare, "decode_clips", ask)
+    with pytest.raises(UserError, match="enough"):
+        tokenizer_stage(lab, StageStore(tmp_path / "stages"), data)
+    assert sum(asked) == 20
