@@ -112,6 +112,21 @@ def test_plugins_says_what_is_broken_and_why(project: Path, monkeypatch: pytest.
     assert "broken_lab" in [item["name"] for item in report["broken"]]
 
 
+@pytest.mark.parametrize("code", ["print('hello')\n", "raise SystemExit\n", "raise KeyboardInterrupt\n"])
+def test_json_stays_json_whatever_an_installed_plugin_does(
+    project: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    info = project / "site/lab-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cogvid]\nrude_lab = rude_lab\n")
+    (project / "site/rude_lab.py").write_text(code)
+    monkeypatch.syspath_prepend(project / "site")
+    result = runner.invoke(app, ["plugins", "--json"])
+    assert result.exit_code == 0
+    assert "rude_lab" in [item["name"] for item in json.loads(result.stdout)["broken"]]
+
+
 def test_config_shows_each_value_with_its_source() -> None:
     lines = runner.invoke(app, ["config", "lab", "seed=3", "--variant", "fast"]).stdout.splitlines()
     rows = {tuple(line.split(maxsplit=2)[:2]): line.split(maxsplit=2)[2:] for line in lines}
