@@ -193,6 +193,28 @@ def test_each_stage_learns_the_frames_that_it_generates(
         assert changed == (frame in learned)
 
 
+@pytest.mark.filterwarnings("ignore:.*self.log.*")
+@pytest.mark.parametrize(("stage", "learned"), [("sequential", [1, 2]), ("interpolation", [1]), (None, [0])], ids=str)
+def test_token_dropout_hides_its_share_of_the_learned_frames_and_nothing_else(
+    make_model: MakeModel, stage: Stage | None, learned: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(Naive(), GRID, stage) if stage else make_model(None, Grid(1, 2, 3))
+    module = TransformerModule(model, StageConfig(steps=1, batch_size=64, token_dropout=0.5), TEXT_OFFSET)
+    codes = random_tokens(0, 64, 3 if stage else 1, 6)
+    text = random_tokens(1, 64, 4, count=8)
+    inputs, hidden = [], model.hidden
+    monkeypatch.setattr(model, "hidden", lambda tokens, mask: inputs.append(tokens) or hidden(tokens, mask))
+    torch.manual_seed(0)
+    module.training_step((codes, text, torch.ones(64, 4)), 0)
+    assert torch.equal(inputs[0][:, :4], text + TEXT_OFFSET)
+    shown = inputs[0][:, 4:].view_as(codes)
+    changed = shown != frame_inputs(codes, TEXT_OFFSET - 1).view_as(codes)
+    for frame in range(codes.shape[1]):
+        share = float(changed[:, frame, 1:].float().mean())
+        assert 0.4 < share < 0.6 if frame in learned else share == 0
+    assert (shown[changed] == TEXT_OFFSET - 1).all()
+
+
 def test_recomputing_activations_changes_no_gradient(make_model: MakeModel) -> None:
     tokens, gradients = random_tokens(0, 1, 4 + GRID.tokens), []
     for checkpointed in (False, True):

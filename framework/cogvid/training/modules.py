@@ -49,7 +49,8 @@ class TransformerModule(StageModule):
     """Learns next tokens; a batch is codes (B, F, N), text tokens (B, T) and their mask (B, T).
 
     The image base learns its one frame, the interpolation stage the frames that are not given, and the sequential
-    stage all frames, without the first where the image model generates it.
+    stage all frames, without the first where the image model generates it. `token_dropout` hides input tokens of the
+    frames that are learned.
     """
 
     network: CogVideoTransformer
@@ -70,7 +71,12 @@ class TransformerModule(StageModule):
         given = torch.tensor(given_frames(model.stage, frames), device=self.device)
         if model.backend is not None and model.stage == "sequential":
             given[0] = self.image_model_first
-        tokens = torch.cat([text + self.text_offset, frame_inputs(codes, self.text_offset - 1)], dim=1)
+        inputs = frame_inputs(codes, self.text_offset - 1)
+        if self.stage_config.token_dropout:
+            drawn = torch.rand(inputs.shape, device=self.device) < self.stage_config.token_dropout
+            learned = (~given).repeat_interleave(codes.shape[2])
+            inputs = inputs.masked_fill(drawn & learned, self.text_offset - 1)
+        tokens = torch.cat([text + self.text_offset, inputs], dim=1)
         hidden = model.hidden(tokens, text_mask)[:, model.config.text_length :]
         predicted = model.project(hidden.unflatten(1, (frames, -1))[:, ~given])
         return self.report(F.cross_entropy(predicted.flatten(0, 2), codes[:, ~given].flatten()))
