@@ -279,15 +279,7 @@ class KillBefore(pl.Callback):
 def test_a_killed_training_ends_where_an_uninterrupted_one_does(
     make_model: MakeModel, sampler: SequenceSampler, text: TextTokenizer, tmp_path: Path, muon_lr: float
 ) -> None:
-    config = StageConfig(
-        steps=8,
-        batch_size=2,
-        adam_lr=0.01,
-        muon_lr=muon_lr,
-        checkpoint_every=4,
-        caption_dropout=0.3,
-        token_dropout=0.3,
-    )
+    config = StageConfig(steps=8, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, checkpoint_every=4, caption_dropout=0.3)
 
     def train(folder: Path, *callbacks: pl.Callback) -> nn.Module:
         model = make_model(Naive(), Grid(3, 2, 3), text_length=30, seed=3, dtype=torch.float32, **VOCABULARY)

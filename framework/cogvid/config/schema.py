@@ -79,9 +79,6 @@ class StageConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     weight_decay: float = 0.0
     caption_dropout: float = 0.0  # share of sequences without their caption, for guidance
-    # Share of a learned frame's input tokens that the model is not shown (begin-of-image stands for them), so that it
-    # learns to look at the text and the other frames, not only to go on with a frame as it began, right or wrong.
-    token_dropout: float = 0.0
     clip_norm: float = 0.1  # 0 for no clipping
     warmup: float = 0.01  # share of the steps
     cooldown: float = 0.2  # share of the steps that decay to zero at the end
@@ -104,6 +101,9 @@ class ImageBaseConfig(StageConfig):
 class InterpolationStageConfig(StageConfig):
     attention: ComponentConfig | None = None  # null: the experiment's
     start: InterpolationStart = InterpolationStart.sequential
+    # Share of the input tokens of frames to generate that training takes from the same place in a given frame. Without
+    # them the model learns to go on with a frame as it began, right or wrong, before it learns to begin one rightly.
+    token_noise: float = 0.0
 
 
 @dataclass
