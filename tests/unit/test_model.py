@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cogvid import Grid, Position
-from cogvid.config.schema import PlusInit, Positions, StageConfig
+from cogvid.config.schema import InterpolationStageConfig, PlusInit, Positions, StageConfig
 from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.rotary import rotate, rotation
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
@@ -207,6 +207,30 @@ def test_each_stage_learns_the_frames_that_it_generates(
         other[0, frame, -1] = (other[0, frame, -1] + 1) % 11
         changed = not torch.equal(module.training_step((other, *text), 0), before)
         assert changed == (frame in learned)
+
+
+@pytest.mark.filterwarnings("ignore:.*self.log.*")
+def test_token_noise_puts_tokens_of_given_frames_into_its_share_of_the_others(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(Naive(), GRID, "interpolation")
+    config = InterpolationStageConfig(steps=1, batch_size=64, token_noise=0.5)
+    # Each frame has codes of its own, so that every input says where it comes from.
+    codes = torch.arange(3)[:, None] * 3 + random_tokens(0, 64, 3, 6, count=3)
+    text = random_tokens(1, 64, 4, count=8)
+    seen, hidden = [], model.hidden
+    monkeypatch.setattr(model, "hidden", lambda tokens, mask: seen.append(tokens) or hidden(tokens, mask))
+    torch.manual_seed(0)
+    TransformerModule(model, config, TEXT_OFFSET).training_step((codes, text, torch.ones(64, 4)), 0)
+    assert torch.equal(seen[0][:, :4], text + TEXT_OFFSET)
+    shown, clean = (x.view_as(codes) for x in (seen[0][:, 4:], frame_inputs(codes, TEXT_OFFSET - 1)))
+    assert torch.equal(shown[:, [0, 2]], clean[:, [0, 2]])
+    changed = shown[:, 1] != clean[:, 1]
+    assert 0.4 < float(changed[:, 1:].float().mean()) < 0.6
+    assert not changed[:, 0].any()
+    from_first, from_last = (shown[:, 1] == clean[:, frame] for frame in (0, 2))
+    assert (from_first | from_last)[changed].all()
+    assert 0.4 < float(from_first[changed].float().mean()) < 0.6
 
 
 def test_recomputing_activations_changes_no_gradient(make_model: MakeModel) -> None:

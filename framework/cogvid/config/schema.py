@@ -109,6 +109,9 @@ class ImageBaseConfig(StageConfig):
 class InterpolationStageConfig(StageConfig):
     attention: ComponentConfig | None = None  # null: the experiment's
     start: InterpolationStart = InterpolationStart.sequential
+    # Share of the input tokens of frames to generate that training takes from the same place in a given frame. Without
+    # them the model learns to go on with a frame as it began, right or wrong, before it learns to begin one rightly.
+    token_noise: float = option(0.0, _SHARE)
 
 
 @dataclass

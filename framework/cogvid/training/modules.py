@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cogvid.config.schema import StageConfig
+from cogvid.config.schema import InterpolationStageConfig, StageConfig
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.mask import given_frames
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
@@ -61,6 +61,7 @@ class TransformerModule(StageModule):
         image_model_first: whether the image model generates the first frame."""
         super().__init__(network, config)
         self.text_offset, self.image_model_first = text_offset, image_model_first
+        self.token_noise = config.token_noise if isinstance(config, InterpolationStageConfig) else 0.0
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         """Cross-entropy of the generated frames."""
@@ -70,7 +71,17 @@ class TransformerModule(StageModule):
         given = torch.tensor(given_frames(model.stage, frames), device=self.device)
         if model.backend is not None and model.stage == "sequential":
             given[0] = self.image_model_first
-        tokens = torch.cat([text + self.text_offset, frame_inputs(codes, self.text_offset - 1)], dim=1)
+        inputs = frame_inputs(codes, self.text_offset - 1).unflatten(1, (frames, -1))
+        if self.token_noise:
+            inputs = self._noisy(inputs, given)
+        tokens = torch.cat([text + self.text_offset, inputs.flatten(1)], dim=1)
         hidden = model.hidden(tokens, text_mask)[:, model.config.text_length :]
         predicted = model.project(hidden.unflatten(1, (frames, -1))[:, ~given])
         return self.report(F.cross_entropy(predicted.flatten(0, 2), codes[:, ~given].flatten()))
+
+    def _noisy(self, inputs: Tensor, given: Tensor) -> Tensor:
+        """Inputs (B, F, N), some of the frames to generate taken from given frames: wrong, and yet likely ones."""
+        sources = given.nonzero()[:, 0]
+        others = inputs.gather(1, sources[torch.randint(len(sources), inputs.shape, device=self.device)])
+        noisy = torch.rand(inputs.shape, device=self.device) < self.token_noise
+        return torch.where(noisy & ~given[:, None], others, inputs)
