@@ -14,7 +14,7 @@ from cogvid.interfaces.mask import Stage
 from cogvid.model.context import FullSequence
 from cogvid.model.rotary import rotate, rotation
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
-from cogvid.training.modules import TransformerModule
+from cogvid.training.next_token import TransformerModule
 from cogvid.training.optimizer import build_optimizer
 from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.naive import Naive

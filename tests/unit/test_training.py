@@ -22,7 +22,8 @@ from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenB
 from cogvid.data.text import TextTokenizer, with_duration
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.training.fit import LAST, fit
-from cogvid.training.modules import FrameTokenizerModule, TransformerModule
+from cogvid.training.modules import FrameTokenizerModule
+from cogvid.training.next_token import TransformerModule
 from cogvid.training.optimizer import build_optimizer, orthogonal
 from cogvid_plugins.attention.naive import Naive
 from cogvid_plugins.frame_rate.lowest_fit import LowestFit

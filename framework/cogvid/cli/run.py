@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value changes; key=1,2 runs each value.")]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait for other cogvid processes that are at the same work.")
+]
 console = Console()
 
 
@@ -30,6 +33,7 @@ def run(
     overrides: Overrides = None,
     variant: Annotated[str | None, typer.Option(help="One of the experiment's variants.")] = None,
     runs: Runs = Path("runs"),
+    wait: Wait = True,
 ) -> None:
     """Train, generate and evaluate; run the same command again to go on after an interruption."""
     from cogvid.config.compose import expand_sweeps
@@ -37,13 +41,14 @@ def run(
     sweeps = expand_sweeps(overrides or [])
     for changes in sweeps:
         swept = [change for change in changes if any(change not in other for other in sweeps)]
-        _execute(_load(experiment, variant, changes, swept), runs)
+        _execute(_load(experiment, variant, changes, swept), runs, wait)
 
 
 def ablate(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment with variants, or a YAML file.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    wait: Wait = True,
 ) -> None:
     """Run every variant with every seed, one after the other; what is finished is not run again."""
     from cogvid.config.compose import load_experiment
@@ -57,7 +62,7 @@ def ablate(
     for seed in whole.config.seeds:
         for name in whole.variants:
             console.rule(f"{name}, seed {seed}")
-            _execute(_load(experiment, name, [*changes, f"seed={seed}"]), runs)
+            _execute(_load(experiment, name, [*changes, f"seed={seed}"]), runs, wait)
     console.print(f"Compare them: cogvid compare {runs / whole.config.name}")
 
 
@@ -73,11 +78,11 @@ def _load(experiment: str, variant: str | None, changes: list[str], swept: list[
     return resolved
 
 
-def _execute(resolved: Resolved, runs: Path) -> None:
+def _execute(resolved: Resolved, runs: Path, wait: bool) -> None:
     from cogvid.pipeline.run import Run, log_to_terminal
 
     log_to_terminal()
-    current = Run(resolved, runs)
+    current = Run(resolved, runs, wait)
     metrics = current.finish()
     console.print(f"Finished {current.folder}")
     for key, values in metrics.info["sets"]["generated"].items():

@@ -29,7 +29,8 @@ from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_plan
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
-from cogvid.plugins.manager import create_plugin_manager, plugin_digest
+from cogvid.pipeline.digests import named_files
+from cogvid.plugins.manager import create_plugin_manager, plugin_sources
 from cogvid.progress import stage_progress
 
 log = logging.getLogger("cogvid")
@@ -183,12 +184,12 @@ class Lab:
 
     def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
         """The image model, untrained."""
-        return CogVideoTransformer(self._sizes(1, text_vocabulary), None)
+        return CogVideoTransformer(self.transformer_config(1, text_vocabulary), None)
 
     def video_model(self, stage: Stage, text_vocabulary: int) -> CogVideoTransformer:
         """The model of one of the video stages, untrained."""
         backend = self.attention if stage == "sequential" else self.interpolation_attention
-        return CogVideoTransformer(self._sizes(self.grid.frames, text_vocabulary), backend, stage)
+        return CogVideoTransformer(self.transformer_config(self.grid.frames, text_vocabulary), backend, stage)
 
     @property
     def text_offset(self) -> int:
@@ -196,12 +197,18 @@ class Lab:
         return self.codes + 1
 
     def identity(self, kind: str, component: ComponentConfig | None) -> Any:
-        """What decides a component's behaviour: name, options and the plugin's version or content."""
+        """What decides a component's behaviour: name, options, the files that these name, and version and sources of
+        its plugins."""
         if component is None:
             return None
         used = self.plugins.used(kind, component.name, component.options)  # type: ignore[arg-type]
-        plugin = " ".join(map(plugin_digest, used))
-        return {"name": component.name, "options": component.options, "plugin": plugin}
+        return {
+            "name": component.name,
+            "options": component.options,
+            "files": named_files(component.options),
+            "versions": [info.version for info in used],
+            "sources": {name: digest for info in used for name, digest in plugin_sources(info).items()},
+        }
 
     def used(self) -> list[dict[str, str]]:
         """The components of the experiment and the plugins they come from."""
@@ -223,7 +230,8 @@ class Lab:
         ]
         return [{"kind": i.kind, "name": i.name, "plugin": i.plugin, "version": i.version} for i in infos]
 
-    def _sizes(self, frames: int, text_vocabulary: int) -> TransformerConfig:
+    def transformer_config(self, frames: int, text_vocabulary: int) -> TransformerConfig:
+        """Of the model of sequences of so many frames."""
         model = self.config.model
         return TransformerConfig(
             layers=model.layers,

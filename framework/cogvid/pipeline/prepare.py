@@ -75,7 +75,7 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
 
 def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
     """Trains the text tokenizer on the training captions with every duration they may have in front."""
-    depends = {"data": data.key, "text": lab.config.text, **_rates(lab)}
+    depends = {"data": data.key, "text": lab.config.text, "frames": lab.config.video.frames, **_rates(lab)}
 
     def work(folder: Path) -> Info:
         frames = lab.config.video.frames
@@ -113,6 +113,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         "stage": settings,
         "size": config.video.size,
         "precision": config.trainer.precision,
+        "processes": config.trainer.devices,
         "seed": config.seed,
     }
 

@@ -18,7 +18,7 @@ from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.training.fit import LAST, fit
-from cogvid.training.modules import TransformerModule
+from cogvid.training.next_token import TransformerModule
 
 
 class TransformerStages:
@@ -48,14 +48,7 @@ class TransformerStages:
     def image_base(self) -> StageResult:
         """Text to one frame: the model that the video stages build on and never change."""
         config = self.lab.config
-        model = config.model
-        sizes = {
-            "layers": model.layers,
-            "width": model.width,
-            "heads": model.heads,
-            "length": config.text.length,
-        }
-        depends = {"sizes": sizes, "stage": config.stages.image_base, **self._common()}
+        depends = {"stage": config.stages.image_base, **self._common(1)}
 
         def work(folder: Path) -> Info:
             torch.manual_seed(config.seed)
@@ -83,14 +76,12 @@ class TransformerStages:
         depends = {
             "base": base.key,
             "start": start.key if start else None,
-            "model": config.model,
             "attention": self.lab.identity("attention", attention),
             "stage": settings,
-            "frames": config.video.frames,
             "windows": windows,
             # What the sequential stage learns depends on it; said only where it is not the published way.
             **({} if config.generation.image_model_first or not sequential else {"first_frame": True}),
-            **self._common(),
+            **self._common(config.video.frames),
         }
 
         def work(folder: Path) -> Info:
@@ -107,12 +98,15 @@ class TransformerStages:
 
         return self.store.finish(stage, depends, work)
 
-    def _common(self) -> Info:
+    def _common(self, frames: int) -> Info:
+        """What decides the result of each of the three, `frames` those of its sequences."""
         config = self.lab.config
         return {
+            "model": self.lab.transformer_config(frames, self.text.vocabulary),
             "text": self.text_stage.key,
             "tokens": self.tokens.key,
             "precision": config.trainer.precision,
+            "processes": config.trainer.devices,
             "seed": config.seed,
         }
 

@@ -1,4 +1,4 @@
-"""What one optimiser step of each stage is."""
+"""What the optimiser steps of all stages share, and what one of the frame tokenizer's is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cogvid.config.schema import StageConfig
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
-from cogvid.interfaces.mask import given_frames
-from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 from cogvid.training.optimizer import build_optimizer
 
 
@@ -43,34 +40,3 @@ class FrameTokenizerModule(StageModule):
         """The tokenizer's own loss."""
         loss, logs = self.network.training_loss(frames.float() / 255)
         return self.report(loss, **logs)
-
-
-class TransformerModule(StageModule):
-    """Learns next tokens; a batch is codes (B, F, N), text tokens (B, T) and their mask (B, T).
-
-    The image base learns its one frame, the interpolation stage the frames that are not given, and the sequential
-    stage all frames, without the first where the image model generates it.
-    """
-
-    network: CogVideoTransformer
-
-    def __init__(
-        self, network: CogVideoTransformer, config: StageConfig, text_offset: int, *, image_model_first: bool = True
-    ) -> None:
-        """Args: network; config; text_offset: the text's first token in the vocabulary, behind begin-of-image;
-        image_model_first: whether the image model generates the first frame."""
-        super().__init__(network, config)
-        self.text_offset, self.image_model_first = text_offset, image_model_first
-
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
-        """Cross-entropy of the generated frames."""
-        codes, text, text_mask = batch
-        model = self.network
-        frames = codes.shape[1]
-        given = torch.tensor(given_frames(model.stage, frames), device=self.device)
-        if model.backend is not None and model.stage == "sequential":
-            given[0] = self.image_model_first
-        tokens = torch.cat([text + self.text_offset, frame_inputs(codes, self.text_offset - 1)], dim=1)
-        hidden = model.hidden(tokens, text_mask)[:, model.config.text_length :]
-        predicted = model.project(hidden.unflatten(1, (frames, -1))[:, ~given])
-        return self.report(F.cross_entropy(predicted.flatten(0, 2), codes[:, ~given].flatten()))
