@@ -296,6 +296,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
             trainer,
             title="tiny",
             seed=1,
+            names=lambda numbers: [sampler.draw(number)[1] for number in numbers],
             callbacks=callbacks,
         )
         return model
@@ -324,7 +325,16 @@ def test_a_killed_training_draws_the_random_numbers_it_would_have_drawn(tmp_path
         tokenizer = VQVAE(VQVAE.Config(channels=16, codes=16, code_size=4, crop=8))
         module = FrameTokenizerModule(tokenizer, config)
         trainer = TrainerConfig(accelerator="cpu", log_every=1)
-        fit(module, Batches(frames, 8), folder, trainer, title="tiny", seed=1, callbacks=callbacks)
+        fit(
+            module,
+            Batches(frames, 8),
+            folder,
+            trainer,
+            title="tiny",
+            seed=1,
+            names=lambda numbers: ["x"],
+            callbacks=callbacks,
+        )
         return tokenizer
 
     whole = train(tmp_path / "whole")

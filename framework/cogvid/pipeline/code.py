@@ -19,7 +19,7 @@ _TEXT = {
 }
 # Modules that count with all that they import.
 _REACH = {
-    "data": ("data/video",),
+    "data": ("data/video", "interfaces/data_source"),
     "text_tokenizer": ("data/text",),
     "tokenizer": ("data/video", "training/fit", "training/modules", "generation/clusters"),
     "tokens": ("data/video", "data/sequences"),
@@ -35,4 +35,4 @@ def stage_code(stage: str) -> dict[str, str]:
     """SHA-256 of the core's files that decide what a stage makes, by name; as they are when a process first asks."""
     work = "transformer" if stage in _TRANSFORMERS else stage
     own = {f"{CORE.name}/{name}.py": file_digest(CORE / f"{name}.py") for name in _TEXT.get(work, ())}
-    return own | source_files(CORE / f"{name}.py" for name in _REACH.get(work, ()))
+    return own | source_files([CORE / f"{name}.py" for name in _REACH.get(work, ())])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def file_digest(path: Path) -> str:
     return _digest(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ino)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digest(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

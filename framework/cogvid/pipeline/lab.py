@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -182,14 +182,19 @@ class Lab:
         """Final frames from one key frame to the next."""
         return (self.places[-1] - self.places[0]) / max(self.config.video.frames - 1, 1)
 
+    def image_config(self, text_vocabulary: int) -> TransformerConfig:
+        """Of the image model; it has no plus channel, so that settings of that do not make it another."""
+        defaults = {name: getattr(TransformerConfig, name) for name in ("plus_init", "gate_init")}
+        return replace(self.video_config(text_vocabulary), grid=Grid(1, self.grid.height, self.grid.width), **defaults)
+
     def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
         """The image model, untrained."""
-        return CogVideoTransformer(self.transformer_config(1, text_vocabulary), None)
+        return CogVideoTransformer(self.image_config(text_vocabulary), None)
 
     def video_model(self, stage: Stage, text_vocabulary: int) -> CogVideoTransformer:
         """The model of one of the video stages, untrained."""
         backend = self.attention if stage == "sequential" else self.interpolation_attention
-        return CogVideoTransformer(self.transformer_config(self.grid.frames, text_vocabulary), backend, stage)
+        return CogVideoTransformer(self.video_config(text_vocabulary), backend, stage)
 
     @property
     def text_offset(self) -> int:
@@ -230,8 +235,8 @@ class Lab:
         ]
         return [{"kind": i.kind, "name": i.name, "plugin": i.plugin, "version": i.version} for i in infos]
 
-    def transformer_config(self, frames: int, text_vocabulary: int) -> TransformerConfig:
-        """Of the model of sequences of so many frames."""
+    def video_config(self, text_vocabulary: int) -> TransformerConfig:
+        """Of the models of the video stages."""
         model = self.config.model
         return TransformerConfig(
             layers=model.layers,
@@ -241,7 +246,7 @@ class Lab:
             image_vocabulary=self.codes,
             text_length=self.config.text.length,
             text_positions=self.config.text.length,
-            grid=Grid(frames, self.grid.height, self.grid.width),
+            grid=self.grid,
             positions=model.positions,
             plus_init=model.plus_init,
             gate_init=model.gate_init,

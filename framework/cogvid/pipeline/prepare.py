@@ -123,14 +123,19 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         times = [np.random.default_rng((config.seed, i)).uniform(0, c.duration, each) for i, c in enumerate(clips)]
         pool = torch.cat([*decode_clips(clips, times, config.video.size, "tokenizer: frames")])
 
+        def draw(numbers: Sequence[int]) -> np.ndarray:
+            return np.random.default_rng((config.seed, numbers[0])).integers(len(pool), size=len(numbers))
+
         def batch(numbers: Sequence[int]) -> Tensor:
-            chosen = np.random.default_rng((config.seed, numbers[0])).integers(len(pool), size=len(numbers))
-            return pool[torch.from_numpy(chosen)]
+            return pool[torch.from_numpy(draw(numbers))]
+
+        def names(numbers: Sequence[int]) -> list[str]:
+            return [clips[frame // each].clip.id for frame in draw(numbers)]
 
         torch.manual_seed(config.seed)
         module = FrameTokenizerModule(lab.build_tokenizer(), settings)
         batches = Batches(batch, settings.batch_size)
-        fit(module, batches, folder, config.trainer, title="tokenizer", seed=config.seed)
+        fit(module, batches, folder, config.trainer, title="tokenizer", seed=config.seed, names=names)
         tokenizer = module.network.eval().cpu()
         write_tensors(folder / "model.safetensors", tokenizer.state_dict())
         codebook = tokenizer.codebook()

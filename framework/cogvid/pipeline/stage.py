@@ -121,10 +121,10 @@ class StageStore:
 
     def _changed(self, name: str, plain: Info) -> list[str]:
         """The files that differ from those of the newest stage of this name which all else is equal to."""
-        done = [path for path in self.root.glob(f"{name}-*/{DONE}")]
+        done = list(self.root.glob(f"{name}-*/{DONE}"))
         for path in sorted(done, key=lambda path: path.stat().st_mtime_ns, reverse=True):
             with suppress(UserError):
-                differences = _differences(plain, read_stage(path.parent, name).info.get("depends"))
+                differences = list(_differences(plain, read_stage(path.parent, name).info.get("depends")))
                 if all(place[-2:-1] in (("sources",), ("files",)) for place in differences):
                     return sorted({place[-1] for place in differences})
         return []
@@ -195,8 +195,8 @@ def _lock(file: IO[str], path: Path, wait: bool) -> None:
         # A process that was started by the one at work must not wait for it: that one may wait for this.
         if not wait or owner == str(os.getppid()):
             raise UserError(
-                f"{path} is being worked on by {who}. Wait until it has finished (without --no-wait this command does), "
-                "or stop it; then run the same command again."
+                f"{path} is being worked on by {who}. Stop it, or run the same command without --no-wait, which waits "
+                "until it has finished."
             ) from None
         log.warning("waiting for %s, which is at work on %s", who, path)
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -13,7 +13,7 @@ from cogvid.data.sequences import Batches, FrameSampler, FrameTimes, SequenceSam
 from cogvid.data.text import TextTokenizer
 from cogvid.errors import UserError
 from cogvid.interfaces.mask import Stage
-from cogvid.model.transformer import CogVideoTransformer
+from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
@@ -48,7 +48,7 @@ class TransformerStages:
     def image_base(self) -> StageResult:
         """Text to one frame: the model that the video stages build on and never change."""
         config = self.lab.config
-        depends = {"stage": config.stages.image_base, **self._common(1)}
+        depends = {"stage": config.stages.image_base, **self._common(self.lab.image_config(self.text.vocabulary))}
 
         def work(folder: Path) -> Info:
             torch.manual_seed(config.seed)
@@ -81,7 +81,7 @@ class TransformerStages:
             "windows": windows,
             # What the sequential stage learns depends on it; said only where it is not the published way.
             **({} if config.generation.image_model_first or not sequential else {"first_frame": True}),
-            **self._common(config.video.frames),
+            **self._common(self.lab.video_config(self.text.vocabulary)),
         }
 
         def work(folder: Path) -> Info:
@@ -98,11 +98,10 @@ class TransformerStages:
 
         return self.store.finish(stage, depends, work)
 
-    def _common(self, frames: int) -> Info:
-        """What decides the result of each of the three, `frames` those of its sequences."""
+    def _common(self, model: TransformerConfig) -> Info:
         config = self.lab.config
         return {
-            "model": self.lab.transformer_config(frames, self.text.vocabulary),
+            "model": model,
             "text": self.text_stage.key,
             "tokens": self.tokens.key,
             "precision": config.trainer.precision,
@@ -129,8 +128,16 @@ class TransformerStages:
         first = config.generation.image_model_first
         module = TransformerModule(network, settings, self.lab.text_offset, image_model_first=first)
         batches = Batches(make, settings.batch_size)
-        callbacks = [self.samples.callback(name)]
-        fit(module, batches, folder, config.trainer, title=name, seed=self._seed(name), callbacks=callbacks)
+        fit(
+            module,
+            batches,
+            folder,
+            config.trainer,
+            title=name,
+            seed=self._seed(name),
+            names=lambda numbers: [sampler.draw(number)[1] for number in numbers],
+            callbacks=[self.samples.callback(name)],
+        )
         write_tensors(folder / "model.safetensors", network.cpu().state_dict())
         (folder / LAST).unlink(missing_ok=True)
         return {

@@ -11,7 +11,7 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -28,17 +28,20 @@ _LIBRARIES = {Path(sysconfig.get_path(scheme)).resolve() for scheme in _SCHEMES}
 _NAME = re.compile(r"[\w.*-]+(/[\w.*-]+)*")
 
 
-def source_files(roots: Iterable[Path]) -> dict[str, str]:
+def source_files(roots: Sequence[Path]) -> dict[str, str]:
     """The files that `roots` can reach: SHA-256 in hexadecimal by name, such as cogvid/data/video.py.
 
     Args:
         roots: files of modules.
     """
-    names: dict[str, str] = {}
+    files: dict[str, str] = {}
+    starts = [_above(root.resolve()) for root in roots]
     for path in reached(roots):
-        name = str(path.relative_to(_above(path)))
-        names[str(path) if name in names else name] = _content(path).digest
-    return names
+        # A file beside a module that is in no package has its name from there.
+        above = next((start for start in starts if path.is_relative_to(start)), _above(path))
+        name = str(path.relative_to(_above(path) if _packages(path) else above))
+        files[str(path) if name in files else name] = _content(path).digest
+    return files
 
 
 def reached(roots: Iterable[Path]) -> list[Path]:
@@ -181,13 +184,15 @@ def _on_path(top: str, path: tuple[str, ...]) -> Path | None:
     return None if installed else place
 
 
-@cache
 def _above(path: Path) -> Path:
-    """The folder that a file's outermost package stands in."""
-    folder = path.parent
-    # A folder of data inside a package has no __init__.py of its own.
-    packages = [parent for parent in (folder, *folder.parents) if (parent / "__init__.py").exists()]
-    return packages[-1].parent if packages else folder
+    """The folder that a file's outermost package stands in; that of the file itself outside of packages."""
+    return (_packages(path) or [path])[-1].parent
+
+
+@cache
+def _packages(path: Path) -> list[Path]:
+    """The packages around a file, the outermost last, whatever folders without `__init__.py` are between."""
+    return [folder for folder in path.parents if (folder / "__init__.py").exists()]
 
 
 def _named_files(module: Path, names: tuple[str, ...]) -> Iterator[Path]:

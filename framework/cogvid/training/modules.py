@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,6 +12,10 @@ from torch import Tensor
 from cogvid.config.schema import StageConfig
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.training.optimizer import build_optimizer
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss of a step is not finite."""
 
 
 class StageModule(pl.LightningModule):
@@ -26,8 +31,15 @@ class StageModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def report(self, loss: Tensor, **values: Tensor) -> Tensor:
-        """Log the loss and other scalars of a step."""
-        self.log_dict({"loss": loss.detach(), **values})
+        """Log the loss and other scalars of a step.
+
+        Raises:
+            NotFiniteError: the loss is infinite or no number; nothing was learnt from it.
+        """
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the loss is {value}")
+        self.log_dict({"loss": loss.detach(), **values}, logger=False)
         return loss
 
 
