@@ -103,7 +103,8 @@ def test_a_stage_says_which_file_made_it_new(
     plugin = {"name": "mine", "sources": {"mine.py": "1", "helper.py": "1"}}
     first = make(tmp_path, {"attention": plugin})
     assert not caplog.records
-    make(tmp_path, {"attention": {**plugin, "sources": {"mine.py": "1", "helper.py": "2"}}})
+    plugin = {**plugin, "sources": {"mine.py": "1", "helper.py": "2"}}
+    make(tmp_path, {"attention": plugin})
     assert caplog.messages == ["sequential: made again, because helper.py changed"]
     code = {**stage_module.stage_code("sequential"), "cogvid/model/rotary.py": "edited"}
     monkeypatch.setattr(stage_module, "stage_code", lambda stage: code)
