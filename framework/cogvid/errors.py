@@ -1,4 +1,6 @@
-"""The one exception for what a user did and can mend."""
+"""What a user did and can mend, and what asks a command to end."""
+
+import signal
 
 
 class UserError(ValueError):
@@ -6,3 +8,15 @@ class UserError(ValueError):
 
     The command line prints the message without a traceback (`--debug` shows it) and exits with code 1.
     """
+
+
+class Interrupted(BaseException):
+    """A signal asks the command to end; like KeyboardInterrupt no error, which nobody should catch by accident.
+
+    Args:
+        signum: SIGINT (Ctrl-C) or SIGTERM.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"Interrupted by {signal.Signals(signum).name}.")
+        self.signum = signum

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from pytorch_lightning import Trainer
-from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from cogvid.cli import app
@@ -107,11 +106,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_weights_of_another_shape_are_refused_by_the_tensors_name(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    path = tmp_path / "run" / "stages" / "sequential" / "model.safetensors"
-    state = load_file(path)
-    state["blocks.0.gate"] = state["blocks.0.gate"][:-1].clone()
-    save_file(state, path)
-    refused(cogvid("sample", tmp_path / "run", PROMPT, "--out", tmp_path), "blocks.0.gate", str(path))
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("layers: 2", "layers: 3"))
+    path = tmp_path / "run" / "stages" / "image_base" / "model.safetensors"
+    refused(cogvid("sample", tmp_path / "run", PROMPT, "--out", tmp_path), "blocks.2.", str(path))
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(

@@ -187,13 +187,13 @@ def test_a_foreign_file_is_refused_and_kept(run: Path, tmp_path: Path, suffix: s
     assert contents(tmp_path) == {foreign.name: b"mine"}
 
 
-def test_a_clip_that_another_process_makes_is_left_to_it(run: Path, tmp_path: Path) -> None:
+def test_a_clip_that_another_process_makes_is_left_to_it_on_request(run: Path, tmp_path: Path) -> None:
     sample(run, RED, "--out", tmp_path, "--no-sheet")
     (video,) = tmp_path.glob("*.mp4")
     video.unlink()
     with video.with_suffix(".json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(cogvid("sample", run, RED, "--out", tmp_path, "--no-sheet"), "another cogvid process")
+        refused(cogvid("sample", run, RED, "--out", tmp_path, "--no-sheet", "--no-wait"), "another cogvid process")
     sample(run, RED, "--out", tmp_path, "--no-sheet")
     assert video.exists()
 

@@ -280,6 +280,18 @@ def test_an_unfinished_stage_and_a_cut_off_file_are_listed(tmp_path: Path) -> No
     assert len(found.stages["sequential"].losses) == 30
 
 
+def test_damaged_files_are_listed(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    history = run / "stages/sequential/history.jsonl"
+    lines = history.read_text().splitlines()
+    history.write_text("\n".join([lines[0], "[3]", '{"step": {}, "loss": 1}', *lines[1:]]) + "\n")
+    (run / "metrics.json").write_text("[]")
+    (found,) = find_runs([run])
+    damaged = [f"line {number} of the history of stage sequential (damaged)" for number in (2, 3)]
+    assert found.lacks == ("metrics.json (damaged)", *damaged)
+    assert len(found.stages["sequential"].losses) == 30
+
+
 def test_variants_of_two_experiments_are_told_apart(tmp_path: Path) -> None:
     for experiment in ("first", "second"):
         make_run(tmp_path, "naive", experiment=experiment)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import cogvid
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "framework"
@@ -99,3 +103,18 @@ def test_no_page_tells_a_reader_to_import_the_source_root() -> None:
 )
 def test_an_import_is_seen_wherever_it_stands(source: str) -> None:
     assert any(belongs(module, {"cogvid_plugins"}) for module in imported(source))
+
+
+def test_every_public_name_is_there_and_none_is_imported_before_it_is_used() -> None:
+    tree = ast.parse((CORE / "cogvid" / "__init__.py").read_text())
+    shown = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cogvid.")
+        for alias in node.names
+    }
+    assert shown == cogvid._MODULES
+    assert set(cogvid.__all__) == set(shown)
+    assert all(getattr(cogvid, name) for name in cogvid.__all__)
+    code = "import sys, cogvid.cli; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -13,7 +13,7 @@ from cogvid.config.schema import InterpolationStageConfig, PlusInit, Positions, 
 from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.rotary import rotate, rotation
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
-from cogvid.training.modules import TransformerModule
+from cogvid.training.next_token import TransformerModule
 from cogvid.training.optimizer import build_optimizer
 from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.naive import Naive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -11,7 +12,7 @@ import pytest
 import cogvid
 from cogvid.errors import UserError
 from cogvid.interfaces.component import ComponentClass
-from cogvid.plugins.manager import HOOKS, PluginManager, create_component, create_plugin_manager, plugin_digest
+from cogvid.plugins.manager import HOOKS, PluginManager, create_component, create_plugin_manager, plugin_sources
 
 PLUGIN = """
 from __future__ import annotations
@@ -178,22 +179,86 @@ def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
         create_component("atention", "naive")  # type: ignore[arg-type]
 
 
-def test_the_digest_of_a_file_follows_its_content(tmp_path: Path) -> None:
-    def digest(code: str) -> str:
+def test_the_sources_of_a_file_follow_its_content(tmp_path: Path) -> None:
+    def sources(code: str) -> dict[str, str]:
         manager = create_plugin_manager([write(tmp_path, code)], tmp_path)
-        return plugin_digest(manager.get("frame_rate", "slow"))
+        return plugin_sources(manager.get("frame_rate", "slow"))
 
-    assert digest(PLUGIN) == digest(PLUGIN) != digest(PLUGIN + "# edited\n")
+    assert sources(PLUGIN) == sources(PLUGIN) != sources(PLUGIN + "# edited\n")
 
 
 @pytest.mark.parametrize("editable", [False, True])
-def test_the_digest_of_an_installed_plugin_is_its_version_unless_it_is_editable(
+def test_for_an_installed_plugin_its_version_stands_unless_it_is_editable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, editable: bool
 ) -> None:
     module = f"digest_{'editable' if editable else 'fixed'}"
     install(tmp_path, monkeypatch, "lab", {module: PLUGIN}, editable)
-    digest = plugin_digest(create_plugin_manager().get("frame_rate", "slow"))
-    assert (digest != "1.2.3") == editable
+    sources = plugin_sources(create_plugin_manager().get("frame_rate", "slow"))
+    assert (f"{module}.py" in sources) == editable
+
+
+def test_the_sources_of_a_built_in_plugin_always_count() -> None:
+    sources = plugin_sources(create_plugin_manager().get("data", "shapes"))
+    assert {"cogvid_plugins/shapes/source.py", "cogvid_plugins/shapes/world.py", "cogvid/data/video.py"} <= set(sources)
+
+
+HELPED = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent))
+import slow_helper
+sys.path.pop(0)
+TABLE = json.loads((Path(__file__).parent / "tables" / "rates.json").read_text())
+"""
+
+
+@pytest.mark.parametrize("edited", ["slow_helper.py", "tables/rates.json"])
+def test_an_edited_file_beside_a_plugin_makes_it_another_and_is_loaded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "slow_helper", raising=False)
+    (tmp_path / "tables").mkdir()
+    contents = {"slow_helper.py": "RATE = 1", "tables/rates.json": "[1]"}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    code = PLUGIN.replace("import cogvid\n", "import cogvid\n" + HELPED)
+    code = code.replace("[self.config.rate]", "[slow_helper.RATE, *TABLE]")
+
+    def load() -> tuple[dict[str, str], list[float]]:
+        manager = create_plugin_manager([write(tmp_path, code)], tmp_path)
+        made = manager.create("frame_rate", "slow", {"rate": 1})
+        return plugin_sources(manager.get("frame_rate", "slow")), made.training_rates(1, 5)
+
+    before, again = load(), load()
+    assert before == again
+    (tmp_path / edited).write_text(contents[edited].replace("1", "2"))
+    sources, rates = load()
+    assert {name for name in sources if sources[name] != before[0].get(name)} == {edited}
+    assert sorted(rates) == [1, 2]
+
+
+def test_an_edited_second_module_of_an_editable_package_makes_it_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "twofold"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "second.py").write_text("RATE = 1")
+    code = PLUGIN.replace("import cogvid\n", "import cogvid\nfrom . import second\n")
+    (package / "first.py").write_text(code.replace("[self.config.rate]", "[second.RATE]"))
+    install(tmp_path, monkeypatch, "lab", {}, editable=True)
+    (tmp_path / "lab-1.2.3.dist-info" / "entry_points.txt").write_text("[cogvid]\nslow = twofold.first\n")
+
+    def load() -> tuple[str, list[float]]:
+        manager = create_plugin_manager()
+        sources = plugin_sources(manager.get("frame_rate", "slow"))
+        return sources["twofold/second.py"], manager.create("frame_rate", "slow", {"rate": 9}).training_rates(1, 5)
+
+    before = load()
+    (package / "second.py").write_text("RATE = 2")
+    after = load()
+    assert before[0] != after[0]
+    assert (before[1], after[1]) == ([1], [2])
 
 
 def test_an_installed_plugin_says_its_distribution_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

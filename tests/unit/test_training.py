@@ -24,7 +24,8 @@ from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenB
 from cogvid.data.text import TextTokenizer, with_duration
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.training.fit import LAST, fit
-from cogvid.training.modules import FrameTokenizerModule, TransformerModule
+from cogvid.training.modules import FrameTokenizerModule
+from cogvid.training.next_token import TransformerModule
 from cogvid.training.optimizer import build_optimizer, orthogonal
 from cogvid_plugins.attention.naive import Naive
 from cogvid_plugins.frame_rate.lowest_fit import LowestFit
@@ -346,6 +347,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
             trainer,
             title="tiny",
             seed=1,
+            names=lambda numbers: [sampler.draw(number)[1] for number in numbers],
             callbacks=callbacks,
         )
         return model
@@ -374,7 +376,16 @@ def test_a_killed_training_draws_the_random_numbers_it_would_have_drawn(tmp_path
         tokenizer = VQVAE(VQVAE.Config(channels=16, codes=16, code_size=4, crop=8))
         module = FrameTokenizerModule(tokenizer, config)
         trainer = TrainerConfig(accelerator="cpu", log_every=1)
-        fit(module, Batches(frames, 8), folder, trainer, title="tiny", seed=1, callbacks=callbacks)
+        fit(
+            module,
+            Batches(frames, 8),
+            folder,
+            trainer,
+            title="tiny",
+            seed=1,
+            names=lambda numbers: ["x"],
+            callbacks=callbacks,
+        )
         return tokenizer
 
     whole = train(tmp_path / "whole")

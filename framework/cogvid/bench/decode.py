@@ -223,7 +223,7 @@ def run_case(case: DecodeCase, settings: DecodeSettings, say: Say) -> DecodeResu
     except AssertionError as error:
         raise UserError(f"Not timed, because the check failed: {case.name}: {error}.") from error
     backend, grid, batch, dtype = case.backend(), case.grid, settings.batch, DTYPES[settings.dtype]
-    model = packed(random_model(case, backend, settings.device).to(dtype))
+    model = packed(random_model(case, backend, settings.device).to(dtype), settings.compile)
     one_by_one = sequential_schedule(grid, (False,) * grid.frames)
     shortest = decode_schedule(backend, grid, layers=case.size.layers)
     result = DecodeResult(case, grid.tokens, int(shortest.max()) + 1, _read(case, backend, dtype))

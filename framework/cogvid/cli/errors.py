@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,23 +14,26 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cogvid.errors import UserError
+from cogvid.errors import Interrupted, UserError
 
-INTERRUPTED = 130  # what a shell reports for a command stopped by Ctrl-C
+# What a shell reports for a command that a signal stopped: this and the signal's number.
+_BY_SIGNAL = 128
 
 
 @contextmanager
 def plain_errors(debug: bool) -> Iterator[None]:
-    """Show a `UserError`, a full disk or Ctrl-C on stderr as one paragraph, and end with an exit code.
+    """Show a `UserError`, a full disk, Ctrl-C or SIGTERM on stderr as one paragraph, and end with an exit code.
 
     Args:
         debug: let errors through with their traceback.
     """
     try:
-        yield
-    except KeyboardInterrupt:
-        _show("Interrupted.")
-        raise typer.Exit(INTERRUPTED) from None
+        with _raised(signal.SIGINT), _raised(signal.SIGTERM):
+            yield
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT
+        _show(" ".join([str(Interrupted(signum)), *getattr(interruption, "__notes__", ())]))
+        raise typer.Exit(_BY_SIGNAL + signum) from None
     except UserError as error:
         if debug:
             raise
@@ -39,6 +44,23 @@ def plain_errors(debug: bool) -> Iterator[None]:
             raise
         _show(_full_disk(error))
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def _raised(signum: signal.Signals) -> Iterator[None]:
+    """Raise `Interrupted` where the process is when a signal comes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    previous = signal.signal(signum, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signum, previous)
 
 
 def _full_disk(error: OSError) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value changes; key=1,2 runs each value.")]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait for other cogvid processes that are at the same work.")
+]
 console = Console()
 
 
@@ -31,6 +34,7 @@ def run(
     overrides: Overrides = None,
     variant: Annotated[str | None, typer.Option(help="One of the experiment's variants.")] = None,
     runs: Runs = Path("runs"),
+    wait: Wait = True,
 ) -> None:
     """Train, generate and evaluate; run the same command again to go on after an interruption."""
     from cogvid.config.compose import expand_sweeps
@@ -39,7 +43,7 @@ def run(
     todo = []
     for changes in sweeps:
         swept = [change for change in changes if any(change not in other for other in sweeps)]
-        todo.append(_checked(_load(experiment, variant, changes, swept), runs))
+        todo.append(_checked(_load(experiment, variant, changes, swept), runs, wait))
     for each in todo:
         _finish(each)
 
@@ -48,6 +52,7 @@ def ablate(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment with variants, or a YAML file.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    wait: Wait = True,
 ) -> None:
     """Run every variant with every seed, one after the other; what is finished is not run again."""
     from cogvid.config.compose import load_experiment
@@ -57,7 +62,7 @@ def ablate(
     if not whole.variants:
         raise UserError(f"{whole.path} has no variants to compare: add `variants:`, or use `cogvid run`.")
     todo = {
-        f"{name}, seed {seed}": _checked(_load(experiment, name, [*changes, f"seed={seed}"]), runs)
+        f"{name}, seed {seed}": _checked(_load(experiment, name, [*changes, f"seed={seed}"]), runs, wait)
         for seed in whole.config.seeds
         for name in whole.variants
     }
@@ -79,12 +84,12 @@ def _load(experiment: str, variant: str | None, changes: list[str], swept: list[
     return resolved
 
 
-def _checked(resolved: Resolved, runs: Path) -> Run:
+def _checked(resolved: Resolved, runs: Path, wait: bool) -> Run:
     """A run that has not begun: a mistake in the last of several should show before the first begins."""
     from cogvid.pipeline.run import Run, log_to_terminal
 
     log_to_terminal()
-    return Run(resolved, runs)
+    return Run(resolved, runs, wait)
 
 
 def _finish(current: Run) -> None:

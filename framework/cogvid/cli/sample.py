@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cogvid.cli.run import Wait
 from cogvid.errors import UserError
 
 
@@ -41,6 +42,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the files; they never replace others.")] = Path("samples"),
     gif: Annotated[bool, typer.Option("--gif/--no-gif", help="Write animated GIFs, too.")] = False,
     sheet: Annotated[bool, typer.Option("--sheet/--no-sheet", help="Write one picture of all clips.")] = True,
+    wait: Wait = True,
 ) -> None:
     """Write an mp4 for each prompt; run the same command again to go on after an interruption."""
     from cogvid.pipeline.run import saved_run
@@ -54,7 +56,7 @@ def sample(
     config, stages = saved_run(folder, [f"{key}={value}" for key, value in changes.items() if value])
     console = Console()
     for path in sample_clips(
-        config, stages, wanted, out, count=count, duration=duration, seed=seed, gif=gif, sheet=sheet
+        config, stages, wanted, out, count=count, duration=duration, seed=seed, gif=gif, sheet=sheet, wait=wait
     ):
         console.print(str(path), soft_wrap=True)
 

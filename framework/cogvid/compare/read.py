@@ -148,8 +148,9 @@ def _json(path: Path, lacks: list[str]) -> dict[str, Any]:
     except ValueError:
         lacks.append(f"{path.name} (cut off)")
     else:
-        assert isinstance(content, dict), path
-        return content
+        if isinstance(content, dict):
+            return content
+        lacks.append(f"{path.name} (damaged)")
     return {}
 
 
@@ -177,22 +178,23 @@ def _stages(folder: Path, lacks: list[str]) -> dict[str, Stage]:
             identity=str(summary.get("key", path.resolve())),
             finished=not missing,
             summary={key: value for key, value in summary.items() if isinstance(value, int | float)},
-            losses=tuple(_losses(path / "history.jsonl")),
+            losses=tuple(_losses(path / "history.jsonl", name, lacks)),
         )
     return stages
 
 
-def _losses(path: Path) -> Iterator[tuple[int, float]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
+def _losses(path: Path, stage: str, lacks: list[str]) -> Iterator[tuple[int, float]]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
-            return  # the last line of a run that was stopped while writing it
-        loss = entry.get("loss")
-        if isinstance(loss, int | float) and math.isfinite(loss):
-            yield entry["step"], loss
+            step, loss = int(entry["step"]), float(entry.get("loss", math.nan))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if number < len(lines):  # the last line may be that of a run that was stopped while writing it
+                lacks.append(f"line {number} of the history of stage {stage} (damaged)")
+            continue
+        if math.isfinite(loss):
+            yield step, loss
 
 
 def _videos(folder: Path, lacks: list[str]) -> dict[str, dict[tuple[str, float], Path]]:

@@ -33,12 +33,15 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-def packed(model: CogVideoTransformer) -> CogVideoTransformer:
+def packed(model: CogVideoTransformer, compiled: bool = False) -> CogVideoTransformer:
     """A copy of a model with its large linear layers packed, all else shared with it; itself where none is to pack.
 
     Args:
         model: for inference. On a GPU, or in another precision than float32, torch's own product is as good.
+        compiled: whether its layers will be compiled: torch compiles no products with packed weights.
     """
+    if compiled:
+        return model
     chosen = {id(layer) for layer in model.modules() if isinstance(layer, nn.Linear) and _can_be_packed(layer)}
     if not chosen:
         return model

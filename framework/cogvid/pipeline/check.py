@@ -119,7 +119,7 @@ def _check_memory(lab: Lab) -> None:
 
     def parameters(layers: int) -> int:
         with torch.device("meta"):
-            network = CogVideoTransformer(replace(lab.sizes(lab.grid.frames, 256), layers=layers), lab.attention)
+            network = CogVideoTransformer(replace(lab.video_config(256), layers=layers), lab.attention)
         return sum(parameter.numel() for parameter in network.parameters())
 
     with _of("model", lab):

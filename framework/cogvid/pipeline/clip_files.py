@@ -107,17 +107,20 @@ class ClipFiles:
                 raise UserError(f"{self.path(suffix)} holds another clip, none of `cogvid sample`; {_ELSEWHERE}")
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self, wait: bool) -> Iterator[None]:
         """Say what the clip is, before it is begun, and keep other processes from making it meanwhile.
 
+        Args:
+            wait: for another process that makes it.
+
         Raises:
-            UserError: another process makes it, or the name belongs to another clip.
+            UserError: another process makes it and is not waited for, or the name belongs to another clip.
         """
         self.check()
         said = self.path(".json")
         if not said.exists():
             write_whole(said, self.request.to_json().encode())
-        with said.open() as lock, alone(lock, said, "choose another --out"):
+        with alone(said, said, wait):
             yield
 
     def _differences(self, said: Path) -> str:

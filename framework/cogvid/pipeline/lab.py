@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_
 from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.metric import VideoMetric
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
-from cogvid.plugins.manager import create_plugin_manager, plugin_digest
+from cogvid.pipeline.digests import named_files
+from cogvid.plugins.manager import create_plugin_manager, plugin_sources
 
 log = logging.getLogger("cogvid")
 
@@ -203,14 +205,19 @@ class Lab:
         """Final frames from one key frame to the next."""
         return (self.places[-1] - self.places[0]) / max(self.config.video.frames - 1, 1)
 
+    def image_config(self, text_vocabulary: int) -> TransformerConfig:
+        """Of the image model; it has no plus channel, so that settings of that do not make it another."""
+        defaults = {name: getattr(TransformerConfig, name) for name in ("plus_init", "gate_init", "positions")}
+        return replace(self.video_config(text_vocabulary), grid=Grid(1, self.grid.height, self.grid.width), **defaults)
+
     def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
         """The image model, untrained."""
-        return CogVideoTransformer(self.sizes(1, text_vocabulary), None)
+        return CogVideoTransformer(self.image_config(text_vocabulary), None)
 
     def video_model(self, stage: Stage, text_vocabulary: int) -> CogVideoTransformer:
         """The model of one of the video stages, untrained."""
         backend = self.attention if stage == "sequential" else self.interpolation_attention
-        return CogVideoTransformer(self.sizes(self.grid.frames, text_vocabulary), backend, stage)
+        return CogVideoTransformer(self.video_config(text_vocabulary), backend, stage)
 
     @property
     def text_offset(self) -> int:
@@ -218,12 +225,18 @@ class Lab:
         return self.codes + 1
 
     def identity(self, kind: str, component: ComponentConfig | None) -> Any:
-        """What decides a component's behaviour: name, options and the plugin's version or content."""
+        """What decides a component's behaviour: name, options, the files that these name, and version and sources of
+        its plugins."""
         if component is None:
             return None
         used = self.plugins.used(kind, component.name, component.options)  # type: ignore[arg-type]
-        plugin = " ".join(map(plugin_digest, used))
-        return {"name": component.name, "options": component.options, "plugin": plugin}
+        return {
+            "name": component.name,
+            "options": component.options,
+            "files": named_files(component.options),
+            "versions": [info.version for info in used],
+            "sources": {name: digest for info in used for name, digest in plugin_sources(info).items()},
+        }
 
     def used(self) -> list[dict[str, str]]:
         """The components of the experiment and the plugins they come from."""
@@ -245,8 +258,8 @@ class Lab:
         ]
         return [{"kind": i.kind, "name": i.name, "plugin": i.plugin, "version": i.version} for i in infos]
 
-    def sizes(self, frames: int, text_vocabulary: int) -> TransformerConfig:
-        """Of a model of so many frames."""
+    def video_config(self, text_vocabulary: int) -> TransformerConfig:
+        """Of the models of the video stages."""
         model = self.config.model
         return TransformerConfig(
             layers=model.layers,
@@ -256,7 +269,7 @@ class Lab:
             image_vocabulary=self.codes,
             text_length=self.config.text.length,
             text_positions=self.config.text.length,
-            grid=Grid(frames, self.grid.height, self.grid.width),
+            grid=self.grid,
             positions=model.positions,
             plus_init=model.plus_init,
             gate_init=model.gate_init,

@@ -96,7 +96,7 @@ def _check_splits(clips: Sequence[Clip]) -> None:
 
 def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
     """Trains the text tokenizer on the training captions with every duration they may have in front."""
-    depends = {"data": data.key, "text": lab.config.text, **_rates(lab)}
+    depends = {"data": data.key, "text": lab.config.text, "frames": lab.config.video.frames, **_rates(lab)}
 
     def work(folder: Path) -> Info:
         frames = lab.config.video.frames
@@ -129,6 +129,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         "stage": settings,
         "size": config.video.size,
         "precision": config.trainer.precision,
+        "processes": config.trainer.devices,
         "seed": config.seed,
     }
 
@@ -140,14 +141,19 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         numbers = [random.integers(len(clip.times), size=each) for clip in clips]
         pool = torch.cat([*decode_clips(clips, numbers, config.video.size, "tokenizer: frames")])
 
+        def draw(numbers: Sequence[int]) -> np.ndarray:
+            return np.random.default_rng((config.seed, numbers[0])).integers(len(pool), size=len(numbers))
+
         def batch(numbers: Sequence[int]) -> Tensor:
-            chosen = np.random.default_rng((config.seed, numbers[0])).integers(len(pool), size=len(numbers))
-            return pool[torch.from_numpy(chosen)]
+            return pool[torch.from_numpy(draw(numbers))]
+
+        def names(numbers: Sequence[int]) -> list[str]:
+            return [clips[frame // each].clip.id for frame in draw(numbers)]
 
         torch.manual_seed(config.seed)
         module = FrameTokenizerModule(lab.build_tokenizer(), settings)
         batches = Batches(batch, settings.batch_size)
-        fit(module, batches, folder, config.trainer, title="tokenizer", seed=config.seed)
+        fit(module, batches, folder, config.trainer, title="tokenizer", seed=config.seed, names=names)
         tokenizer = module.network.eval().cpu()
         write_tensors(folder / "model.safetensors", tokenizer.state_dict())
         codebook = tokenizer.codebook()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import logging
 import os
-import platform
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +20,7 @@ from cogvid.generation.clips import ClipGenerator
 from cogvid.generation.packed import packed
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_test_clips
+from cogvid.pipeline.environment import environment
 from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
@@ -37,21 +34,13 @@ from cogvid.pipeline.prepare import (
     training_clips,
 )
 from cogvid.pipeline.previews import Previews
-from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json, write_whole
+from cogvid.pipeline.stage import DONE, LOCK, StageResult, StageStore, alone, read_stage, write_json, write_whole
 from cogvid.pipeline.train import TransformerStages, load_model
 
 # Stage folders are shared by all runs below one `runs` folder.
 STAGES = "stages"
+ENVIRONMENT = "environment.json"
 TRANSFORMERS = ("image_base", "sequential", "interpolation")
-_PACKAGES = (
-    "torch",
-    "pytorch-lightning",
-    "torchmetrics",
-    "omegaconf",
-    "pluggy",
-    "av",
-    "vector-quantize-pytorch",
-)
 
 
 class Run:
@@ -60,17 +49,18 @@ class Run:
     Args:
         resolved: the experiment, resolved.
         runs: folder of all runs.
+        wait: for other processes that are at work on what this run needs.
 
     Raises:
         UserError: the experiment cannot run, or not here (see `cogvid.pipeline.check`), or the run's folder holds a run
             of another configuration; nothing in it is touched.
     """
 
-    def __init__(self, resolved: Resolved, runs: Path) -> None:
+    def __init__(self, resolved: Resolved, runs: Path, wait: bool = True) -> None:
         config = resolved.config
         self.resolved, self.config = resolved, config
         self.folder = runs / config.name / config.variant / str(config.seed)
-        self.store = StageStore(runs / STAGES)
+        self.store = StageStore(runs / STAGES, wait)
         for folder in (self.folder, self.store.root):
             check_folder(folder)
         saved = self.folder / "config.yaml"
@@ -117,8 +107,9 @@ class Run:
 
     def finish(self) -> StageResult:
         """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`."""
-        self._describe()
-        with log_to_file(self.folder / "log.txt"):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with log_to_file(self.folder / "log.txt"), alone(self.folder / LOCK, self.folder, self.store.wait):
+            self._describe()
             return self._finish()
 
     def _finish(self) -> StageResult:
@@ -132,14 +123,16 @@ class Run:
         speed = {"tokens_per_second": samples.info["tokens_per_second"]}
         info = metrics.info
         write_json(self.folder / "metrics.json", {"sets": info["sets"], "protocol": info["protocol"], "speed": speed})
+        write_json(self.folder / ENVIRONMENT, info["environment"])
         return metrics
 
     def _describe(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "stages").mkdir(exist_ok=True)
         write_whole(self.folder / "config.yaml", self.resolved.to_yaml().encode())
         write_json(self.folder / "plugins.json", {"components": self.lab.used()})
-        write_json(self.folder / "environment.json", environment())
+        # Of results made earlier it says where they were made.
+        if not (self.folder / ENVIRONMENT).exists():
+            write_json(self.folder / ENVIRONMENT, environment())
 
     def _link(self, name: str, stage: StageResult) -> None:
         link = self.folder / name
@@ -170,7 +163,14 @@ class TrainedModels:
 
 
 def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
-    """Load the models of finished stages; those that generate get the type that the configuration says."""
+    """Load the models of finished stages; those that generate get the type that the configuration says.
+
+    Raises:
+        UserError: a stage's files are damaged, or hold another model's weights.
+    """
+    for name in ("text_tokenizer", "tokenizer", *TRANSFORMERS):
+        if name in stages:
+            stages[name].check()
     text = TextTokenizer.load(stages["text_tokenizer"].folder / "text.json")
     words, generation = text.vocabulary, lab.config.generation
     networks = [
@@ -179,7 +179,8 @@ def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
         load_model(lab.video_model("interpolation", words), stages["interpolation"]) if lab.interpolates else None,
     ]
     image, sequential, between = (
-        network and packed(network.to(lab.device, getattr(torch, generation.dtype.value))) for network in networks
+        network and packed(network.to(lab.device, getattr(torch, generation.dtype.value)), generation.compile)
+        for network in networks
     )
     assert image is not None
     generator = ClipGenerator(
@@ -204,15 +205,13 @@ def saved_run(folder: Path, changes: Sequence[str] = ()) -> tuple[ExperimentConf
         changes: `key=value` in place of what the run was made with.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or a stage's `stage.json` is damaged.
     """
     saved = folder / "config.yaml"
     if not saved.exists():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml. Runs are made by `cogvid run`.")
-    stages = {}
-    for path in sorted((folder / "stages").glob("*/stage.json")):
-        info = json.loads(path.read_text())
-        stages[path.parent.name] = StageResult(path.parent, info["key"], info)
+    done = sorted((folder / "stages").glob(f"*/{DONE}"))
+    stages = {path.parent.name: read_stage(path.parent, path.parent.name) for path in done}
     return load_experiment(str(saved), None, list(changes)).config, stages
 
 
@@ -235,32 +234,3 @@ def log_to_file(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
-
-
-def environment() -> Info:
-    """Versions and hardware of this process."""
-    hardware: Info = {
-        "cpu": _first("/proc/cpuinfo", "model name") or platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-    return {
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
-        "python": platform.python_version(),
-        "cogvid": importlib.metadata.version("cogvid"),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "hardware": hardware,
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    here = Path(__file__).parent
-    result = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else None
-
-
-def _first(path: str, key: str) -> str | None:
-    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)

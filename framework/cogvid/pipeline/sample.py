@@ -40,6 +40,7 @@ def sample_clips(
     seed: int = 0,
     gif: bool = False,
     sheet: bool = True,
+    wait: bool = True,
 ) -> list[Path]:
     """Generate clips for prompts, and write each as mp4, its tokens and what it is beside it.
 
@@ -55,6 +56,7 @@ def sample_clips(
         seed: another one gives other clips.
         gif: write animated GIFs, too.
         sheet: write one picture with frames of all clips.
+        wait: for another process that makes one of the clips.
 
     Returns:
         The mp4 files in the order of the prompts, then the contact sheet if there is one.
@@ -76,14 +78,14 @@ def sample_clips(
         seconds = [(config.video.frames - 1) / rate for rate in rates]
         run.generator.check(prompts, [seconds] * len(prompts))
         _make_folder(out)
-        _make_all(lab, run, clips, seconds)
+        _make_all(lab, run, clips, seconds, wait)
         if sheet and not picture.exists():
             rows = [(_title(clip.request), _frames_across(lab, run, clip)) for clip in clips]
             write_whole(picture, contact_sheet(rows))
     return [*(clip.path(".mp4") for clip in clips), *([picture] if sheet else [])]
 
 
-def _make_all(lab: Lab, run: TrainedModels, clips: list[ClipFiles], seconds: list[float]) -> None:
+def _make_all(lab: Lab, run: TrainedModels, clips: list[ClipFiles], seconds: list[float], wait: bool) -> None:
     fresh = sum(".safetensors" in clip.missing for clip in clips)
     size = lab.config.generation.batch_size
     with token_progress("sample", fresh * run.generator.clip_tokens) as on_step:
@@ -91,9 +93,10 @@ def _make_all(lab: Lab, run: TrainedModels, clips: list[ClipFiles], seconds: lis
         for start in range(0, len(clips), size):
             with ExitStack() as stack:
                 batch = [clip for clip in clips[start : start + size] if clip.missing]
-                for clip in batch:
-                    stack.enter_context(clip.at_work())
-                _make_batch(lab, run, batch, seconds, on_step)
+                # In one order, whatever the prompts': two processes must not wait for each other.
+                for clip in sorted(batch, key=lambda clip: clip.path(".json")):
+                    stack.enter_context(clip.at_work(wait))
+                _make_batch(lab, run, [clip for clip in batch if clip.missing], seconds, on_step)
 
 
 def _make_batch(lab: Lab, run: TrainedModels, batch: list[ClipFiles], seconds: list[float], on_step: OnStep) -> None:

@@ -6,9 +6,12 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
@@ -19,8 +22,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cogvid.errors import UserError
+from cogvid.pipeline.code import stage_code
+from cogvid.pipeline.digests import first_damaged, outputs
+from cogvid.pipeline.environment import environment
 
 Info = dict[str, Any]
+log = logging.getLogger("cogvid")
+# What a finished stage has, and an unfinished one has not.
+DONE = "stage.json"
+
+
+# The lock of a stage or a run, a file in its folder.
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -31,73 +44,162 @@ class StageResult:
     key: str
     info: Info
 
+    def check(self) -> None:
+        """Hold the stage's files to what its work left.
+
+        Raises:
+            UserError: one of them is missing or another; the message says what to remove.
+        """
+        damaged = first_damaged(self.folder, self.info.get("outputs", {}))
+        if damaged:
+            raise UserError(f"{damaged}. {_remove(self.folder)}")
+
 
 class StageStore:
     """The stages of all runs below one folder.
 
     Args:
         root: the folder; created when needed.
+        wait: for another process that is at work on a wanted stage.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, wait: bool = True) -> None:
+        self.root, self.wait = root, wait
 
     def finish(self, name: str, depends: Info, work: Callable[[Path], Info]) -> StageResult:
         """The finished stage `name`, doing `work(folder)` unless an earlier run did.
 
         Args:
             name: of the stage.
-            depends: everything that decides the result: settings, versions, keys of earlier stages.
+            depends: everything that decides the result, beside the core's code and version: settings, sources of
+                plugins, keys of earlier stages.
             work: makes the result in the folder, or goes on with what an interrupted run left there.
 
         Raises:
-            UserError: another process is at work on this very stage.
+            UserError: another process is at work on this very stage and is not waited for, or what the stage left is
+                damaged.
         """
-        plain = as_plain({**depends, "cogvid": version("cogvid")})
+        plain = as_plain({**depends, "sources": stage_code(name), "cogvid": version("cogvid")})
         key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
         folder = self.root / f"{name}-{key}"
-        done = folder / "stage.json"
-        if not done.exists():
-            resumed = folder.exists()
+        if not (folder / DONE).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / ".lock").open("w") as lock, alone(lock, folder, "stop it; then run the same command again"):
-                started = time.perf_counter()
-                info = work(folder)
-                # After an interruption the seconds are those of the last part alone.
-                seconds = round(time.perf_counter() - started, 2)
-                write_json(
-                    done,
-                    {
-                        "name": name,
-                        "key": key,
-                        "seconds": seconds,
-                        "resumed": resumed,
-                        **info,
-                        "depends": plain,
-                    },
-                )
-        return StageResult(folder, key, json.loads(done.read_text()))
+            with alone(folder / LOCK, folder, self.wait):
+                if not (folder / DONE).exists():
+                    self._make(name, key, folder, plain, work)
+        stage = read_stage(folder, name)
+        if stage.key != key:
+            raise UserError(f"{folder / DONE} is that of another stage, {stage.key}. {_remove(folder)}")
+        stage.check()
+        return stage
+
+    def _make(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
+        resumed = any(path.name != LOCK for path in folder.iterdir())
+        changed = [] if resumed else self._changed(name, plain)
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            log.info("%s: made again, because %s%s changed", name, ", ".join(changed[:3]), more)
+        for partial in list(folder.rglob(".*.partial")):
+            partial.unlink()
+        started = time.perf_counter()
+        info = work(folder)
+        # After an interruption the seconds are those of the last part alone.
+        seconds = round(time.perf_counter() - started, 2)
+        write_json(
+            folder / DONE,
+            {
+                "name": name,
+                "key": key,
+                "seconds": seconds,
+                "resumed": resumed,
+                **info,
+                "outputs": outputs(folder),
+                "environment": environment(),
+                "depends": plain,
+            },
+        )
+
+    def _changed(self, name: str, plain: Info) -> list[str]:
+        """The files that differ from those of the newest stage of this name which all else is equal to."""
+        done = list(self.root.glob(f"{name}-*/{DONE}"))
+        for path in sorted(done, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            with suppress(UserError):
+                differences = list(_differences(plain, read_stage(path.parent, name).info.get("depends")))
+                if all(place[-2:-1] in (("sources",), ("files",)) for place in differences):
+                    return sorted({place[-1] for place in differences})
+        return []
+
+
+def read_stage(folder: Path, name: str) -> StageResult:
+    """The finished stage in a folder.
+
+    Raises:
+        UserError: its `stage.json` is damaged, or that of a stage of another name.
+    """
+    done = folder / DONE
+    try:
+        info = json.loads(done.read_bytes())
+        named, key = info["name"], info["key"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{done} is damaged: it does not say which stage this is. {_remove(folder)}") from error
+    if named != name:
+        raise UserError(f"{done} is that of another stage, {named}. {_remove(folder)}")
+    return StageResult(folder, key, info)
+
+
+def _remove(folder: Path) -> str:
+    return f"Remove the folder {folder.resolve()}: the run's `cogvid run` command makes it again."
+
+
+def _differences(one: Any, other: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys, from the outermost inwards, at which two plain values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            yield from _differences(one.get(key), other.get(key), (*place, key))
+    elif one != other:
+        yield place
 
 
 @contextmanager
-def alone(lock: IO[str], path: Path, otherwise: str) -> Iterator[None]:
+def alone(lock: Path, path: Path, wait: bool) -> Iterator[None]:
     """Keep other processes from the same work.
 
     Args:
-        lock: an open file that stands for it.
-        path: what the work is on, for the message.
-        otherwise: what a user can do besides waiting.
+        lock: a file that stands for it, made when needed.
+        path: what the work is on, for messages.
+        wait: until another process that is at it has finished.
 
     Raises:
-        UserError: another process is at it.
+        UserError: another process is at it, and is not waited for.
     """
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(lock.open("a+"))
+            _lock(file, path, wait)
+            # Who waited may hold the lock of a folder that was removed meanwhile.
+            if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                break
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        if lock.name == LOCK:
+            lock.write_text(f"{os.getpid()} {platform.node()}")
+        yield
+
+
+def _lock(file: IO[str], path: Path, wait: bool) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(
-            f"{path} is being worked on by another cogvid process. Wait until it has finished, or {otherwise}."
-        ) from None
-    yield
+        file.seek(0)
+        owner, _, host = file.read().partition(" ") if Path(file.name).name == LOCK else ("", "", "")
+        who = f"another cogvid process ({owner} on {host})" if host else "another cogvid process"
+        # A process that was started by the one at work must not wait for it: that one may wait for this.
+        if not wait or owner == str(os.getppid()):
+            raise UserError(
+                f"{path} is being worked on by {who}. Stop it, or run the same command without --no-wait, which waits "
+                "until it has finished."
+            ) from None
+        log.warning("waiting for %s, which is at work on %s", who, path)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def as_plain(value: Any) -> Any:

@@ -13,12 +13,12 @@ from cogvid.data.sequences import Batches, FrameSampler, FrameTimes, SequenceSam
 from cogvid.data.text import TextTokenizer
 from cogvid.errors import UserError
 from cogvid.interfaces.mask import Stage
-from cogvid.model.transformer import CogVideoTransformer
+from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.training.fit import LAST, fit
-from cogvid.training.modules import TransformerModule
+from cogvid.training.next_token import TransformerModule
 
 
 class TransformerStages:
@@ -48,14 +48,7 @@ class TransformerStages:
     def image_base(self) -> StageResult:
         """Text to one frame: the model that the video stages build on and never change."""
         config = self.lab.config
-        model = config.model
-        sizes = {
-            "layers": model.layers,
-            "width": model.width,
-            "heads": model.heads,
-            "length": config.text.length,
-        }
-        depends = {"sizes": sizes, "stage": config.stages.image_base, **self._common()}
+        depends = {"stage": config.stages.image_base, **self._common(self.lab.image_config(self.text.vocabulary))}
 
         def work(folder: Path) -> Info:
             torch.manual_seed(config.seed)
@@ -83,14 +76,12 @@ class TransformerStages:
         depends = {
             "base": base.key,
             "start": start.key if start else None,
-            "model": config.model,
             "attention": self.lab.identity("attention", attention),
             "stage": settings,
-            "frames": config.video.frames,
             "windows": windows,
             # What the sequential stage learns depends on it; said only where it is not the published way.
             **({} if config.generation.image_model_first or not sequential else {"first_frame": True}),
-            **self._common(),
+            **self._common(self.lab.video_config(self.text.vocabulary)),
         }
 
         def work(folder: Path) -> Info:
@@ -107,12 +98,14 @@ class TransformerStages:
 
         return self.store.finish(stage, depends, work)
 
-    def _common(self) -> Info:
+    def _common(self, model: TransformerConfig) -> Info:
         config = self.lab.config
         return {
+            "model": model,
             "text": self.text_stage.key,
             "tokens": self.tokens.key,
             "precision": config.trainer.precision,
+            "processes": config.trainer.devices,
             "seed": config.seed,
         }
 
@@ -135,8 +128,16 @@ class TransformerStages:
         first = config.generation.image_model_first
         module = TransformerModule(network, settings, self.lab.text_offset, image_model_first=first)
         batches = Batches(make, settings.batch_size)
-        callbacks = [self.samples.callback(name)]
-        fit(module, batches, folder, config.trainer, title=name, seed=self._seed(name), callbacks=callbacks)
+        fit(
+            module,
+            batches,
+            folder,
+            config.trainer,
+            title=name,
+            seed=self._seed(name),
+            names=lambda numbers: [sampler.draw(number)[1] for number in numbers],
+            callbacks=[self.samples.callback(name)],
+        )
         write_tensors(folder / "model.safetensors", network.cpu().state_dict())
         (folder / LAST).unlink(missing_ok=True)
         return {

@@ -20,6 +20,7 @@ from types import FrameType, ModuleType
 
 from cogvid.config.options import first_line
 from cogvid.errors import UserError
+from cogvid.plugins.source import CORE, edited, forget, reached, source_files
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class PluginSource:
         name: of the entry point, module or file.
         origin: the distribution or file that holds it, in words.
         version: of its distribution; empty without one.
-        file: its file, where no version tells one state of its code from another: a ./file.py, or a package
-            installed in editable mode.
+        file: its file, where no version tells one state of its code from another: a ./file.py, a package installed
+            in editable mode, or cogvid's own.
     """
 
     name: str
@@ -49,6 +50,7 @@ def import_entry_point(entry_point: EntryPoint) -> tuple[PluginSource, ModuleTyp
     Raises:
         UserError: the import fails or prints; the message names the plugin, the line and the cause.
     """
+    _drop_edited(entry_point.value, entry_point.dist)
     module = _import(entry_point.name, origin_of(entry_point.dist), entry_point.value, silent=True)
     return _source(entry_point.name, module, entry_point.dist), module
 
@@ -64,6 +66,7 @@ def import_named(name: str, base: Path) -> tuple[PluginSource, ModuleType]:
         return PluginSource(path.name, str(path), file=path), _import_file(path)
     owners = packages_distributions().get(name.partition(".")[0])
     owner = distribution(owners[0]) if owners else None
+    _drop_edited(name, owner)
     module = _import(name, origin_of(owner), name, silent=False)
     return _source(name, module, owner), module
 
@@ -164,8 +167,11 @@ def _import_file(path: Path) -> ModuleType:
         code = path.read_bytes()
     except OSError as error:
         raise UserError(f"Plugin {path.name}: cannot read {path}: {error.strerror}.") from error
-    # The module's name follows from its content: an edited file is a new module, an unchanged one loads once.
-    module_name = f"cogvid_plugin_{path.stem}_{sha256(str(path).encode() + code).hexdigest()[:12]}"
+    _drop_modules(path)
+    # The module's name follows from its content and from that of all it reaches: an edited file is a new module, an
+    # unchanged one loads once.
+    content = f"{path} {source_files([path])}"
+    module_name = f"cogvid_plugin_{path.stem}_{sha256(content.encode()).hexdigest()[:12]}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -183,10 +189,36 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+def _drop_edited(name: str, owner: Distribution | None) -> None:
+    loaded = sys.modules.get(name)
+    if loaded and loaded.__file__ and not _built_in(owner):
+        _drop_modules(Path(loaded.__file__))
+
+
+def _drop_modules(path: Path) -> None:
+    """Where a file that a plugin reaches was edited since this process loaded it, let all of them be loaded anew.
+
+    Else the code that runs and what is said of it would part.
+    """
+    files = [file for file in reached([path]) if not file.is_relative_to(CORE)]
+    if any(map(edited, files)):
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "").resolve() in files:
+                del sys.modules[name]
+        for file in files:
+            forget(file)
+            # Bytecode cannot be told from that of another edit within the same second.
+            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+
+
+def _built_in(owner: Distribution | None) -> bool:
+    return owner is not None and owner.name == CORE.name
+
+
 def _source(name: str, module: ModuleType, owner: Distribution | None) -> PluginSource:
     direct_url = json.loads((owner and owner.read_text("direct_url.json")) or "{}")
     editable = direct_url.get("dir_info", {}).get("editable", False)
-    file = Path(module.__file__) if module.__file__ and (editable or owner is None) else None
+    file = Path(module.__file__) if module.__file__ and (editable or _built_in(owner) or owner is None) else None
     return PluginSource(
         name,
         origin_of(owner) if owner else str(module.__file__),

@@ -8,9 +8,9 @@ recorded as broken.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +33,7 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.interfaces.metric import VideoMetric
 from cogvid.plugins.importing import PluginSource, import_entry_point, import_named, origin_of, plugin_code
+from cogvid.plugins.source import source_files
 
 # What each hook registers: the kind, and the class its components derive from.
 HOOKS: dict[str, tuple[Kind, type]] = {
@@ -262,12 +263,16 @@ def create_component(
     return create_plugin_manager(plugins).create(kind, name, options)
 
 
-def plugin_digest(info: ComponentInfo) -> str:
-    """What tells one state of a component's plugin from another: its version, or a hash of its file.
+def plugin_sources(info: ComponentInfo) -> dict[str, str]:
+    """The source files of a component, and all that they reach: SHA-256 by name, as `source_files` has them.
 
-    A ./file.py and a package installed in editable mode change without a new version: their source counts.
+    Empty for a component of an installed package, whose version tells one state of its code from another. A ./file.py,
+    a package installed in editable mode and cogvid itself change without a new version: their sources count.
     """
-    return sha256(info.file.read_bytes()).hexdigest() if info.file else info.version
+    if info.file is None:
+        return {}
+    module = getattr(sys.modules.get(info.cls.__module__), "__file__", None)
+    return source_files([info.file, *([Path(module)] if module else [])])
 
 
 def _parts(config: Any) -> list[tuple[str, ComponentConfig]]:

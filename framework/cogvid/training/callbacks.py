@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 
+from cogvid.errors import Interrupted
 from cogvid.progress import stage_progress
+from cogvid.training.interruption import Interruption
+
+# Under this name a checkpoint says which stage's folder it was written in.
+_FOLDER = "stage_folder"
 
 
 class StepRandomness(pl.Callback):
@@ -25,40 +33,91 @@ class StepRandomness(pl.Callback):
 
 
 class Checkpoint(pl.Callback):
-    """Keeps the newest checkpoint in one file that is never half-written."""
+    """Keeps the newest checkpoint in one file that is never half-written.
 
-    def __init__(self, path: Path, every: int) -> None:
-        """Args: path of the file; every: steps."""
-        self.path, self.every = path, every
+    Between two steps, an interrupted training leaves one of its last step.
+    """
+
+    def __init__(self, path: Path, every: int, interruption: Interruption, title: str) -> None:
+        """Args: path of the file; every: steps; interruption: whether a step is done; title: of the stage."""
+        self.path, self.every, self.interruption, self.title = path, every, interruption, title
+        self._started = False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._started = True
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_FOLDER] = self.path.parent.name
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
-            fresh = self.path.with_suffix(".fresh")
-            trainer.save_checkpoint(fresh)
-            if trainer.is_global_zero:
-                os.replace(fresh, self.path)
+        if trainer.global_step % self.every == 0 and not _finished(trainer):
+            self._save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        # Several processes are not at the same step when a signal comes: they go on from the last checkpoint.
+        alone = trainer.world_size == 1
+        if isinstance(exception, Interrupted) and self._started and alone and trainer.global_step:
+            assert not self.interruption.in_step
+            self._save(trainer)
+            exception.add_note(f"{self.title} goes on from step {trainer.global_step} when you run the command again.")
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        # What a resumed training does not repeat has to be written.
+        trainer.logger.experiment.flush()
+        fresh = self.path.with_name(f".{self.path.name}.partial")
+        trainer.save_checkpoint(fresh)
+        if trainer.is_global_zero:
+            os.replace(fresh, self.path)
+
+
+def checkpoint_step(path: Path) -> int | None:
+    """The step of a checkpoint that `Checkpoint` wrote in a folder of this name; None if the file is damaged."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:
+                return None
+        content = torch.load(path, weights_only=True, mmap=True)
+        return int(content["global_step"]) if content[_FOLDER] == path.parent.name else None
+    except Exception:  # one of many, by where the damage is
+        return None
 
 
 class History(pl.Callback):
-    """Writes the logged scalars to `history.jsonl`; a resumed training drops what it is about to repeat."""
+    """Writes the logged scalars to `history.jsonl` and TensorBoard, counted alike.
+
+    A resumed training drops what it is about to repeat.
+    """
 
     def __init__(self, path: Path, every: int) -> None:
         """Args: path of the file; every: steps."""
         self.path, self.every = path, every
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        # A killed process may have left half a line.
-        done = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= trainer.global_step]
-        self.path.write_text("".join(line + "\n" for line in done))
+        if trainer.is_global_zero:
+            lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
+            # A killed process may have left half a line.
+            done = [line for line in lines if _step_of(line) <= trainer.global_step]
+            self.path.write_text("".join(line + "\n" for line in done))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.is_global_zero and (trainer.global_step % self.every == 0 or _finished(trainer)):
-            values = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": trainer.global_step, **values}) + "\n")
+        if not trainer.is_global_zero or (trainer.global_step % self.every and not _finished(trainer)):
+            return
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        with self.path.open("a") as file:
+            rounded = {name: round(value, 6) for name, value in values.items()}
+            file.write(json.dumps({"step": trainer.global_step, **rounded}) + "\n")
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        for name, value in values.items():
+            trainer.logger.experiment.add_scalar(name, value, trainer.global_step)
+
+
+def _step_of(line: str) -> float:
+    """The step that a line of the history is of; infinity for one that is damaged."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 class StageProgress(pl.Callback):
@@ -87,6 +146,12 @@ class StageProgress(pl.Callback):
                 self.bar.console.print(f"{self.title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left")
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self.started:
             self.bar.stop()
 

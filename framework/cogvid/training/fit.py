@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from cogvid.config.schema import TrainerConfig
 from cogvid.data.sequences import Batches
-from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness
-from cogvid.training.modules import StageModule
+from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness, checkpoint_step
+from cogvid.training.events import drop_events
+from cogvid.training.finite import check_weights, not_finite
+from cogvid.training.interruption import Interruption
+from cogvid.training.modules import NotFiniteError, StageModule
 
 LAST = "last.ckpt"
+log = logging.getLogger("cogvid")
 
 
 class StageData(pl.LightningDataModule):
@@ -43,6 +48,7 @@ def fit(
     *,
     title: str,
     seed: int,
+    names: Callable[[Sequence[int]], Sequence[str]],
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:
     """Train a stage to its last step.
@@ -52,14 +58,25 @@ def fit(
         batches: of the stage.
         folder: gets TensorBoard events, `history.jsonl` and, until the stage is finished, `last.ckpt`.
         config: of the trainer.
-        title: for the progress bar.
+        title: the stage's name.
         seed: all randomness of the steps follows from it.
+        names: of the clips that samples are from, by the samples' numbers.
         callbacks: more of them.
+
+    Raises:
+        UserError: a loss, or a weight at the end, is not finite.
+        Interrupted: by a signal; between two steps, a checkpoint of the last one is left.
     """
     _quiet()
     if config.threads:
         torch.set_num_threads(config.threads)
     settings = module.stage_config
+    last, interruption = folder / LAST, Interruption()
+    step = checkpoint_step(last) if last.exists() else 0
+    if step is None:
+        log.warning("%s is damaged: %s starts at its first step again", last, title)
+        last.unlink()
+    rank_zero_only(drop_events)(folder / "events", after=step or 0)
     trainer = pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -68,24 +85,30 @@ def fit(
         max_steps=settings.steps,
         gradient_clip_val=settings.clip_norm or None,
         logger=TensorBoardLogger(folder, name="", version="events"),
-        log_every_n_steps=config.log_every,
         callbacks=[
             StepRandomness(seed),
             # Before the checkpoint: killed between the two, a resumed training repeats what has a line already.
             History(folder / "history.jsonl", config.log_every),
-            Checkpoint(folder / LAST, settings.checkpoint_every),
-            StageProgress(title),
+            interruption,
             *callbacks,
+            Checkpoint(last, settings.checkpoint_every, interruption, title),
+            StageProgress(title),
         ],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    last = folder / LAST
-    trainer.fit(module, StageData(batches), ckpt_path=last if last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    found = last if last.exists() else None
+    try:
+        with interruption.handled():
+            trainer.fit(module, StageData(batches), ckpt_path=found, weights_only=True)
+    except NotFiniteError as error:
+        step, size = trainer.global_step, settings.batch_size
+        clips = names(range(step * size, (step + 1) * size))
+        network = module.network
+        raise not_finite(str(error), title, step + 1, network, settings, config.precision, clips) from error
+    check_weights(title, module.network, settings, config.precision)
 
 
 def _quiet() -> None:

@@ -1,19 +1,21 @@
-"""What one optimiser step of each stage is."""
+"""What the optimiser steps of all stages share, and what one of the frame tokenizer's is."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from cogvid.config.schema import InterpolationStageConfig, StageConfig
+from cogvid.config.schema import StageConfig
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
-from cogvid.interfaces.mask import given_frames
-from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 from cogvid.training.optimizer import build_optimizer
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss of a step is not finite."""
 
 
 class StageModule(pl.LightningModule):
@@ -29,8 +31,15 @@ class StageModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def report(self, loss: Tensor, **values: Tensor) -> Tensor:
-        """Log the loss and other scalars of a step."""
-        self.log_dict({"loss": loss.detach(), **values})
+        """Log the loss and other scalars of a step.
+
+        Raises:
+            NotFiniteError: the loss is infinite or no number; nothing was learnt from it.
+        """
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the loss is {value}")
+        self.log_dict({"loss": loss.detach(), **values}, logger=False)
         return loss
 
 
@@ -43,45 +52,3 @@ class FrameTokenizerModule(StageModule):
         """The tokenizer's own loss."""
         loss, logs = self.network.training_loss(frames.float() / 255)
         return self.report(loss, **logs)
-
-
-class TransformerModule(StageModule):
-    """Learns next tokens; a batch is codes (B, F, N), text tokens (B, T) and their mask (B, T).
-
-    The image base learns its one frame, the interpolation stage the frames that are not given, and the sequential
-    stage all frames, without the first where the image model generates it.
-    """
-
-    network: CogVideoTransformer
-
-    def __init__(
-        self, network: CogVideoTransformer, config: StageConfig, text_offset: int, *, image_model_first: bool = True
-    ) -> None:
-        """Args: network; config; text_offset: the text's first token in the vocabulary, behind begin-of-image;
-        image_model_first: whether the image model generates the first frame."""
-        super().__init__(network, config)
-        self.text_offset, self.image_model_first = text_offset, image_model_first
-        self.token_noise = config.token_noise if isinstance(config, InterpolationStageConfig) else 0.0
-
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
-        """Cross-entropy of the generated frames."""
-        codes, text, text_mask = batch
-        model = self.network
-        frames = codes.shape[1]
-        given = torch.tensor(given_frames(model.stage, frames), device=self.device)
-        if model.backend is not None and model.stage == "sequential":
-            given[0] = self.image_model_first
-        inputs = frame_inputs(codes, self.text_offset - 1).unflatten(1, (frames, -1))
-        if self.token_noise:
-            inputs = self._noisy(inputs, given)
-        tokens = torch.cat([text + self.text_offset, inputs.flatten(1)], dim=1)
-        hidden = model.hidden(tokens, text_mask)[:, model.config.text_length :]
-        predicted = model.project(hidden.unflatten(1, (frames, -1))[:, ~given])
-        return self.report(F.cross_entropy(predicted.flatten(0, 2), codes[:, ~given].flatten()))
-
-    def _noisy(self, inputs: Tensor, given: Tensor) -> Tensor:
-        """Inputs (B, F, N), some of the frames to generate taken from given frames: wrong, and yet likely ones."""
-        sources = given.nonzero()[:, 0]
-        others = inputs.gather(1, sources[torch.randint(len(sources), inputs.shape, device=self.device)])
-        noisy = torch.rand(inputs.shape, device=self.device) < self.token_noise
-        return torch.where(noisy & ~given[:, None], others, inputs)

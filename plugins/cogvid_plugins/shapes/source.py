@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +137,28 @@ def _run(render: partial[None], jobs: list[Job]) -> Iterator[None]:
         return
     # Threads would wait for each other: most of the work holds the interpreter's lock. Forking a process
     # that has run torch is not safe, spawning is.
-    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as workers:
-        yield from workers.map(render, jobs, chunksize=16)
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn"), initializer=_end_with_parent) as workers:
+        try:
+            yield from workers.map(render, jobs, chunksize=16)
+        except BaseException:
+            workers.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """Leave Ctrl-C to the process that started this one, and end when it has ended, killed perhaps.
+
+    One that went on would write files which the next run writes, too.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _render(job: Job, folder: Path, size: int, fps: int) -> None:

@@ -1,0 +1,38 @@
+"""Of the core, the code that decides what a stage makes: an edit of it makes the stage anew, any other does not."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from cogvid.pipeline.digests import file_digest
+from cogvid.plugins.source import CORE, source_files
+
+# Modules whose own text counts. The pipeline's modules import what all stages need, so their imports are not followed.
+_TEXT = {
+    "data": ("pipeline/prepare", "pipeline/lab", "pipeline/clips"),
+    "text_tokenizer": ("pipeline/prepare", "pipeline/lab", "pipeline/clips"),
+    "tokenizer": ("pipeline/prepare", "pipeline/lab", "pipeline/clips"),
+    "tokens": ("pipeline/prepare", "pipeline/lab", "pipeline/clips"),
+    "transformer": ("pipeline/train", "pipeline/lab", "pipeline/clips"),
+    "samples": ("pipeline/generate", "pipeline/prepare", "pipeline/lab", "pipeline/clips", "pipeline/pictures"),
+    "metrics": ("pipeline/evaluate", "pipeline/generate", "pipeline/lab", "pipeline/clips"),
+}
+# Modules that count with all that they import.
+_REACH = {
+    "data": ("data/reading", "interfaces/data_source"),
+    "text_tokenizer": ("data/text",),
+    "tokenizer": ("data/reading", "training/fit", "training/modules", "generation/clusters"),
+    "tokens": ("data/reading", "data/sequences"),
+    "transformer": ("training/fit", "training/next_token", "model/transformer", "data/sequences"),
+    "samples": ("generation/clips", "generation/packed", "data/reading", "data/video", "interfaces/interpolation"),
+    "metrics": ("data/reading",),
+}
+_TRANSFORMERS = ("image_base", "sequential", "interpolation")
+
+
+@cache
+def stage_code(stage: str) -> dict[str, str]:
+    """SHA-256 of the core's files that decide what a stage makes, by name; as they are when a process first asks."""
+    work = "transformer" if stage in _TRANSFORMERS else stage
+    own = {f"{CORE.name}/{name}.py": file_digest(CORE / f"{name}.py") for name in _TEXT.get(work, ())}
+    return own | source_files([CORE / f"{name}.py" for name in _REACH.get(work, ())])

@@ -1,0 +1,69 @@
+"""Ctrl-C and SIGTERM while a stage trains: no step is left half done, and none that is done is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+
+from cogvid.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption(pl.Callback):
+    """Raises `Interrupted` when a signal comes: at once between two steps, else when the step is done.
+
+    What callbacks before this one do at the end of a step counts as part of it.
+    """
+
+    def __init__(self) -> None:
+        self.in_step = False
+        self._came: int | None = None
+        self._ending = False
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the signals while the block runs."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = [signal.getsignal(signum) for signum in _SIGNALS]
+        self._install()
+        try:
+            yield
+        finally:
+            for signum, handler in zip(_SIGNALS, previous, strict=True):
+                signal.signal(signum, handler)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Lightning has put a handler of its own around, which ends a training without a word.
+        if threading.current_thread() is threading.main_thread():
+            self._install()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.in_step = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.in_step = False
+        if self._came is not None:
+            self._raise(self._came)
+
+    def _install(self) -> None:
+        for signum in _SIGNALS:
+            signal.signal(signum, self._handle)
+
+    def _handle(self, signum: int, frame: object) -> None:
+        if self._ending:  # what is left to write is being written
+            return
+        self._came = signum
+        if not self.in_step:
+            self._raise(signum)
+
+    def _raise(self, signum: int) -> None:
+        self._ending = True
+        raise Interrupted(signum)

@@ -1,0 +1,122 @@
+"""Kill -9, SIGTERM and Ctrl-C at random moments of two variants, side by side: nothing of it is seen in the end.
+
+COGVID_INTERRUPTIONS=40 says how often; a few times by default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
+VARIANTS = ("local", "all")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+TIMES = int(os.environ.get("COGVID_INTERRUPTIONS", "3"))
+
+
+class Variants:
+    """The processes of all variants below one folder of runs."""
+
+    def __init__(self, experiment: Path, runs: Path) -> None:
+        self.experiment, self.runs = experiment, runs
+        self.running: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, variant: str) -> None:
+        words = ["run", str(self.experiment), "--runs", str(self.runs), "--variant", variant]
+        self.running[variant] = subprocess.Popen(
+            [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    def finish(self) -> None:
+        for process in self.running.values():
+            _, said = process.communicate(timeout=240)
+            assert process.returncode == 0, said
+
+    def interrupt(self, variant: str, signum: signal.Signals, after: float) -> bool:
+        """Whether a signal reached a process that had not ended by itself before."""
+        process = self.running[variant]
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signum)
+        _, said = process.communicate(timeout=60)
+        if process.returncode == 0:
+            return False
+        # A process that has not come as far as the command yet, or is through with it, just dies of the signal.
+        assert process.returncode in (128 + signum, -signum), (process.returncode, said)
+        if process.returncode > 0:
+            assert "Traceback" not in said, said
+            assert said.count("Error: Interrupted by") == 1, said
+        return True
+
+
+def stages(runs: Path) -> dict[str, Path]:
+    return {path.name: path for path in (runs / "stages").iterdir()}
+
+
+def events(stage: Path) -> Iterator[tuple[str, int]]:
+    for file in (stage / "events").glob("events.out*"):
+        for event in EventFileLoader(str(file)).Load():
+            yield from ((value.tag, event.step) for value in event.summary.value)
+
+
+def left(stage: Path) -> dict[str, Any]:
+    """All that a stage leaves and that does not tell of time: its files' SHA-256, its history, its steps."""
+    history = stage / "history.jsonl"
+    return {
+        "outputs": json.loads((stage / "stage.json").read_text())["outputs"],
+        "history": history.read_text() if history.exists() else None,
+        "steps": Counter(event for event in events(stage) if not event[0].startswith("samples/")),
+    }
+
+
+def assert_same(runs: Path, whole: Path) -> None:
+    assert stages(runs).keys() == stages(whole).keys()
+    for name, stage in stages(runs).items():
+        assert left(stage) == left(stages(whole)[name]), name
+        # A preview that a signal cuts short is not made up for; none comes twice.
+        previews = Counter(event for event in events(stage) if event[0].startswith("samples/"))
+        assert previews <= Counter(events(stages(whole)[name])), name
+        assert not [*stage.rglob("*.partial"), *stage.rglob("last.ckpt")], name
+    for variant in VARIANTS:
+        one, other = (
+            json.loads((folder / "tiny" / variant / "0" / "metrics.json").read_text()) for folder in (runs, whole)
+        )
+        assert (one["sets"], one["protocol"]) == (other["sets"], other["protocol"])
+
+
+@pytest.mark.timeout(120 + 60 * TIMES)
+def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: Path, tmp_path: Path) -> None:
+    draw = random.Random(TIMES)
+    whole = Variants(tiny, tmp_path / "whole")
+    started = time.monotonic()
+    for variant in VARIANTS:
+        whole.start(variant)
+    whole.finish()
+    seconds = time.monotonic() - started
+    done, trial = 0, 0
+    while done < TIMES:
+        disturbed = Variants(tiny, tmp_path / f"disturbed-{trial}")
+        trial += 1
+        for variant in VARIANTS:
+            disturbed.start(variant)
+        while done < TIMES:
+            variant = draw.choice(VARIANTS)
+            if not disturbed.interrupt(variant, SIGNALS[done % 3], draw.uniform(0.05, 0.6) * seconds):
+                break
+            done += 1
+            disturbed.start(variant)
+        disturbed.finish()
+        assert_same(disturbed.runs, whole.runs)

@@ -1,0 +1,239 @@
+"""Trainings that are interrupted, damaged or leave the finite numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from torch import Tensor, nn
+
+from cogvid.config.schema import StageConfig, TrainerConfig
+from cogvid.data.sequences import Batches
+from cogvid.errors import Interrupted, UserError
+from cogvid.training.finite import check_weights
+from cogvid.training.fit import LAST, fit
+from cogvid.training.modules import StageModule
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+STEPS = 8
+Hook = Callable[[int], None]
+
+
+class Regression(StageModule):
+    """Learns numbers; `at` is called in the middle of a step, with its number."""
+
+    def __init__(self, config: StageConfig, at: Hook) -> None:
+        super().__init__(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1)), config)
+        self.at = at
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        self.at(self.trainer.global_step + 1)
+        return self.report((self.network(batch + torch.randn_like(batch)) - 3).square().mean())
+
+
+class Between(pl.Callback):
+    """Calls `at` between two steps, with the number of the last."""
+
+    def __init__(self, at: Hook) -> None:
+        self.at = at
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.at(trainer.global_step)
+
+
+def nothing(step: int) -> None:
+    """What an undisturbed training does."""
+
+
+def config(**changes: Any) -> StageConfig:
+    return StageConfig(**{"steps": STEPS, "batch_size": 2, "adam_lr": 0.01, "checkpoint_every": 3, **changes})
+
+
+def train(
+    folder: Path,
+    inside: Hook = nothing,
+    between: Hook = nothing,
+    settings: StageConfig | None = None,
+    *,
+    precision: str = "32-true",
+) -> StageModule:
+    def batch(numbers: Sequence[int]) -> Tensor:
+        return torch.tensor([[float(number)] * 4 for number in numbers])
+
+    torch.manual_seed(0)
+    settings = settings or config()
+    module = Regression(settings, inside)
+    fit(
+        module,
+        Batches(batch, settings.batch_size),
+        folder / "sequential-1",
+        TrainerConfig(accelerator="cpu", log_every=1, precision=precision),
+        title="sequential",
+        seed=1,
+        names=lambda numbers: [f"clip {number}" for number in numbers],
+        callbacks=[Between(between)],
+    )
+    return module
+
+
+def at(step: int, act: Callable[[], None]) -> Hook:
+    """Acts once, at this step."""
+    todo = [act]
+    return lambda now: todo.pop()() if now == step and todo else None
+
+
+def told(folder: Path) -> tuple[str, dict[tuple[str, int], int]]:
+    """The history, and how often TensorBoard has each (value, step)."""
+    seen: Counter[tuple[str, int]] = Counter()
+    for file in (folder / "sequential-1" / "events").glob("events.out*"):
+        for event in EventFileLoader(str(file)).Load():
+            seen.update((value.tag, event.step) for value in event.summary.value)
+    return (folder / "sequential-1" / "history.jsonl").read_text(), dict(seen)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Any]:
+    """Weights of an undisturbed training, and what it told."""
+    folder = tmp_path_factory.mktemp("whole")
+    return train(folder).network.state_dict(), told(folder)
+
+
+def assert_same(module: StageModule, folder: Path, whole: tuple[dict[str, Tensor], Any]) -> None:
+    for name, weight in module.network.state_dict().items():
+        assert torch.equal(weight, whole[0][name]), name
+    assert told(folder) == whole[1]
+
+
+def test_tensorboard_has_each_step_once_counted_as_the_history_counts(whole: tuple[Any, Any]) -> None:
+    history, seen = whole[1]
+    assert [json.loads(line)["step"] for line in history.splitlines()] == list(range(1, STEPS + 1))
+    assert seen == {("loss", step): 1 for step in range(1, STEPS + 1)}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [1, 4, 6, STEPS])
+@pytest.mark.parametrize("where", ["inside", "between"])
+def test_an_interrupted_training_loses_no_step(
+    tmp_path: Path, whole: tuple[Any, Any], signum: int, step: int, where: str
+) -> None:
+    before = signal.getsignal(signum)
+    with pytest.raises(Interrupted) as interruption:
+        train(tmp_path, **{where: at(step, lambda: os.kill(os.getpid(), signum))})  # type: ignore[arg-type]
+    assert interruption.value.signum == signum
+    assert f"sequential goes on from step {step} " in interruption.value.__notes__[0]
+    assert signal.getsignal(signum) == before
+    saved = torch.load(tmp_path / "sequential-1" / LAST, weights_only=True)
+    assert saved["global_step"] == step
+    assert_same(train(tmp_path), tmp_path, whole)
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("step", [2, 4, 6, 7])
+def test_after_a_kill_no_step_is_told_twice(tmp_path: Path, whole: tuple[Any, Any], step: int) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, inside=at(step, kill))
+    assert_same(train(tmp_path), tmp_path, whole)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    """One bit of the weights."""
+    weight = torch.load(path, weights_only=True)["state_dict"]["network.0.weight"]
+    content = bytearray(path.read_bytes())
+    content[content.index(weight.numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+
+
+def move(path: Path) -> None:
+    """The checkpoint of another stage."""
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "stage_folder": "interpolation-1"}, path)
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, flip, move, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"x" * 999)]
+)
+def test_a_damaged_checkpoint_is_said_and_the_stage_trained_anew(
+    tmp_path: Path, whole: tuple[Any, Any], caplog: pytest.LogCaptureFixture, damage: Callable[[Path], Any]
+) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, inside=at(7, kill))
+    damage(tmp_path / "sequential-1" / LAST)
+    module = train(tmp_path)
+    assert f"{LAST} is damaged: sequential starts at its first step again" in caplog.text
+    assert_same(module, tmp_path, whole)
+
+
+@pytest.mark.parametrize("damage", [b'{"step": 2, "lo', b"\xff\xfe}\n", b"[]\n", b'{"loss": 1}\n', b'{"step": {}}\n'])
+def test_a_damaged_line_of_the_history_is_dropped(tmp_path: Path, whole: tuple[Any, Any], damage: bytes) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, inside=at(7, kill))
+    with (tmp_path / "sequential-1" / "history.jsonl").open("ab") as file:
+        file.write(damage)
+    assert_same(train(tmp_path), tmp_path, whole)
+
+
+def test_damaged_events_end_no_training(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, inside=at(7, kill))
+    for file in (tmp_path / "sequential-1" / "events").glob("events.out*"):
+        cut(file)
+    train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"adam_lr": 1e30}, "stages.sequential.adam_lr (1e+30)"),
+        ({"muon_lr": 1e30}, "stages.sequential.muon_lr (1e+30)"),
+        ({"muon_lr": 0.01, "adam_lr": 1e30}, "stages.sequential.adam_lr (1e+30)"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_names_the_key_at_fault(
+    tmp_path: Path, changes: dict[str, float], key: str
+) -> None:
+    with pytest.raises(UserError, match=r"Stage sequential: the loss is (nan|inf) at step 2 of 8") as error:
+        train(tmp_path, settings=config(**changes))
+    assert 'the clips "clip 2", "clip 3"' in str(error.value)
+    assert key in str(error.value)
+    assert not (tmp_path / "sequential-1" / LAST).exists()
+
+
+def test_a_loss_that_is_not_finite_before_anything_is_learnt_is_no_fault_of_a_rate(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"at step 1 of 8.*Most likely attention is at fault"):
+        train_spoilt(tmp_path, config())
+
+
+def train_spoilt(folder: Path, settings: StageConfig) -> None:
+    module = Regression(settings, nothing)
+    nn.init.constant_(module.network[2].bias, float("nan"))  # type: ignore[index]
+    batches = Batches(lambda numbers: torch.zeros(len(numbers), 4), settings.batch_size)
+    trainer = TrainerConfig(accelerator="cpu", log_every=1)
+    fit(module, batches, folder / "sequential-1", trainer, title="sequential", seed=1, names=lambda numbers: ["a"])
+
+
+def test_weights_that_the_last_step_spoils_are_found() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    check_weights("sequential", network, config(), "32-true")
+    nn.init.constant_(network[1].weight[0, :1], float("inf"))
+    with pytest.raises(UserError, match=r"the last of its 8 steps left numbers in 1\.weight that are not finite"):
+        check_weights("sequential", network, config(), "32-true")

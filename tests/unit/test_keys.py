@@ -1,0 +1,95 @@
+"""What the keys of the stages hold, asked of a store that makes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from cogvid.config.compose import load_experiment
+from cogvid.data.sequences import TokenClips
+from cogvid.data.text import TextTokenizer
+from cogvid.pipeline.evaluate import evaluation_stage
+from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.prepare import data_stage, text_stage, tokenizer_stage, tokens_stage
+from cogvid.pipeline.previews import Previews
+from cogvid.pipeline.stage import Info, StageResult, StageStore, as_plain
+from cogvid.pipeline.train import TransformerStages
+
+
+@dataclass
+class Asked(StageStore):
+    """Gives every stage the key of its dependencies."""
+
+    folder: Path
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def finish(self, name: str, depends: Info, work: Callable[[Path], Info]) -> StageResult:
+        self.keys[name] = hashlib.sha256(json.dumps(as_plain(depends), sort_keys=True).encode()).hexdigest()
+        return StageResult(self.folder, self.keys[name], {})
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    TextTokenizer.train(["a red circle"], 280).save(tmp_path / "text.json")
+
+    def keys(*changes: str) -> dict[str, str]:
+        lab, store = Lab(load_experiment("quickstart", None, list(changes)).config), Asked(tmp_path)
+        data = data_stage(lab, store)
+        text, tokenizer = text_stage(lab, store, data), tokenizer_stage(lab, store, data)
+        tokens = tokens_stage(lab, store, data, tokenizer)
+        clips = TokenClips(torch.zeros(0), torch.zeros(0), torch.zeros(1), [])
+        stages = TransformerStages(lab, store, text, tokens, clips, cast(Previews, None))
+        base = stages.image_base()
+        sequential = stages.video("sequential", base)
+        stages.video("interpolation", base, sequential)
+        evaluation_stage(lab, store, data, StageResult(tmp_path, "samples", {}))
+        return store.keys
+
+    return keys
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ("video.size=48", "data text_tokenizer metrics"),
+        ("text.length=50", "data tokenizer tokens metrics"),
+        ("model.layers=3", "data text_tokenizer tokenizer tokens metrics"),
+        ("model.positions=rotary", "data text_tokenizer tokenizer tokens metrics"),
+        ("model.checkpoint_activations=true", "data text_tokenizer tokenizer tokens metrics"),
+        ("model.gate_init=1.0", "data text_tokenizer tokenizer tokens image_base metrics"),
+        ("model.plus_init=copy", "data text_tokenizer tokenizer tokens image_base metrics"),
+        ("trainer.devices=2", "data text_tokenizer metrics"),
+        ("trainer.log_every=3", "*"),
+        ("data_seed=1", "metrics"),
+    ],
+)
+def test_a_change_makes_new_what_it_decides_and_no_more(
+    keys: Callable[..., dict[str, str]], change: str, kept: str
+) -> None:
+    before, after = keys(), keys(change)
+    same = {name for name in before if before[name] == after[name]}
+    assert same == (set(before) if kept == "*" else set(kept.split()))
+
+
+def test_a_metrics_file_counts_by_content(keys: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    weights = tmp_path / "i3d.pt"
+    metric = f"evaluation.metrics={{fvd: {{name: fvd, options: {{extractor: i3d, path: {weights}}}}}}}"
+    seen: list[Any] = []
+    for content in (b"one", b"another", b"another"):
+        weights.write_bytes(content)
+        seen.append(keys(metric)["metrics"])
+    assert seen[0] != seen[1] == seen[2]
+
+
+def test_the_text_tokenizer_depends_on_the_frames_whose_durations_it_writes(
+    keys: Callable[..., dict[str, str]],
+) -> None:
+    one, other = keys("interpolation=hold"), keys("interpolation=hold", "video.frames=9")
+    assert {name for name in one if one[name] == other[name]} == {"data", "tokenizer", "metrics"}

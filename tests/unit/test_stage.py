@@ -1,0 +1,203 @@
+"""Stages: made once, held to what their work left, made again when something that decides them changes."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cogvid.errors import UserError
+from cogvid.pipeline import stage as stage_module
+from cogvid.pipeline.digests import named_files
+from cogvid.pipeline.stage import LOCK, StageResult, StageStore
+
+
+def make(runs: Path, depends: dict[str, object] | None = None, *, wait: bool = True) -> StageResult:
+    """A stage of two files, one in a folder."""
+
+    def work(folder: Path) -> dict[str, object]:
+        (folder / "clips").mkdir(exist_ok=True)
+        (folder / "clips" / "a.mp4").write_bytes(b"video")
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "history.jsonl").write_text("")
+        return {"steps": 3}
+
+    return StageStore(runs, wait).finish("sequential", depends or {"steps": 3}, work)
+
+
+def test_a_stage_says_what_its_work_left_and_where_it_was_made(tmp_path: Path) -> None:
+    info = make(tmp_path).info
+    assert set(info["outputs"]) == {"clips/a.mp4", "model.safetensors"}
+    assert all(len(digest) == 64 for digest in info["outputs"].values())
+    assert info["environment"]["packages"]["torch"]
+    assert "cogvid/model/transformer.py" in info["depends"]["sources"]
+
+
+def test_a_finished_stage_is_taken_as_it_is(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    before = (first.folder / "stage.json").stat().st_mtime_ns
+    assert make(tmp_path).key == first.key
+    assert (first.folder / "stage.json").stat().st_mtime_ns == before
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: flip(folder / "model.safetensors"), "model.safetensors is not the file that the stage left"),
+        (lambda folder: (folder / "clips/a.mp4").write_bytes(b"vid"), "a.mp4 is not the file"),
+        (lambda folder: (folder / "clips/a.mp4").unlink(), "a.mp4 is missing"),
+        (lambda folder: (folder / "stage.json").write_text('{"name": "sequ'), "stage.json is damaged"),
+        (lambda folder: (folder / "stage.json").write_text("[]"), "stage.json is damaged"),
+        (lambda folder: (folder / "stage.json").write_bytes(b"\xff\xfe"), "stage.json is damaged"),
+        (lambda folder: (folder / "stage.json").write_text('{"name": "tokens", "key": "a"}'), "another stage, tokens"),
+        (lambda folder: (folder / "stage.json").write_text('{"name": "sequential", "key": "a"}'), "another stage, a"),
+    ],
+)
+def test_damage_is_found_and_the_message_says_what_to_remove(
+    tmp_path: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    folder = make(tmp_path).folder
+    damage(folder)
+    with pytest.raises(UserError, match=words) as error:
+        make(tmp_path)
+    assert f"Remove the folder {folder}" in str(error.value)
+
+
+def test_models_that_change_places_are_found(tmp_path: Path) -> None:
+    one, other = make(tmp_path).folder, make(tmp_path, {"steps": 4}).folder
+    for stage in (one, other):
+        (stage / "model.safetensors").rename(stage / "moved")
+    (one / "moved").rename(other / "model.safetensors")
+    (other / "moved").rename(one / "model.safetensors")
+    make(tmp_path)  # these two hold the same
+    flip(other / "model.safetensors")
+    with pytest.raises(UserError, match="SHA-256"):
+        make(tmp_path, {"steps": 4})
+
+
+def test_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("a file was read again"))
+    make(tmp_path)
+
+
+def test_a_stage_says_which_file_made_it_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cogvid")
+    monkeypatch.setattr(logging.getLogger("cogvid"), "propagate", True)
+    plugin = {"name": "mine", "sources": {"mine.py": "1", "helper.py": "1"}}
+    first = make(tmp_path, {"attention": plugin})
+    assert not caplog.records
+    plugin = {**plugin, "sources": {"mine.py": "1", "helper.py": "2"}}
+    make(tmp_path, {"attention": plugin})
+    assert caplog.messages == ["sequential: made again, because helper.py changed"]
+    code = {**stage_module.stage_code("sequential"), "cogvid/model/rotary.py": "edited"}
+    monkeypatch.setattr(stage_module, "stage_code", lambda stage: code)
+    assert make(tmp_path, {"attention": plugin}).key != first.key
+    assert caplog.messages[1:] == ["sequential: made again, because cogvid/model/rotary.py changed"]
+    make(tmp_path, {"attention": {**plugin, "name": "another"}})
+    assert len(caplog.messages) == 2
+
+
+def test_files_that_options_name_count_by_content(tmp_path: Path) -> None:
+    weights = tmp_path / "i3d.pt"
+    weights.write_bytes(b"one")
+    options = {"extractor": "i3d", "path": str(weights), "more": [{"path": str(weights)}], "folder": str(tmp_path)}
+    one = named_files(options)
+    assert set(one) == {str(weights)}
+    weights.write_bytes(b"two, longer")
+    assert named_files(options) != one
+
+
+def test_what_a_killed_process_half_wrote_is_cleared_and_the_rest_is_gone_on_with(tmp_path: Path) -> None:
+    store, left = StageStore(tmp_path), []
+
+    def killed(folder: Path) -> dict[str, object]:
+        (folder / "done.mp4").write_bytes(b"1")
+        (folder / ".half.mp4.partial").write_bytes(b"1")
+        raise KeyboardInterrupt
+
+    def work(folder: Path) -> dict[str, object]:
+        left.extend(path.name for path in folder.iterdir())
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        store.finish("data", {}, killed)
+    stage = store.finish("data", {}, work)
+    assert set(left) == {"done.mp4", LOCK}
+    assert stage.info["resumed"]
+
+
+@contextmanager
+def locked(folder: Path, owner: str = "123 elsewhere") -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        file.write(owner)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unfinished(tmp_path: Path) -> Path:
+    """The folder of a stage that is not made yet."""
+    folder = make(tmp_path).folder
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    return folder
+
+
+def test_no_wait_refuses_and_says_who_is_at_work(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path)
+    with locked(folder), pytest.raises(UserError, match=r"another cogvid process \(123 on elsewhere\).*--no-wait"):
+        make(tmp_path, wait=False)
+
+
+def test_a_process_does_not_wait_for_the_one_that_started_it(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path)
+    with locked(folder, f"{os.getppid()} here"), pytest.raises(UserError, match="another cogvid process"):
+        make(tmp_path)
+
+
+def test_who_waits_takes_what_the_other_process_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = unfinished(tmp_path)
+    done = {"name": "sequential", "key": folder.name.removeprefix("sequential-"), "outputs": {}, "made": "elsewhere"}
+    said = threading.Event()
+    monkeypatch.setattr(stage_module.log, "warning", lambda *words: said.set())
+    stages: list[StageResult] = []
+    with locked(folder):
+        waiting = threading.Thread(target=lambda: stages.append(make(tmp_path)))
+        waiting.start()
+        assert said.wait(10)
+        (folder / "stage.json").write_text(json.dumps(done))
+    waiting.join(10)
+    assert stages[0].info["made"] == "elsewhere"
+
+
+def test_who_waits_for_a_folder_that_is_removed_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = unfinished(tmp_path)
+    said = threading.Event()
+    monkeypatch.setattr(stage_module.log, "warning", lambda *words: said.set())
+    stages: list[StageResult] = []
+    with locked(folder):
+        waiting = threading.Thread(target=lambda: stages.append(make(tmp_path)))
+        waiting.start()
+        assert said.wait(10)
+        (folder / LOCK).unlink()
+        folder.rmdir()
+    waiting.join(10)
+    assert stages[0].info["outputs"]
