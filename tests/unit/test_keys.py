@@ -6,15 +6,20 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 
+from cogvid import Clip
 from cogvid.config.compose import load_experiment
+from cogvid.data.clip_times import ClipTimes
 from cogvid.data.sequences import TokenClips
 from cogvid.data.text import TextTokenizer
+from cogvid.interfaces.data_source import Split
+from cogvid.pipeline.clips import TimedClip, write_clips
 from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.prepare import data_stage, text_stage, tokenizer_stage, tokens_stage
@@ -38,13 +43,17 @@ class Asked(StageStore):
 @pytest.fixture
 def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
     TextTokenizer.train(["a red circle"], 280).save(tmp_path / "text.json")
+    times = ClipTimes.of(range(80), Fraction(1, 16))
+    splits: tuple[Split, ...] = ("train", "test")
+    found = [TimedClip(Clip(split, tmp_path / f"{split}.mp4", "a red circle", split), times) for split in splits]
+    write_clips(tmp_path, found)
 
     def keys(*changes: str) -> dict[str, str]:
         lab, store = Lab(load_experiment("quickstart", None, list(changes)).config), Asked(tmp_path)
         data = data_stage(lab, store)
         text, tokenizer = text_stage(lab, store, data), tokenizer_stage(lab, store, data)
         tokens = tokens_stage(lab, store, data, tokenizer)
-        clips = TokenClips(torch.zeros(0), torch.zeros(0), torch.zeros(1), [])
+        clips = TokenClips(torch.zeros(0), torch.zeros(0), torch.zeros(1), [], [])
         stages = TransformerStages(lab, store, text, tokens, clips, cast(Previews, None))
         base = stages.image_base()
         sequential = stages.video("sequential", base)
@@ -61,7 +70,7 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         ("video.size=48", "data text_tokenizer metrics"),
         ("text.length=50", "data tokenizer tokens metrics"),
         ("model.layers=3", "data text_tokenizer tokenizer tokens metrics"),
-        ("model.positions=rotary", "data text_tokenizer tokenizer tokens metrics"),
+        ("model.positions=rotary", "data text_tokenizer tokenizer tokens image_base metrics"),
         ("model.checkpoint_activations=true", "data text_tokenizer tokenizer tokens metrics"),
         ("model.gate_init=1.0", "data text_tokenizer tokenizer tokens image_base metrics"),
         ("model.plus_init=copy", "data text_tokenizer tokenizer tokens image_base metrics"),
