@@ -105,7 +105,7 @@ def test_an_experiment_brings_its_grid_and_its_attention_unless_another_is_named
         (["attention=swim_ar"], "Did you mean 'swin_ar'"),
         (["plugins=[]"], "no attention is given; write attention=NAME"),
         (["attention=local3d", "attention.options.extend=[1,1,1]"], "Did you mean 'extent'"),
-        (["attention=local3d", "attention.options.extent=[0,1,1]"], "three positive numbers"),
+        (["attention=local3d", "attention.options.extent=[0,1,1]"], "3 values, each at least 1"),
         (["attention=naive", "video.frames=3"], "video belongs to an experiment"),
         (["attention=naive", "--grid", "5x20"], "such as 5x20x20"),
         (["attention=naive", "--grid", "0x2x2"], "such as 5x20x20"),
