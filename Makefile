@@ -20,8 +20,9 @@ demo: $(INSTALLED)
 	$(BIN)/cogvid run quickstart
 	$(BIN)/cogvid compare runs/quickstart --out runs/quickstart/report.html
 
+# Files of tests side by side, on as many processes as there are cores.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

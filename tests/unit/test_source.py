@@ -85,7 +85,7 @@ def test_an_edit_of_a_room_makes_new_what_it_decides_and_no_more() -> None:
         return {stage for stage in STAGES if name in stage_code(stage)}
 
     videos = {"data", "tokenizer", "tokens", "samples", "metrics"}
-    assert made_new("cogvid/data/video.py") == videos
+    assert made_new("cogvid/data/reading.py") == videos
     assert made_new("cogvid/model/transformer.py") == {"image_base", "sequential", "samples"}
     assert made_new("cogvid/attention/tiles.py") == {"image_base", "sequential", "samples"}
     assert made_new("cogvid/generation/tokens.py") == {"samples"}

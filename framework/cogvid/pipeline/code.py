@@ -25,7 +25,7 @@ _REACH = {
     "tokens": ("data/reading", "data/sequences"),
     "transformer": ("training/fit", "training/next_token", "model/transformer", "data/sequences"),
     "samples": ("generation/clips", "generation/packed", "data/reading", "data/video", "interfaces/interpolation"),
-    "metrics": ("data/reading",),
+    "metrics": ("data/reading", "interfaces/metric"),
 }
 _TRANSFORMERS = ("image_base", "sequential", "interpolation")
 
