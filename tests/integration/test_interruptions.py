@@ -24,6 +24,12 @@ COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
 VARIANTS = ("local", "all")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TIMES = int(os.environ.get("COGVID_INTERRUPTIONS", "3"))
+# Long enough for signals to meet them, with steps that no checkpoint is at.
+TRAININGS = [
+    f"stages.{stage}.{change}"
+    for stage in ("tokenizer", "image_base", "sequential", "interpolation")
+    for change in ("steps=60", "checkpoint_every=7")
+]
 
 
 class Variants:
@@ -32,9 +38,10 @@ class Variants:
     def __init__(self, experiment: Path, runs: Path) -> None:
         self.experiment, self.runs = experiment, runs
         self.running: dict[str, subprocess.Popen[str]] = {}
+        self.met_training = 0
 
     def start(self, variant: str) -> None:
-        words = ["run", str(self.experiment), "--runs", str(self.runs), "--variant", variant]
+        words = ["run", str(self.experiment), *TRAININGS, "--runs", str(self.runs), "--variant", variant]
         self.running[variant] = subprocess.Popen(
             [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -59,6 +66,7 @@ class Variants:
         if process.returncode > 0:
             assert "Traceback" not in said, said
             assert said.count("Error: Interrupted by") == 1, said
+            self.met_training += "goes on from step" in said
         return True
 
 
@@ -106,7 +114,7 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: 
         whole.start(variant)
     whole.finish()
     seconds = time.monotonic() - started
-    done, trial = 0, 0
+    done, trial, met_training = 0, 0, 0
     while done < TIMES:
         disturbed = Variants(tiny, tmp_path / f"disturbed-{trial}")
         trial += 1
@@ -119,4 +127,7 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: 
             done += 1
             disturbed.start(variant)
         disturbed.finish()
+        met_training += disturbed.met_training
         assert_same(disturbed.runs, whole.runs)
+    print(f"{met_training} of {done} interruptions met a training between its steps, in {trial} trials")
+    assert met_training or TIMES < 40

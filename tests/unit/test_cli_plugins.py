@@ -179,7 +179,7 @@ def ended_with(error: BaseException) -> int:
 
 def test_an_interruption_ends_with_code_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended_with(KeyboardInterrupt()) == 130
-    assert "Interrupted." in capsys.readouterr().err
+    assert "Interrupted by SIGINT." in capsys.readouterr().err
 
 
 def test_a_full_disk_names_the_path_and_the_room_left(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

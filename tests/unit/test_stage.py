@@ -98,8 +98,8 @@ def test_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_path: Path, monkey
 def test_a_stage_says_which_file_made_it_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "cogvid")
     monkeypatch.setattr(logging.getLogger("cogvid"), "propagate", True)
+    caplog.set_level(logging.INFO, "cogvid")
     plugin = {"name": "mine", "sources": {"mine.py": "1", "helper.py": "1"}}
     first = make(tmp_path, {"attention": plugin})
     assert not caplog.records
