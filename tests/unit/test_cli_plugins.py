@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -203,3 +205,12 @@ def test_other_errors_keep_their_traceback() -> None:
 def test_help_does_not_load_lightning() -> None:
     code = "import sys, cogvid.cli; sys.exit('pytorch_lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_fails_over_an_interruption_ends_as_the_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, plain_errors(debug=False):
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        raise RecursionError("over a module that an interrupted import left half made")
+    assert ended.value.exit_code == 143
+    assert capsys.readouterr().err == "Error: Interrupted by SIGTERM.\n"

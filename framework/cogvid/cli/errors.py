@@ -27,9 +27,16 @@ def plain_errors(debug: bool) -> Iterator[None]:
     Args:
         debug: let errors through with their traceback.
     """
+    came: list[int] = []
     try:
-        with _raised(signal.SIGINT), _raised(signal.SIGTERM):
-            yield
+        with _raised(signal.SIGINT, came), _raised(signal.SIGTERM, came):
+            try:
+                yield
+            except Exception:
+                # A signal in the middle of an import leaves modules half made, and others fail over them.
+                if came:
+                    raise Interrupted(came[0]) from None
+                raise
     except (Interrupted, KeyboardInterrupt) as interruption:
         signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT
         _show(" ".join([str(Interrupted(signum)), *getattr(interruption, "__notes__", ())]))
@@ -47,13 +54,14 @@ def plain_errors(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _raised(signum: signal.Signals) -> Iterator[None]:
-    """Raise `Interrupted` where the process is when a signal comes."""
+def _raised(signum: signal.Signals, came: list[int]) -> Iterator[None]:
+    """Raise `Interrupted` where the process is when a signal comes, and keep its number in `came`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: object) -> None:
+        came.append(number)
         raise Interrupted(number)
 
     previous = signal.signal(signum, interrupt)
