@@ -208,9 +208,12 @@ def test_help_does_not_load_lightning() -> None:
 
 
 def test_what_fails_over_an_interruption_ends_as_the_interruption(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as ended, plain_errors(debug=False):
+    def fail_over_an_interruption() -> None:
         with suppress(BaseException):
             signal.raise_signal(signal.SIGTERM)
         raise RecursionError("over a module that an interrupted import left half made")
+
+    with pytest.raises(typer.Exit) as ended, plain_errors(debug=False):
+        fail_over_an_interruption()
     assert ended.value.exit_code == 143
     assert capsys.readouterr().err == "Error: Interrupted by SIGTERM.\n"
