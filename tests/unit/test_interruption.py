@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
 
 from cogvid.config.schema import StageConfig, TrainerConfig
@@ -133,6 +134,23 @@ def test_an_interrupted_training_loses_no_step(
     assert signal.getsignal(signum) == before
     saved = torch.load(tmp_path / "sequential-1" / LAST, weights_only=True)
     assert saved["global_step"] == step
+    assert_same(train(tmp_path), tmp_path, whole)
+
+
+def test_a_signal_after_the_last_step_loses_none(
+    tmp_path: Path, whole: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = EventFileWriter.close
+
+    def close_and_signal(writer: EventFileWriter) -> None:
+        close(writer)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EventFileWriter, "close", close_and_signal)
+        with pytest.raises(Interrupted):
+            train(tmp_path)
+    assert torch.load(tmp_path / "sequential-1" / LAST, weights_only=True)["global_step"] == STEPS
     assert_same(train(tmp_path), tmp_path, whole)
 
 

@@ -50,7 +50,8 @@ class Checkpoint(pl.Callback):
         checkpoint[_FOLDER] = self.path.parent.name
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.global_step % self.every == 0 and not _finished(trainer):
+        # The last one, too: the stage is not finished before its model is written.
+        if trainer.global_step % self.every == 0 or _finished(trainer):
             self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:

@@ -18,7 +18,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption(pl.Callback):
     """Raises `Interrupted` when a signal comes: at once between two steps, else when the step is done.
 
-    What callbacks before this one do at the end of a step counts as part of it.
+    What callbacks before this one do at the end of a step counts as part of it. When all steps are done, Lightning
+    cleans up in peace first.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,8 @@ class Interruption(pl.Callback):
         finally:
             for signum, handler in zip(_SIGNALS, previous, strict=True):
                 signal.signal(signum, handler)
+        if self._came is not None:
+            self._raise(self._came)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Lightning has put a handler of its own around, which ends a training without a word.
@@ -46,6 +49,9 @@ class Interruption(pl.Callback):
             self._install()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.in_step = True
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         self.in_step = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
