@@ -20,9 +20,9 @@ demo: $(INSTALLED)
 	$(BIN)/cogvid run quickstart
 	$(BIN)/cogvid compare runs/quickstart --out runs/quickstart/report.html
 
-# Files of tests side by side, on as many processes as there are cores.
+# Files of tests side by side on all cores, in their order: the long ones of docs and integration come first.
 test: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
