@@ -177,13 +177,13 @@ def test_rounds_are_interleaved() -> None:
 
 
 def test_the_peak_of_the_dense_method_holds_its_mask_twice() -> None:
-    case, settings = local(Grid(8, 16, 16)), AttentionSettings(heads=1, head_size=8, text=8, forward_only=True)
+    case, settings = local(Grid(8, 16, 16)), AttentionSettings(heads=1, head_size=64, text=8, forward_only=True)
     case = make_case(ComponentConfig("naive"), case.grid)
     peaks = peaks_in_fresh_process("dense", case, settings, backward=False)
     if peaks["forward"] is None:
         pytest.skip("needs the memory counters of Linux")
     mask = 2048 * (8 + 2048)
-    # As bool and as float32.
+    # As bool and as float32; queries, keys and outputs beside it outweigh the pages that Linux counts late.
     assert 5 * mask <= peaks["forward"] <= 7.5 * mask
     assert peaks["forward_backward"] is None
 
