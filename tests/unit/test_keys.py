@@ -16,15 +16,20 @@ import torch
 from cogvid import Clip
 from cogvid.config.compose import load_experiment
 from cogvid.data.clip_times import ClipTimes
+from cogvid.data.reading import Video
 from cogvid.data.sequences import TokenClips
+from cogvid.data.table import CLIPS, found_row, listed_row, write_table
 from cogvid.data.text import TextTokenizer
 from cogvid.interfaces.data_source import Split
-from cogvid.pipeline.clips import TimedClip, write_clips
+from cogvid.pipeline.clips import TABLE
+from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.lab import Lab
-from cogvid.pipeline.prepare import data_stage, text_stage, tokenizer_stage, tokens_stage
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, as_plain
+from cogvid.pipeline.text_stage import text_stage
+from cogvid.pipeline.tokenizer_stage import tokenizer_stage
+from cogvid.pipeline.tokens_stage import tokens_stage
 from cogvid.pipeline.train import TransformerStages
 
 
@@ -45,8 +50,9 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
     TextTokenizer.train(["a red circle"], 280).save(tmp_path / "text.json")
     times = ClipTimes.of(range(80), Fraction(1, 16))
     splits: tuple[Split, ...] = ("train", "test")
-    found = [TimedClip(Clip(split, tmp_path / f"{split}.mp4", "a red circle", split), times) for split in splits]
-    write_clips(tmp_path, found)
+    video = Video(times, 32, 32, "h264")
+    clips = [Clip(split, tmp_path / f"{split}.mp4", "a red circle", split) for split in splits]
+    write_table(tmp_path / TABLE, CLIPS, [listed_row(clip, tmp_path) | found_row(clip, video) for clip in clips])
 
     def keys(*changes: str) -> dict[str, str]:
         lab, store = Lab(load_experiment("quickstart", None, list(changes)).config), Asked(tmp_path)

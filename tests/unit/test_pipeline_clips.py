@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cogvid.pipeline.tokenizer_stage as tokenizer_module
 from cogvid import UserError
 from cogvid.config.compose import load_experiment
 from cogvid.data.reading import probe
 from cogvid.data.video import write_video
-from cogvid.pipeline import prepare
-from cogvid.pipeline.clips import decode_clips, read_clips, with_progress
+from cogvid.pipeline import look
+from cogvid.pipeline.clips import decode_clips, read_clips
+from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.generate import usable_test_clips
 from cogvid.pipeline.lab import Lab
-from cogvid.pipeline.prepare import data_stage, text_stage, tokenizer_stage
 from cogvid.pipeline.stage import StageResult, StageStore
+from cogvid.pipeline.text_stage import text_stage
+from cogvid.pipeline.tokenizer_stage import tokenizer_stage
 
 EXPERIMENT = """
 base: [model/small, attention/local3d, data/folder, interpolation/hold, trainer/cpu]
@@ -64,40 +67,10 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         yield
 
 
-def test_work_comes_in_order_and_runs_only_a_few_items_ahead() -> None:
-    started: list[int] = []
-    ahead = 0
-    for place, item in enumerate(with_progress(lambda i: started.append(i) or i, 100, "test")):
-        assert item == place
-        ahead = max(ahead, len(started) - place)
-    assert len(started) == 100
-    assert 1 <= ahead <= 6
-
-
-def test_an_error_in_the_work_is_raised_in_its_place() -> None:
-    def work(number: int) -> int:
-        if number == 3:
-            raise UserError("three")
-        return number
-
-    done: list[int] = []
-    with pytest.raises(UserError, match="three"):
-        done.extend(with_progress(work, 50, "test"))
-    assert done == [0, 1, 2]
-
-
-def test_work_that_nobody_waits_for_is_not_begun() -> None:
-    started: list[int] = []
-    items = with_progress(lambda i: started.append(i) or i, 100, "test")
-    next(items)
-    items.close()
-    assert len(started) <= 6
-
-
 def test_a_video_is_decoded_once_for_all_its_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_video(tmp_path / "a.mp4", 20, 8)
     read: list[Path] = []
-    monkeypatch.setattr(prepare, "probe", lambda path: read.append(path) or probe(path))
+    monkeypatch.setattr(look, "probe", lambda file: read.append(file.path) or probe(file))
     data = prepared(make_lab(tmp_path, [row("a.mp4"), row("a.mp4", caption="a big cat")]), tmp_path)
     assert [path.name for path in read] == ["a.mp4"]
     one, other = read_clips(data.folder, "train")
@@ -232,8 +205,8 @@ def test_frames_for_the_tokenizer_do_not_grow_with_the_clips(tmp_path: Path, mon
         asked.extend(map(len, numbers))
         raise UserError("enough")
 
-    monkeypatch.setattr(prepare, "_POOL", 20)
-    monkeypatch.setattr(prepare, "decode_clips", ask)
+    monkeypatch.setattr(tokenizer_module, "_POOL", 20)
+    monkeypatch.setattr(tokenizer_module, "decode_clips", ask)
     with pytest.raises(UserError, match="enough"):
         tokenizer_stage(lab, StageStore(tmp_path / "stages"), data)
     assert sum(asked) == 20

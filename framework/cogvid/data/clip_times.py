@@ -47,6 +47,25 @@ class ClipTimes:
         """Frames."""
         return len(self.ticks)
 
+    def __getitem__(self, part: slice) -> ClipTimes:
+        """The clock of some frames on end, which begins at the first of them."""
+        ticks = self.ticks[part]
+        return ClipTimes.of((ticks - ticks[0]).tolist(), self.unit)
+
+    def between(self, start: float, end: float) -> tuple[int, int]:
+        """The first frame that stands at some time of a span, and the first behind it that does not.
+
+        Args:
+            start: seconds since the first frame.
+            end: the same, later; not in the span.
+        """
+        stands = 2 * self.ticks - self._gap  # in half units
+        first, stop = (2 * Fraction(str(time)) / self.unit for time in (start, min(end, self.reach)))
+        if start >= self.reach:
+            return len(self), len(self)
+        before = int(np.searchsorted(stands, float(first), "right"))
+        return max(before - 1, 0), int(np.searchsorted(stands, float(stop)))
+
     @property
     def seconds(self) -> NDArray[np.float64]:
         """The times as floats, for people and plots."""

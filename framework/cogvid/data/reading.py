@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cogvid.data.clip_times import ClipTimes
+from cogvid.data.files import VideoFile
 from cogvid.errors import UserError
 
 # A frame that follows the one before it this many seconds later is a damaged time stamp, not a video.
@@ -38,42 +39,45 @@ class Video:
         times: when its frames are shown.
         width: pixels as shown, that is stretched and turned as the file asks for.
         height: the same.
+        codec: FFmpeg's name of it.
     """
 
     times: ClipTimes
     width: int
     height: int
+    codec: str
 
 
-def probe(path: Path) -> Video:
+def probe(file: VideoFile | Path) -> Video:
     """The frame times and the size of a video, which is decoded to its last frame.
 
     Raises:
         UserError: the file is no video, or cannot be decoded to its end; the message says why.
     """
+    file = _video_file(file)
     stamps: list[int] = []
     unit: Fraction | None = None
     pixels = _Pixels(None)
-    converted, height, width = "", 0, 0
-    for frame, placement in _decoded(path):
+    converted, codec, height, width = "", "", 0, 0
+    for frame, placement, codec in _decoded(file):  # noqa: B007
         if frame.pts is None or frame.time_base is None:
-            raise _unreadable(path, "its frames have no timestamps, as in a raw stream outside a container")
+            raise _unreadable(file, "its frames have no timestamps, as in a raw stream outside a container")
         if frame.format.name != converted:  # once for each format, to know that it can be
             converted = frame.format.name
             height, width = pixels.of(frame, placement).shape[1:]
         unit = unit or frame.time_base
         stamps.append(frame.pts)
     if unit is None:
-        raise _unreadable(path, "it has no frames")
-    _check_gaps(path, stamps, unit)
-    return Video(ClipTimes.of(stamps, unit), width, height)
+        raise _unreadable(file, "it has no frames")
+    _check_gaps(file, stamps, unit)
+    return Video(ClipTimes.of(stamps, unit), width, height, codec)
 
 
-def read_frames(path: Path, numbers: Sequence[int], size: int | None = None) -> Tensor:
+def read_frames(file: VideoFile | Path, numbers: Sequence[int], size: int | None = None) -> Tensor:
     """Frames of a video.
 
     Args:
-        path: the video file.
+        file: the video.
         numbers: which frames, counted from 0 in the order they are shown in; any order, with repetitions.
         size: crop to a centred square and resize to this side, antialiased; None leaves frames as they are.
 
@@ -83,67 +87,75 @@ def read_frames(path: Path, numbers: Sequence[int], size: int | None = None) -> 
     Raises:
         UserError: the file is no video that can be read, or has no such frame.
     """
+    file = _video_file(file)
     wanted, last = set(numbers), max(numbers)
     pixels = _Pixels(size)
     images: dict[int, Tensor] = {}
-    for number, (frame, placement) in enumerate(_decoded(path)):
+    for number, (frame, placement, _) in enumerate(_decoded(file)):
         if number in wanted:
             images[number] = pixels.of(frame, placement)
         if number == last:
             return torch.stack([images[number] for number in numbers])
-    raise _unreadable(path, f"it has no frame {last}")
+    raise _unreadable(file, f"it has no frame {last}")
 
 
-def _decoded(path: Path) -> Iterator[tuple[VideoFrame, _Placement]]:
-    """The frames in the order they are shown in, all of one size; whatever is wrong with the file is a `UserError`."""
+def _video_file(file: VideoFile | Path) -> VideoFile:
+    return VideoFile(file) if isinstance(file, Path) else file
+
+
+def _decoded(file: VideoFile) -> Iterator[tuple[VideoFrame, _Placement, str]]:
+    """The frames in the order they are shown in, all of one size, and the codec.
+
+    Whatever is wrong with the file is a `UserError`.
+    """
     count = 0
     try:
-        with _opened(path) as (container, stream):
+        with _opened(file) as (container, stream):
             size, placement = (0, 0), None
             for frame in container.decode(stream):
                 if placement is None:
-                    size, placement = (frame.width, frame.height), _placement(path, frame, stream)
+                    size, placement = (frame.width, frame.height), _placement(file, frame, stream)
                 if frame.is_corrupt:
-                    raise _unreadable(path, f"its frame {count} is damaged")
+                    raise _unreadable(file, f"its frame {count} is damaged")
                 if (frame.width, frame.height) != size:
-                    raise _unreadable(path, f"its frame {count} has another size than those before it")
-                yield frame, placement
+                    raise _unreadable(file, f"its frame {count} has another size than those before it")
+                yield frame, placement, stream.codec_context.name
                 count += 1
     except (av.FFmpegError, MemoryError) as error:
         cause = getattr(error, "strerror", None) or "FFmpeg cannot decode it"
-        raise _unreadable(path, f"{cause} (after {count} frames)" if count else cause) from error
+        raise _unreadable(file, f"{cause} (after {count} frames)" if count else cause) from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    # FFmpeg takes a relative name such as `cat:one.mp4` for an address. Titles are in any encoding; nobody reads them.
-    with av.open(str(path.absolute()), metadata_errors="replace") as container:
+def _opened(file: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
+    # Titles are in any encoding; nobody reads them.
+    with av.open(file.address, metadata_errors="replace") as container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
-            raise _unreadable(path, "it has no video stream")
+            raise _unreadable(file, "it has no video stream")
         if stream.codec_context is None:
-            raise _unreadable(path, "FFmpeg does not know its codec")
+            raise _unreadable(file, "FFmpeg does not know its codec")
         stream.codec_context.thread_count = 1
         yield container, stream
 
 
-def _placement(path: Path, frame: VideoFrame, stream: VideoStream) -> _Placement:
+def _placement(file: VideoFile, frame: VideoFrame, stream: VideoStream) -> _Placement:
     placement = _Placement.of(frame, stream)
     if not 1 / Fraction(MOST_STRETCHED) <= placement.aspect <= MOST_STRETCHED:
-        raise _unreadable(path, f"its pixels would be {float(placement.aspect):.3g} times as wide as high")
+        raise _unreadable(file, f"its pixels would be {float(placement.aspect):.3g} times as wide as high")
     return placement
 
 
-def _check_gaps(path: Path, stamps: Sequence[int], unit: Fraction) -> None:
+def _check_gaps(file: VideoFile, stamps: Sequence[int], unit: Fraction) -> None:
     ordered = sorted(stamps)
     for number, (before, stamp) in enumerate(pairwise(ordered), start=1):
         if (stamp - before) * unit > LONGEST_GAP:
             hours = float((stamp - before) * unit / 3600)
-            raise _unreadable(path, f"its frame {number} is shown {hours:.3g} hours after the one before it")
+            raise _unreadable(file, f"its frame {number} is shown {hours:.3g} hours after the one before it")
 
 
-def _unreadable(path: Path, cause: str) -> UserError:
-    return UserError(f"The video {path} cannot be read: {cause}. Replace the file, or remove its caption.")
+def _unreadable(file: VideoFile, cause: str) -> UserError:
+    return UserError(f"The video {file} cannot be read: {cause}. Replace the file, or remove its caption.")
 
 
 @dataclass(frozen=True)

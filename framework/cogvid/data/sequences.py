@@ -30,14 +30,14 @@ class TokenClips:
         codes: int32 (all frames, height, width).
         numbers: int64 (all frames,), the number of each frame in its clip, ascending inside the clip.
         offsets: int64 (clips + 1,), where each clip's frames begin.
-        captions: of the clips.
+        captions: of the clips, one or more each.
         times: of the clips' frames.
     """
 
     codes: Tensor
     numbers: Tensor
     offsets: Tensor
-    captions: Sequence[str]
+    captions: Sequence[tuple[str, ...]]
     times: Sequence[ClipTimes]
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class TokenClips:
         return {"codes": self.codes, "numbers": self.numbers, "offsets": self.offsets}
 
     @classmethod
-    def load(cls, path: Path, captions: Sequence[str], times: Sequence[ClipTimes]) -> TokenClips:
+    def load(cls, path: Path, captions: Sequence[tuple[str, ...]], times: Sequence[ClipTimes]) -> TokenClips:
         """Read a safetensors file of `tensors()`."""
         return cls(**load_file(path), captions=captions, times=times)
 
@@ -117,7 +117,9 @@ class SequenceSampler:
         window = self.windows[int(random.integers(len(self.windows)))]
         start = int(random.integers(_starts(times, rate, self.frames)))
         (numbers,) = times.frames([start], window, rate)
-        return self.clips.frames(clip, numbers), self.clips.captions[clip], (window[-1] - window[0]) / rate
+        captions = self.clips.captions[clip]
+        caption = captions[int(np.random.default_rng((self.seed, number, 4)).integers(len(captions)))]
+        return self.clips.frames(clip, numbers), caption, (window[-1] - window[0]) / rate
 
     @cached_property
     def _usable(self) -> list[int]:

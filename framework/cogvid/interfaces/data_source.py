@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,20 +15,42 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Member:
+    """A file inside an uncompressed archive, such as a tar shard; it is read where it lies.
+
+    Attributes:
+        name: in the archive.
+        offset: of its first byte in the archive's file.
+        size: bytes.
+    """
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Clip:
-    """A video file with its caption.
+    """A video, or a part of one, with what it shows.
 
     Attributes:
         id: unique name of the clip in its source.
-        path: the video file.
+        path: the video file, or the archive that it lies in.
         caption: what it shows; the text the model is conditioned on.
-        split: `train` or `test`; a model never trains on `test`. All clips of one video file have the same.
+        split: `train` or `test`; a model never trains on `test`. All clips of one video have the same.
+        captions: more captions of the same clip: training draws one of all.
+        member: of the archive; None for a file of its own.
+        span: seconds from the first frame's time at which the clip begins (that frame is in it) and ends (that frame
+            is not); None for the whole video.
     """
 
     id: str
     path: Path
     caption: str
     split: Split
+    captions: tuple[str, ...] = ()
+    member: Member | None = None
+    span: tuple[float, float] | None = None
 
 
 class DataSource(Component):
@@ -39,8 +61,9 @@ class DataSource(Component):
         return ""
 
     @abstractmethod
-    def clips(self, folder: Path, seed: int, progress: Progress) -> list[Clip]:
-        """Make the clips in `folder`, or find them where they are, and list them.
+    def clips(self, folder: Path, seed: int, progress: Progress) -> Iterable[Clip]:
+        """Make the clips in `folder`, or find them where they are, and list them: the same ones in the same order for
+        the same fingerprint. An iterator never holds more of them than it must.
 
         Args:
             folder: a folder of this source's own; a source that only reads leaves it empty. A source that was

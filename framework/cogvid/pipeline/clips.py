@@ -1,82 +1,43 @@
-"""The clips that the data stage found: what is known of them, which of them can be shown, their frames."""
+"""The clips that the data stage found: which of them can be shown, what there is to say of them, their frames."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cogvid.data.clip_times import ClipTimes
+from cogvid.data.files import VideoFile
 from cogvid.data.reading import read_frames
 from cogvid.data.sequences import sequences
+from cogvid.data.table import ClipTable, TimedClip
 from cogvid.data.text import known_characters, known_part
+from cogvid.data.workers import in_order
 from cogvid.errors import UserError
-from cogvid.interfaces.data_source import Clip
+from cogvid.interfaces.data_source import Split
 from cogvid.interfaces.frame_rate import frames_at
 from cogvid.pipeline.lab import Lab, log
+from cogvid.pipeline.stage import Info
 from cogvid.progress import stage_progress
 
 Item = TypeVar("Item")
-_TABLE = "clips.jsonl"
-# Decoding runs ahead of what uses the frames by so many clips, whose frames wait in memory.
-_AHEAD = 4
+TABLE = "clips.arrow"
 # A warning names so many characters.
 _NAMED = 10
 
 
-@dataclass(frozen=True)
-class TimedClip:
-    """A clip of the data stage, which decodes to its last frame.
-
-    Attributes:
-        clip: file, caption and split.
-        times: when its frames are shown.
-    """
-
-    clip: Clip
-    times: ClipTimes
-
-    @property
-    def duration(self) -> float:
-        """Seconds for which it has frames, as frame-rate schedulers are told them."""
-        return self.times.reach
+def read_clips(folder: Path, split: Split) -> ClipTable:
+    """The clips of a split that a finished data stage found without a problem."""
+    return ClipTable.open(folder / TABLE).used(split)
 
 
-def write_clips(folder: Path, clips: Sequence[TimedClip]) -> None:
-    """Leave the clips in the data stage's folder; paths in it are kept relative to it."""
-    (folder / _TABLE).write_text("".join(json.dumps(_row(folder, timed)) + "\n" for timed in clips))
-
-
-def read_clips(folder: Path, split: str) -> list[TimedClip]:
-    """The clips of a finished data stage, of one split."""
-    rows = [json.loads(line) for line in (folder / _TABLE).read_text().rstrip("\n").split("\n")]
-    return [
-        TimedClip(
-            Clip(row["id"], folder / row["path"], row["caption"], row["split"]), ClipTimes.from_json(row["times"])
-        )
-        for row in rows
-        if row["split"] == split
-    ]
-
-
-def _row(folder: Path, timed: TimedClip) -> dict[str, Any]:
-    clip = timed.clip
-    inside = clip.path.is_relative_to(folder)
-    path = clip.path.relative_to(folder) if inside else clip.path.resolve()
-    words = {"id": clip.id, "path": str(path), "caption": clip.caption, "split": clip.split}
-    return {**words, "times": timed.times.to_json()}
-
-
-def usable_clips(lab: Lab, folder: Path, split: str) -> list[TimedClip]:
+def usable_clips(lab: Lab, folder: Path, split: Split) -> ClipTable:
     """The clips of a split that the scheduler shows at some rate.
 
     Args:
@@ -87,26 +48,27 @@ def usable_clips(lab: Lab, folder: Path, split: str) -> list[TimedClip]:
     Raises:
         UserError: there is none to train on, or the scheduler names a rate at which a clip has too few frames.
     """
-    clips = read_clips(folder, split)
-    frames = lab.config.video.frames
-    usable = []
-    for clip in clips:
-        rates = lab.scheduler.training_rates(clip.duration, frames)
-        if rates and (had := frames_at(clip.duration, min(rates))) < frames:
+    clips, frames = read_clips(folder, split), lab.config.video.frames
+    # Few durations are many clips'.
+    durations, first, which = np.unique(
+        clips.column("reach").to_numpy(zero_copy_only=False), return_index=True, return_inverse=True
+    )
+    shown = np.zeros(len(durations), dtype=bool)
+    for number, duration in enumerate(durations.tolist()):
+        rates = lab.scheduler.training_rates(duration, frames)
+        if rates and (had := frames_at(duration, min(rates))) < frames:
             raise UserError(
-                f"frame_rate: {lab.config.frame_rate.name} shows clip {clip.clip.id} at {min(rates):g} frames a "
-                f"second, at which it has {had} of the {frames} frames of a sequence. A scheduler gives rates that "
-                "fit; cogvid.interfaces.frame_rate.frames_at counts the frames."
+                f"frame_rate: {lab.config.frame_rate.name} shows clip {clips[int(first[number])].clip.id} at "
+                f"{min(rates):g} frames a second, at which it has {had} of the {frames} frames of a sequence. A "
+                "scheduler gives rates that fit; cogvid.interfaces.frame_rate.frames_at counts the frames."
             )
-        if rates:
-            usable.append(clip)
-    if split == "train" and not usable:
-        longest = max(clip.duration for clip in clips)
+        shown[number] = bool(rates)
+    if split == "train" and not shown.any():
         raise UserError(
             f"frame_rate: {lab.config.frame_rate.name} finds no rate at which any clip yields {frames} frames; "
-            f"the longest clip lasts {longest:.2f} s. Add a higher rate to frame_rate.options."
+            f"the longest clip lasts {durations[-1]:.2f} s. Add a higher rate to frame_rate.options."
         )
-    return usable
+    return clips.pick(clips.rows[shown[which]])
 
 
 def warn_of_data(lab: Lab, folder: Path) -> None:
@@ -132,8 +94,7 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
             frames,
             name,
         )
-    drawn = (drawn_frames(lab, clip) for clip in (*train, *test))
-    repeating = sum(any((np.diff(numbers) == 0).any() for numbers in own) for own in drawn)
+    repeating = sum(_repeating(lab, clips) for clips in (train, test))
     if repeating:
         log.warning(
             "data: %d of the %d clips have fewer frames a second than training asks for at the rates of frame_rate %s, "
@@ -142,8 +103,8 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
             usable,
             name,
         )
-    known = known_characters(timed.clip.caption for timed in train)
-    unknown = [caption for caption in (timed.clip.caption for timed in test) if known_part(caption, known) != caption]
+    known = known_characters(captions(train))
+    unknown = [caption for caption in captions(test) if known_part(caption, known) != caption]
     if unknown:
         log.warning(
             "data: %d of the %d test captions have characters that no training caption has, and are generated without "
@@ -154,31 +115,48 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
         )
 
 
-def drawn_frames(lab: Lab, clip: TimedClip) -> list[NDArray[np.int64]]:
+def captions(clips: ClipTable) -> Iterator[str]:
+    """All captions of some clips, one after the other."""
+    return chain.from_iterable(own.as_py() for own in clips.column("captions"))
+
+
+def _repeating(lab: Lab, clips: ClipTable) -> int:
+    """How many of the clips are shown with some frame twice in a row."""
+    count = 0
+    for timing in clips.column("times").value_counts().to_pylist():  # few timings are many clips'
+        times = ClipTimes.from_json(json.loads(timing["values"]))
+        if any((np.diff(numbers) == 0).any() for numbers in drawn_frames(lab, times)):
+            count += timing["counts"]
+    return count
+
+
+def drawn_frames(lab: Lab, times: ClipTimes) -> list[NDArray[np.int64]]:
     """The numbers of the frames of all sequences that training may draw from a clip, an array (starts, frames) for each
     rate and window."""
     frames = lab.config.video.frames
     windows = [lab.key_frame_times, *lab.window_times]
-    rates = lab.scheduler.training_rates(clip.duration, frames)
-    return [sequences(clip.times, rate, window, frames) for rate in rates for window in windows]
+    rates = lab.scheduler.training_rates(times.reach, frames)
+    return [sequences(times, rate, window, frames) for rate in rates for window in windows]
+
+
+def rates_and_windows(lab: Lab) -> Info:
+    """What decides which frames of a clip are drawn, for the keys of stages."""
+    return {"frame_rate": lab.identity("frame_rate", lab.config.frame_rate), "windows": lab.window_times}
 
 
 def decode_clips(
     clips: Sequence[TimedClip], numbers: Sequence[NDArray[np.int64]], size: int, title: str
 ) -> Iterator[Tensor]:
     """Frames uint8 (T, 3, size, size) of each clip by their numbers, in order, with progress."""
-    return with_progress(lambda i: read_frames(clips[i].clip.path, numbers[i].tolist(), size), len(clips), title)
+
+    def work(place: int) -> Tensor:
+        clip = clips[place]
+        return read_frames(VideoFile.of(clip.clip), (numbers[place] + clip.first).tolist(), size)
+
+    return with_progress(work, len(clips), title)
 
 
 def with_progress(work: Callable[[int], Item], count: int, title: str) -> Iterator[Item]:
-    """`work(0)`, `work(1)`, ... in two threads, shown as a progress bar; the work runs a few items ahead."""
-    with stage_progress() as bar, ThreadPoolExecutor(2) as pool:
-        todo = iter(range(count))
-        running = deque(pool.submit(work, number) for number in islice(todo, _AHEAD))
-        try:
-            for _ in bar.track(range(count), description=title):
-                item = running.popleft().result()
-                running.extend(pool.submit(work, number) for number in islice(todo, 1))
-                yield item
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """`work(0)`, `work(1)`, ... in processes of its own where that is worth it, shown as a progress bar."""
+    with stage_progress() as bar:
+        yield from bar.track(in_order(work, range(count)), total=count, description=title)

@@ -9,17 +9,17 @@ from cogvid.plugins.source import CORE, source_files
 
 # Modules whose own text counts. The pipeline's modules import what all stages need, so their imports are not followed.
 _TEXT = {
-    "data": ("pipeline/prepare", "pipeline/lab", "pipeline/clips"),
-    "text_tokenizer": ("pipeline/prepare", "pipeline/lab", "pipeline/clips"),
-    "tokenizer": ("pipeline/prepare", "pipeline/lab", "pipeline/clips"),
-    "tokens": ("pipeline/prepare", "pipeline/lab", "pipeline/clips"),
+    "data": ("pipeline/data_stage", "pipeline/look", "pipeline/lab"),
+    "text_tokenizer": ("pipeline/text_stage", "pipeline/lab", "pipeline/clips"),
+    "tokenizer": ("pipeline/tokenizer_stage", "pipeline/lab", "pipeline/clips"),
+    "tokens": ("pipeline/tokens_stage", "pipeline/tokenizer_stage", "pipeline/lab", "pipeline/clips"),
     "transformer": ("pipeline/train", "pipeline/lab", "pipeline/clips"),
-    "samples": ("pipeline/generate", "pipeline/prepare", "pipeline/lab", "pipeline/clips", "pipeline/pictures"),
+    "samples": ("pipeline/generate", "pipeline/tokenizer_stage", "pipeline/lab", "pipeline/clips", "pipeline/pictures"),
     "metrics": ("pipeline/evaluate", "pipeline/generate", "pipeline/lab", "pipeline/clips"),
 }
 # Modules that count with all that they import.
 _REACH = {
-    "data": ("data/reading", "interfaces/data_source"),
+    "data": ("data/reading", "data/table", "data/workers"),
     "text_tokenizer": ("data/text",),
     "tokenizer": ("data/reading", "training/fit", "training/modules", "generation/clusters"),
     "tokens": ("data/reading", "data/sequences"),

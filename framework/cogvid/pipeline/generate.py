@@ -18,16 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.config.schema import ComponentConfig
+from cogvid.data.table import TimedClip
 from cogvid.data.text import known_characters, known_part
 from cogvid.data.video import write_video
 from cogvid.generation.clips import ClipGenerator, OnStep
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
-from cogvid.pipeline.clips import TimedClip, decode_clips, read_clips, usable_clips
+from cogvid.pipeline.clips import captions, decode_clips, read_clips, usable_clips
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge
-from cogvid.pipeline.prepare import decode, encode
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
+from cogvid.pipeline.tokenizer_stage import decode, encode
 from cogvid.progress import stage_progress
 
 # Videos of each set besides `generated` that are written as files.
@@ -100,7 +101,7 @@ def usable_test_clips(lab: Lab, data: StageResult) -> TestClips:
     clips = read_clips(data.folder, "test")
     rates = [lab.clip_rates(clip.duration) for clip in clips]
     usable = [(clip, own) for clip, own in zip(clips, rates, strict=True) if own]
-    known = known_characters(timed.clip.caption for timed in usable_clips(lab, data.folder, "train"))
+    known = known_characters(captions(usable_clips(lab, data.folder, "train")))
     return TestClips([c for c, _ in usable], [r for _, r in usable], lab.config.video.frames, lab.clip_intervals, known)
 
 

@@ -20,21 +20,16 @@ from cogvid.generation.clips import ClipGenerator
 from cogvid.generation.packed import packed
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_test_clips
+from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
 from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
-from cogvid.pipeline.prepare import (
-    data_stage,
-    load_clusters,
-    load_tokenizer,
-    text_stage,
-    tokenizer_stage,
-    tokens_stage,
-    training_clips,
-)
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import DONE, LOCK, StageResult, StageStore, alone, read_stage, write_json, write_whole
+from cogvid.pipeline.text_stage import text_stage
+from cogvid.pipeline.tokenizer_stage import load_clusters, load_tokenizer, tokenizer_stage
+from cogvid.pipeline.tokens_stage import tokens_stage, training_clips
 from cogvid.pipeline.train import TransformerStages, load_model
 
 # Stage folders are shared by all runs below one `runs` folder.

@@ -119,14 +119,25 @@ class StageStore:
             },
         )
 
-    def _changed(self, name: str, plain: Info) -> list[str]:
-        """The files that differ from those of the newest stage of this name which all else is equal to."""
+    def earlier(self, name: str) -> Iterator[StageResult]:
+        """Finished stages of this name that the code as it is now has made, the newest first."""
+        for stage in self._finished(name):
+            depends = stage.info.get("depends", {})
+            if depends.get("sources") == stage_code(name) and depends.get("cogvid") == version("cogvid"):
+                yield stage
+
+    def _finished(self, name: str) -> Iterator[StageResult]:
         done = list(self.root.glob(f"{name}-*/{DONE}"))
         for path in sorted(done, key=lambda path: path.stat().st_mtime_ns, reverse=True):
             with suppress(UserError):
-                differences = list(_differences(plain, read_stage(path.parent, name).info.get("depends")))
-                if all(place[-2:-1] in (("sources",), ("files",)) for place in differences):
-                    return sorted({place[-1] for place in differences})
+                yield read_stage(path.parent, name)
+
+    def _changed(self, name: str, plain: Info) -> list[str]:
+        """The files that differ from those of the newest stage of this name which all else is equal to."""
+        for stage in self._finished(name):
+            differences = list(_differences(plain, stage.info.get("depends")))
+            if all(place[-2:-1] in (("sources",), ("files",)) for place in differences):
+                return sorted({place[-1] for place in differences})
         return []
 
 

@@ -1,0 +1,100 @@
+"""The data stage: from a data source to the clip table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cogvid.data.table import CLIPS, LISTED, ClipTable, listed_row, read_table, table_rows, write_table
+from cogvid.errors import UserError
+from cogvid.pipeline.clips import TABLE, warn_of_data
+from cogvid.pipeline.lab import Lab, log
+from cogvid.pipeline.look import look_at
+from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.progress import stage_progress
+
+# Clips whose files are looked at between two points that an interrupted stage goes on from.
+_PART = 1024
+# Broken clips that are named in warnings; the table names all.
+_NAMED = 20
+
+
+def data_stage(lab: Lab, store: StageStore) -> StageResult:
+    """Makes or finds the clips, decodes each of them whole, and says of each in the table what it is, or why it is left
+    out.
+
+    Raises:
+        UserError: there is nothing to train on, two clips have one id, or a video is in both splits.
+    """
+    source = lab.identity("data", lab.config.data)
+    depends = {"data": source, "fingerprint": lab.data.fingerprint(), "seed": lab.config.data_seed}
+
+    def work(folder: Path) -> Info:
+        listed = folder / ".listed.arrow"
+        if not listed.exists():
+            write_table(listed, LISTED, _list(lab, folder))
+        clips = read_table(listed)
+        _check(clips)
+        earlier = [read_table(stage.folder / TABLE) for stage in store.earlier("data")]
+        parts = []
+        with stage_progress() as bar:
+            task = bar.add_task("data: decode", total=len(clips))
+            for start in range(0, len(clips), _PART):
+                parts.append(folder / f".found-{start}.arrow")
+                if not parts[-1].exists():
+                    part = clips.slice(start, _PART).to_pylist()
+                    look_at(parts[-1], folder, part, earlier, lambda: bar.advance(task))
+                bar.update(task, completed=start + _PART)
+        found = pa.concat_tables([read_table(part) for part in parts])
+        rows = pa.table([*clips.columns, *found.columns], schema=CLIPS)
+        broken = rows.filter(pc.not_equal(rows["problem"], ""))
+        _warn(broken)
+        if not len(ClipTable(rows, folder).used("train")):
+            raise UserError(f"data: none of the {len(rows)} clips can be read for training; see the warnings above")
+        write_table(folder / TABLE, CLIPS, table_rows(rows))
+        for path in (listed, *parts):
+            path.unlink()
+        return {"clips": len(rows) - len(broken), "broken": len(broken)}
+
+    result = store.finish("data", depends, work)
+    warn_of_data(lab, result.folder)
+    return result
+
+
+def _list(lab: Lab, folder: Path) -> Iterator[dict[str, Any]]:
+    with stage_progress() as bar:
+        task = bar.add_task("data: clips", total=None)
+        clips = lab.data.clips(
+            folder, lab.config.data_seed, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+        for clip in clips:
+            yield listed_row(clip, folder)
+
+
+def _check(clips: pa.Table) -> None:
+    ids = clips.group_by("id").aggregate([([], "count_all")])
+    twice = ids.filter(pc.greater(ids["count_all"], 1))
+    if len(twice):
+        raise UserError(f"data: two clips have the id {twice['id'][0].as_py()!r}. Ids are unique.")
+    videos = clips.group_by(["file", "offset"]).aggregate([("split", "min"), ("split", "max")])
+    mixed = videos.filter(pc.not_equal(videos["split_min"], videos["split_max"]))
+    if len(mixed):
+        file, offset = (mixed[name][0].as_py() for name in ("file", "offset"))
+        same = clips.filter(pc.equal(clips["file"], file)).select(["id", "split", "offset"]).to_pylist()
+        clip = {row["split"]: row["id"] for row in same if row["offset"] == offset}
+        raise UserError(
+            f"data: the video {file} is in both splits: clip {clip['train']} is of the split train, clip "
+            f"{clip['test']} of test. A model is tested on videos that it was not trained on; give all clips of a "
+            "video one split."
+        )
+
+
+def _warn(broken: pa.Table) -> None:
+    for problem in pc.unique(broken["problem"]).to_pylist()[:_NAMED]:
+        log.warning("data: left out: %s", problem)
+    if len(broken) > _NAMED:
+        log.warning("data: left out: %d more, see the column problem of the table, %s", len(broken) - _NAMED, TABLE)
