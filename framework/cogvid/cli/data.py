@@ -1,7 +1,11 @@
-"""`cogvid data`: what a data set is made of, and what becomes of it."""
+"""`cogvid data`: what a data set holds, and what becomes of it."""
 
 from __future__ import annotations
 
 import typer
 
-app = typer.Typer(help="Check, show and tokenise the clips of a data set.", no_args_is_help=True)
+
+def register(app: typer.Typer) -> None:
+    """Add the command group `data`."""
+    data = typer.Typer(no_args_is_help=True, help="Check, show and tokenise the clips of a data set.")
+    app.add_typer(data, name="data")
