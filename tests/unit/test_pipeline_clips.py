@@ -29,7 +29,8 @@ EXPERIMENT = """
 base: [model/small, attention/local3d, data/folder, interpolation/hold, trainer/cpu]
 frame_tokenizer: {name: vqvae, options: {downsampling: 8}}
 video: {size: 16, frames: 5}
-text: {vocabulary: 300, length: 40}
+text: {length: 40}
+text_tokenizer: {name: bpe, options: {vocabulary: 300}}
 stages:
   tokenizer: {steps: 1, batch_size: 1}
   image_base: {steps: 1, batch_size: 1}
