@@ -43,6 +43,7 @@ attention: {name: wide, options: {width: 3}}
 data: shapes
 frame_rate: fixed
 frame_tokenizer: vqvae
+text_tokenizer: bpe
 interpolation: hold
 stages:
   tokenizer: &stage {steps: 1, batch_size: 1}

@@ -112,6 +112,6 @@ class CaptionEncoder:
         if readable != caption:
             unknown = " ".join(map(repr, sorted(set(caption) - set(readable))))
             raise UserError(
-                f"{caption!r} has characters that the text tokenizer cannot read, as no training caption had them: "
-                f"{unknown}. The model cannot know what they mean; write the prompt without them."
+                f"{caption!r} has characters that the text tokenizer cannot read: {unknown}. The model cannot know "
+                "what they mean; write the prompt without them."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -156,4 +155,4 @@ def _tell(lab: Lab, info: Info) -> None:
 
 
 def _short(text: str) -> str:
-    return textwrap.shorten(text, _SHOWN, placeholder=" ...")
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
