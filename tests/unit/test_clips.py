@@ -129,8 +129,8 @@ def test_rounds_keep_the_frames_they_are_given(make: Any, calls: list[dict[str, 
 @pytest.mark.parametrize("seconds", [[4.0, 2.0, 1.0], [4.0, 3.0, 0.5]], ids=str)
 def test_every_round_is_told_its_own_duration(make: Any, monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> None:
     generator, texts = make(GenerationConfig()), []
-    encode = generator.text.encode
-    monkeypatch.setattr(generator.text, "encode", lambda t, n: texts.extend(t) or encode(t, n))
+    words = generator.text.tokenizer
+    monkeypatch.setattr(words, "encode", lambda text: texts.append(text) or BytePairs.encode(words, text))
     generator.clips(["a cube"], [seconds], SAMPLES[:1], seed=1)
     keys, first, second = (f"{length:g} s: a cube" for length in seconds)
     assert texts == ["0 s: a cube", keys, *[first] * 2, *[second] * 4]

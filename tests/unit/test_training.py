@@ -152,7 +152,13 @@ def token_clips() -> TokenClips:
     numbers = torch.cat([100 * clip + torch.arange(count) for clip, count in enumerate(counts)])
     offsets = torch.tensor(np.cumsum([0, *counts]))
     times = [ClipTimes.of(range(count), Fraction(1, 8)) for count in counts]
-    return TokenClips(numbers.int()[:, None, None].repeat(1, 2, 3), numbers % 100, offsets, CAPTIONS, times)
+    return TokenClips(
+        numbers.int()[:, None, None].repeat(1, 2, 3),
+        numbers % 100,
+        offsets,
+        [(caption,) for caption in CAPTIONS],
+        times,
+    )
 
 
 @pytest.fixture
