@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cogvid.interfaces.hookspecs import hookimpl
     from cogvid.interfaces.interpolation import InterpolationStrategy, Round, Window
     from cogvid.interfaces.metric import VideoMetric
+    from cogvid.interfaces.text_tokenizer import TextTokenizer
     from cogvid.model.released import load_released
     from cogvid.plugins.manager import create_component
 
@@ -29,6 +30,7 @@ _MODULES = {
     "InterpolationStrategy": "cogvid.interfaces.interpolation",
     "Position": "cogvid.interfaces.grid",
     "Round": "cogvid.interfaces.interpolation",
+    "TextTokenizer": "cogvid.interfaces.text_tokenizer",
     "UserError": "cogvid.errors",
     "VideoMetric": "cogvid.interfaces.metric",
     "Window": "cogvid.interfaces.interpolation",
@@ -48,6 +50,7 @@ __all__ = [
     "InterpolationStrategy",
     "Position",
     "Round",
+    "TextTokenizer",
     "UserError",
     "VideoMetric",
     "Window",

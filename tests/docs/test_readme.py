@@ -23,7 +23,8 @@ base: [model/small, attention/local3d, frame_rate/lowest_fit, interpolation/recu
 data: {name: shapes, options: {clips: 12, test_clips: 8, durations: [1]}}
 frame_tokenizer: {name: vqvae, options: {downsampling: 8, channels: 16, codes: 32, code_size: 8, crop: 16}}
 model: {layers: 1, width: 32, heads: 2}
-text: {vocabulary: 300, length: 60}
+text: {length: 60}
+text_tokenizer: {name: bpe, options: {vocabulary: 300}}
 stages:
   tokenizer: {steps: 2, batch_size: 2}
   image_base: {steps: 2, batch_size: 2}

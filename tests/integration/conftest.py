@@ -11,7 +11,8 @@ base: [model/small, attention/local3d, frame_rate/lowest_fit, interpolation/recu
 data: {name: shapes, options: {clips: 24, test_clips: 16, durations: [1, 2]}}
 frame_tokenizer: {name: vqvae, options: {downsampling: 8, channels: 16, codes: 32, code_size: 8, crop: 16}}
 model: {layers: 2, width: 32, heads: 2}
-text: {vocabulary: 300, length: 40}
+text: {length: 40}
+text_tokenizer: {name: bpe, options: {vocabulary: 300}}
 trainer: {log_every: 1}
 stages:
   tokenizer: {steps: 6, batch_size: 8, adam_lr: 1.0e-3, checkpoint_every: 2}

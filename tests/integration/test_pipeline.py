@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -16,9 +17,8 @@ from typer.testing import CliRunner
 
 from cogvid.cli import app
 from cogvid.config.compose import load_experiment
-from cogvid.data.text import with_duration
 from cogvid.errors import UserError
-from cogvid.generation import clips
+from cogvid.generation.clips import ClipGenerator
 from cogvid.pipeline.run import Run
 
 COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
@@ -185,7 +185,13 @@ def register_frame_rate_schedulers():
     return {"fivefold": Fivefold}
 """)
     told: set[float] = set()
-    monkeypatch.setattr(clips, "with_duration", lambda text, seconds: told.add(seconds) or with_duration(text, seconds))
+    original = ClipGenerator._generate
+
+    def spy(self: Any, model: Any, sampling: Any, batch: Any, *more: Any) -> Any:
+        told.update(batch.seconds)
+        return original(self, model, sampling, batch, *more)
+
+    monkeypatch.setattr(ClipGenerator, "_generate", spy)
     short = [f"stages.{stage}.steps=1" for stage in ("tokenizer", "image_base", "sequential", "interpolation")]
     changes = [f"plugins=[{tmp_path}/fivefold.py]", "frame_rate={name: fivefold, options: {}}", *short]
     folder = finish(tiny, tmp_path / "runs", "generation.samples=1", "evaluation.metrics={}", *changes)

@@ -179,7 +179,9 @@ def test_more_samples_than_test_clips_are_refused_before_any_training(file: Path
 def test_a_prompt_that_the_model_cannot_read_is_refused_before_any_training(file: Path, tmp_path: Path) -> None:
     result = run("run", str(file), "trainer.sample_prompts=[ö]", "--runs", str(tmp_path / "runs"))
     assert result.exit_code == 1
-    assert "command line: trainer.sample_prompts: 'ö' has characters that no training caption had" in result.output
+    assert (
+        "command line: trainer.sample_prompts: 'ö' has characters that the text tokenizer cannot read" in result.output
+    )
     names = {path.name.partition("-")[0] for path in (tmp_path / "runs" / "stages").iterdir()}
     assert names == {"data", "text_tokenizer"}
 

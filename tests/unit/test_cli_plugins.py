@@ -43,6 +43,7 @@ attention: {name: wide, options: {width: 3}}
 data: shapes
 frame_rate: fixed
 frame_tokenizer: vqvae
+text_tokenizer: bpe
 interpolation: hold
 stages:
   tokenizer: &stage {steps: 1, batch_size: 1}
@@ -134,7 +135,7 @@ def test_config_shows_each_value_with_its_source() -> None:
     rows = {tuple(line.split(maxsplit=2)[:2]): line.split(maxsplit=2)[2:] for line in lines}
     assert rows["seed:", "3"] == ["command line"]
     assert rows["width:", "3"] == ["experiments/lab.yaml:3"]
-    assert rows["rate:", "8"] == ["experiments/lab.yaml:14 (variant fast)"]
+    assert rows["rate:", "8"] == ["experiments/lab.yaml:15 (variant fast)"]
     assert rows["size:", "32"] == ["default"]
     assert lines[-1] == "variants: fast"
 

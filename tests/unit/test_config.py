@@ -23,6 +23,7 @@ COMPLETE: dict[str, Any] = {
     "data": "shapes",
     "frame_rate": "lowest_fit",
     "frame_tokenizer": "vqvae",
+    "text_tokenizer": "bpe",
     "attention": {"name": "local3d", "options": {"extent": [3, 2, 2], "bias": True}},
     "interpolation": "recursive",
     "stages": dict.fromkeys(["tokenizer", "image_base", "sequential", "interpolation"], STAGE),

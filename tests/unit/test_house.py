@@ -44,6 +44,7 @@ PLUGIN_ROOMS: dict[str, set[str]] = {
     "interpolation": set(),
     "metrics": {"shapes"},
     "shapes": set(),
+    "text_tokenizer": set(),
 }
 
 

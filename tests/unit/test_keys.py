@@ -19,7 +19,6 @@ from cogvid.data.clip_times import ClipTimes
 from cogvid.data.reading import Video
 from cogvid.data.sequences import TokenClips
 from cogvid.data.table import CLIPS, found_row, listed_row, write_table
-from cogvid.data.text import TextTokenizer
 from cogvid.interfaces.data_source import Split
 from cogvid.pipeline.clips import TABLE
 from cogvid.pipeline.data_stage import data_stage
@@ -31,6 +30,7 @@ from cogvid.pipeline.text_stage import text_stage
 from cogvid.pipeline.tokenizer_stage import tokenizer_stage
 from cogvid.pipeline.tokens_stage import tokens_stage
 from cogvid.pipeline.train import TransformerStages
+from cogvid_plugins.text_tokenizer.bpe import BytePairs
 
 
 @dataclass
@@ -47,7 +47,9 @@ class Asked(StageStore):
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
-    TextTokenizer.train(["a red circle"], 280).save(tmp_path / "text.json")
+    tokenizer = BytePairs()
+    tokenizer.train([("a red circle", 2.0)])
+    tokenizer.save(tmp_path)
     times = ClipTimes.of(range(80), Fraction(1, 16))
     splits: tuple[Split, ...] = ("train", "test")
     video = Video(times, 32, 32, "h264")
@@ -75,6 +77,8 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
     [
         ("video.size=48", "data text_tokenizer metrics"),
         ("text.length=50", "data tokenizer tokens metrics"),
+        ("text_tokenizer.options.vocabulary=300", "data tokenizer tokens metrics"),
+        ("text.too_long=error", "*"),
         ("model.layers=3", "data text_tokenizer tokenizer tokens metrics"),
         ("model.positions=rotary", "data text_tokenizer tokenizer tokens image_base metrics"),
         ("model.checkpoint_activations=true", "data text_tokenizer tokenizer tokens metrics"),

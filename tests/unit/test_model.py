@@ -21,7 +21,7 @@ from cogvid_plugins.attention.naive import Naive
 MakeModel = Callable[..., CogVideoTransformer]
 
 GRID = Grid(3, 2, 3)
-TEXT_OFFSET = 12
+TEXT_OFFSET, BEGIN = 12, 11
 both_stages = pytest.mark.parametrize("stage", ["sequential", "interpolation"])
 both_positions = pytest.mark.parametrize("positions", list(Positions), ids=lambda p: p.value)
 
@@ -166,9 +166,13 @@ def test_training_a_video_stage_moves_its_own_parameters_and_nothing_of_the_base
     model.start_plus_channel(make_model(None, Grid(1, 2, 3), seed=1, dtype=torch.float32))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = StageConfig(steps=20, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, weight_decay=0.01)
-    module = TransformerModule(model, config, TEXT_OFFSET)
+    module = TransformerModule(model, config, BEGIN)
     optimizer, schedule = build_optimizer(module.network.named_parameters(), config)
-    batch = (random_tokens(0, 2, 3, 6), random_tokens(1, 2, 4, count=8), torch.ones(2, 4, dtype=torch.bool))
+    batch = (
+        random_tokens(0, 2, 3, 6),
+        random_tokens(1, 2, 4, first=TEXT_OFFSET, count=8),
+        torch.ones(2, 4, dtype=torch.bool),
+    )
     model.train()
     for step in range(3):
         module.training_step(batch, step).backward()
@@ -197,9 +201,9 @@ def test_each_stage_learns_the_frames_that_it_generates(
 ) -> None:
     model = make_model(Naive(), GRID, stage) if stage else make_model(None, Grid(1, 2, 3))
     config = StageConfig(steps=1, batch_size=1)
-    module = TransformerModule(model, config, TEXT_OFFSET, image_model_first=image_first)
+    module = TransformerModule(model, config, BEGIN, image_model_first=image_first)
     codes = random_tokens(0, 1, 3 if stage else 1, 6)
-    text = (random_tokens(1, 1, 4, count=8), torch.ones(1, 4))
+    text = (random_tokens(1, 1, 4, first=TEXT_OFFSET, count=8), torch.ones(1, 4))
     before = module.training_step((codes, *text), 0)
     for frame in range(codes.shape[1]):
         other = codes.clone()
@@ -217,13 +221,13 @@ def test_token_noise_puts_tokens_of_given_frames_into_its_share_of_the_others(
     config = InterpolationStageConfig(steps=1, batch_size=64, token_noise=0.5)
     # Each frame has codes of its own, so that every input says where it comes from.
     codes = torch.arange(3)[:, None] * 3 + random_tokens(0, 64, 3, 6, count=3)
-    text = random_tokens(1, 64, 4, count=8)
+    text = random_tokens(1, 64, 4, first=TEXT_OFFSET, count=8)
     seen, hidden = [], model.hidden
     monkeypatch.setattr(model, "hidden", lambda tokens, mask: seen.append(tokens) or hidden(tokens, mask))
     torch.manual_seed(0)
-    TransformerModule(model, config, TEXT_OFFSET).training_step((codes, text, torch.ones(64, 4)), 0)
-    assert torch.equal(seen[0][:, :4], text + TEXT_OFFSET)
-    shown, clean = (x.view_as(codes) for x in (seen[0][:, 4:], frame_inputs(codes, TEXT_OFFSET - 1)))
+    TransformerModule(model, config, BEGIN).training_step((codes, text, torch.ones(64, 4)), 0)
+    assert torch.equal(seen[0][:, :4], text)
+    shown, clean = (x.view_as(codes) for x in (seen[0][:, 4:], frame_inputs(codes, BEGIN)))
     assert torch.equal(shown[:, [0, 2]], clean[:, [0, 2]])
     changed = shown[:, 1] != clean[:, 1]
     assert 0.4 < float(changed[:, 1:].float().mean()) < 0.6

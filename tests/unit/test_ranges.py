@@ -29,6 +29,7 @@ attention: {name: naive}
 data: shapes
 frame_rate: fixed
 frame_tokenizer: vqvae
+text_tokenizer: bpe
 interpolation: hold
 stages:
   tokenizer: &stage {steps: 1, batch_size: 1}
@@ -41,7 +42,6 @@ NONSENSE = {
     "video.size": [0, -1, 2**31],
     "video.frames": [0, 1],
     "trainer.precision": ["64-true", "bf16-true", "8"],
-    "text.vocabulary": [255],
     "text.length": [0],
     "model.layers": [0, -3],
     "model.width": [0],
@@ -127,7 +127,7 @@ def test_a_value_out_of_range_is_refused_by_its_key(file: Path, key: str, values
 
 def test_the_message_names_file_line_key_range_and_value(file: Path) -> None:
     file.write_text(EXPERIMENT + "generation:\n  sequential:\n    top_p: 2\n")
-    message = r"lab\.yaml:14: generation\.sequential\.top_p: it must be from 0 to 1, got 2\.0\.$"
+    message = r"lab\.yaml:15: generation\.sequential\.top_p: it must be from 0 to 1, got 2\.0\.$"
     with pytest.raises(UserError, match=message):
         load_experiment(file)
 

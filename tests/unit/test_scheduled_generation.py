@@ -43,7 +43,7 @@ def conditions(batch: int, grid: Grid = GRID) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(2)
     lengths = torch.arange(batch) % TEXT + 1
     return {
-        "text": torch.randint(0, 8, (batch, TEXT), generator=draw),
+        "text": torch.randint(0, 8, (batch, TEXT), generator=draw) + OFFSET,
         "text_mask": torch.arange(TEXT) >= TEXT - lengths[:, None],
         "codes": torch.randint(0, 11, (batch, grid.frames, grid.frame_tokens), generator=draw),
         "samples": torch.arange(batch) + 3,
@@ -61,13 +61,13 @@ def tokens(
 ) -> Tensor:
     clips = conditions(batch, model.config.grid)
     clips["codes"][:, ~torch.tensor(known)] = 0
-    without = torch.full((batch, TEXT), 3), torch.ones(batch, TEXT, dtype=torch.bool)
+    without = torch.full((batch, TEXT), 3 + OFFSET), torch.ones(batch, TEXT, dtype=torch.bool)
     return generate_tokens(
         model,
         known=known,
         sampling=sampling,
         seed=4,
-        text_offset=OFFSET,
+        begin_of_image=OFFSET - 1,
         schedule=schedule,
         unconditional=without if sampling.guidance != 1 else None,
         **clips,
@@ -207,7 +207,7 @@ def test_the_text_bias_is_added_to_the_scores_of_the_text(make_model: MakeModel)
     grid = Grid(1, 3, 4)
     model, clips = make_model(None, grid), conditions(3, grid)
     biased = tokens(model, (False,), None, SamplingConfig(temperature=0, text_bias=1.4), batch=3)
-    inputs = torch.cat([clips["text"] + OFFSET, frame_inputs(biased, OFFSET - 1)], dim=1)
+    inputs = torch.cat([clips["text"], frame_inputs(biased, OFFSET - 1)], dim=1)
     context = BiasedText(None, grid, (False,), clips["text_mask"])
     with torch.no_grad():
         hidden = model.run(inputs, torch.arange(grid.tokens), clips["text_mask"], context)
@@ -255,7 +255,7 @@ def test_in_float32_clips_differ_only_by_rounding_ties(make_model: MakeModel) ->
     exact = make_model(BACKENDS["local3d, bias"], grid)
     exact.load_state_dict(model.state_dict())
     for clip in differing:
-        inputs = torch.cat([clips["text"] + OFFSET, frame_inputs(one_by_one, OFFSET - 1)], dim=1)[clip : clip + 1]
+        inputs = torch.cat([clips["text"], frame_inputs(one_by_one, OFFSET - 1)], dim=1)[clip : clip + 1]
         mask = clips["text_mask"][clip : clip + 1]
         gap = distance_from_a_tie(exact, one_by_one[clip], together[clip], schedule, uniform[clip], inputs, mask)
         assert gap < 1e-4

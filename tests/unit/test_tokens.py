@@ -61,7 +61,7 @@ def batch(samples: int = 3, frames: int = GRID.frames) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(1)
     lengths = torch.arange(samples) % TEXT + 1
     return {
-        "text": torch.randint(0, 9, (samples, TEXT), generator=draw),
+        "text": torch.randint(0, 9, (samples, TEXT), generator=draw) + OFFSET,
         "text_mask": torch.arange(TEXT) >= TEXT - lengths[:, None],
         "codes": torch.randint(0, IMAGE_VOCABULARY, (samples, frames, N), generator=draw),
         "samples": torch.arange(samples) + 7,
@@ -70,7 +70,7 @@ def batch(samples: int = 3, frames: int = GRID.frames) -> dict[str, Tensor]:
 
 
 def unconditional(samples: int = 3) -> tuple[Tensor, Tensor]:
-    return torch.full((samples, TEXT), 3), (torch.arange(TEXT) >= TEXT - 2).repeat(samples, 1)
+    return torch.full((samples, TEXT), 3 + OFFSET), (torch.arange(TEXT) >= TEXT - 2).repeat(samples, 1)
 
 
 def generate_uncached(
@@ -94,7 +94,7 @@ def generate_uncached(
         for i in range(N):
             logits = []
             for tokens, mask in texts:
-                inputs = torch.cat([tokens + OFFSET, frame_inputs(codes, OFFSET - 1)], dim=1)
+                inputs = torch.cat([tokens, frame_inputs(codes, IMAGE_VOCABULARY)], dim=1)
                 with torch.no_grad():
                     logits.append(model.image_logits(inputs, mask)[:, frame * N + i])
             chosen = guided(*logits, sampling.guidance) if unconditional else logits[0]
@@ -119,7 +119,7 @@ def test_cached_generation_gives_the_tokens_of_recomputation(
     # What stands in the frames to generate is never read.
     clips["codes"][:, ~torch.tensor(known)] = 0
     codes = generate_tokens(
-        model, known=known, sampling=sampling, seed=5, unconditional=without, text_offset=OFFSET, **clips
+        model, known=known, sampling=sampling, seed=5, unconditional=without, begin_of_image=IMAGE_VOCABULARY, **clips
     )
     assert torch.equal(codes, expected)
     assert len(codes[:, ~torch.tensor(known)].unique()) > 3
@@ -128,7 +128,7 @@ def test_cached_generation_gives_the_tokens_of_recomputation(
 def test_the_image_model_generates_a_frame_from_text_alone() -> None:
     model, clips = tiny_model(None, grid=Grid(1, 3, 4)), batch(frames=1)
     expected = generate_uncached(model, known=(False,), sampling=SAMPLING, seed=5, **clips)
-    codes = generate_tokens(model, known=(False,), sampling=SAMPLING, seed=5, text_offset=OFFSET, **clips)
+    codes = generate_tokens(model, known=(False,), sampling=SAMPLING, seed=5, begin_of_image=IMAGE_VOCABULARY, **clips)
     assert torch.equal(codes, expected)
 
 
@@ -136,7 +136,7 @@ def test_a_sequence_without_known_frames_starts_from_text_alone() -> None:
     model, clips = tiny_model(BACKENDS["local3d"]), batch()
     known = (False,) * GRID.frames
     expected = generate_uncached(model, known=known, sampling=SAMPLING, seed=5, **clips)
-    codes = generate_tokens(model, known=known, sampling=SAMPLING, seed=5, text_offset=OFFSET, **clips)
+    codes = generate_tokens(model, known=known, sampling=SAMPLING, seed=5, begin_of_image=IMAGE_VOCABULARY, **clips)
     assert torch.equal(codes, expected)
 
 
@@ -151,7 +151,7 @@ def test_another_split_into_batches_gives_the_same_tokens() -> None:
             known=known_frames("sequential"),
             sampling=GUIDED,
             seed=5,
-            text_offset=OFFSET,
+            begin_of_image=IMAGE_VOCABULARY,
             unconditional=(without[0], without[1]),
             **some,
         )
@@ -167,6 +167,6 @@ def test_guidance_without_an_unconditional_text_is_refused() -> None:
             known=known_frames("sequential"),
             sampling=GUIDED,
             seed=5,
-            text_offset=OFFSET,
+            begin_of_image=IMAGE_VOCABULARY,
             **batch(),
         )

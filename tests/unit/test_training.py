@@ -21,7 +21,7 @@ from cogvid import Grid
 from cogvid.config.schema import StageConfig, TrainerConfig
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, sequences
-from cogvid.data.text import TextTokenizer, with_duration
+from cogvid.data.text import CaptionEncoder
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule
@@ -31,6 +31,7 @@ from cogvid_plugins.attention.naive import Naive
 from cogvid_plugins.frame_rate.lowest_fit import LowestFit
 from cogvid_plugins.frame_rate.uniform import Uniform
 from cogvid_plugins.frame_tokenizer.vqvae import VQVAE
+from cogvid_plugins.text_tokenizer.bpe import BytePairs
 
 MakeModel = Callable[..., CogVideoTransformer]
 
@@ -151,7 +152,13 @@ def token_clips() -> TokenClips:
     numbers = torch.cat([100 * clip + torch.arange(count) for clip, count in enumerate(counts)])
     offsets = torch.tensor(np.cumsum([0, *counts]))
     times = [ClipTimes.of(range(count), Fraction(1, 8)) for count in counts]
-    return TokenClips(numbers.int()[:, None, None].repeat(1, 2, 3), numbers % 100, offsets, CAPTIONS, times)
+    return TokenClips(
+        numbers.int()[:, None, None].repeat(1, 2, 3),
+        numbers % 100,
+        offsets,
+        [(caption,) for caption in CAPTIONS],
+        times,
+    )
 
 
 @pytest.fixture
@@ -160,8 +167,10 @@ def sampler(token_clips: TokenClips) -> SequenceSampler:
 
 
 @pytest.fixture(scope="module")
-def text() -> TextTokenizer:
-    return TextTokenizer.train([with_duration(caption, 2.0) for caption in CAPTIONS], 280)
+def text() -> CaptionEncoder:
+    tokenizer = BytePairs(BytePairs.Config(280))
+    tokenizer.train((caption, 2.0) for caption in CAPTIONS)
+    return CaptionEncoder(tokenizer, 30, OFFSET - 1)
 
 
 def test_the_same_number_draws_the_same_sequence(sampler: SequenceSampler) -> None:
@@ -241,10 +250,10 @@ def test_a_clip_of_thirty_frames_a_second_is_drawn_at_a_quarter_of_it_under_the_
 
 
 def test_batches_from_a_step_are_the_tail_of_those_from_the_start(
-    sampler: SequenceSampler, text: TextTokenizer
+    sampler: SequenceSampler, text: CaptionEncoder
 ) -> None:
     def first(count: int, step: int) -> list[tuple[Tensor, ...]]:
-        batches = Batches(TokenBatch(sampler, text, 30, caption_dropout=0.5), batch_size=4)
+        batches = Batches(TokenBatch(sampler, text, caption_dropout=0.5), batch_size=4)
         batches.start(step, rank=0, processes=1)
         return list(islice(batches, count))
 
@@ -285,12 +294,12 @@ def test_only_first_frames_or_only_stills(sampler: SequenceSampler, stills: floa
     assert all(bool(s) == bool(stills) for s in seconds)
 
 
-def test_dropping_the_caption_keeps_the_duration(sampler: SequenceSampler, text: TextTokenizer) -> None:
+def test_dropping_the_caption_keeps_the_duration(sampler: SequenceSampler, text: CaptionEncoder) -> None:
     numbers = range(40)
-    _, tokens, mask = TokenBatch(sampler, text, 30, caption_dropout=0.5)(numbers)
+    _, tokens, mask = TokenBatch(sampler, text, caption_dropout=0.5)(numbers)
     draws = [sampler.draw(number) for number in numbers]
-    with_caption, _ = text.encode([with_duration(caption, seconds) for _, caption, seconds in draws], 30)
-    without, _ = text.encode([with_duration("", seconds) for *_, seconds in draws], 30)
+    with_caption, _ = text.encode([caption for _, caption, _ in draws], [seconds for *_, seconds in draws])
+    without, _ = text.encode([None] * len(draws), [seconds for *_, seconds in draws])
     dropped = (tokens == without).all(1)
     assert torch.equal(~dropped, (tokens == with_caption).all(1))
     assert 10 <= int(dropped.sum()) <= 30
@@ -299,14 +308,14 @@ def test_dropping_the_caption_keeps_the_duration(sampler: SequenceSampler, text:
 
 @pytest.mark.parametrize("kind", ["sequences", "frames"])
 def test_which_captions_are_dropped_depends_on_the_seed_of_the_stage(
-    sampler: SequenceSampler, text: TextTokenizer, kind: str
+    sampler: SequenceSampler, text: CaptionEncoder, kind: str
 ) -> None:
     def dropped(seed: int) -> list[bool]:
         own = replace(sampler, seed=seed)
         draws = own if kind == "sequences" else FrameSampler(own, own, stills=0.0)
         numbers = range(60)
-        _, tokens, _ = TokenBatch(draws, text, 30, caption_dropout=0.5)(numbers)
-        without, _ = text.encode([with_duration("", draws.draw(number)[2]) for number in numbers], 30)
+        _, tokens, _ = TokenBatch(draws, text, caption_dropout=0.5)(numbers)
+        without, _ = text.encode([None] * len(numbers), [draws.draw(number)[2] for number in numbers])
         return (tokens == without).all(1).tolist()
 
     assert dropped(1) == dropped(1)
@@ -329,7 +338,7 @@ class KillBefore(pl.Callback):
 @pytest.mark.parametrize("muon_lr", [0.0, 0.02])
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_training_ends_where_an_uninterrupted_one_does(
-    make_model: MakeModel, sampler: SequenceSampler, text: TextTokenizer, tmp_path: Path, muon_lr: float
+    make_model: MakeModel, sampler: SequenceSampler, text: CaptionEncoder, tmp_path: Path, muon_lr: float
 ) -> None:
     config = StageConfig(steps=8, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, checkpoint_every=4, caption_dropout=0.3)
 
@@ -338,10 +347,10 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
         model.start_plus_channel(
             make_model(None, Grid(1, 2, 3), text_length=30, seed=4, dtype=torch.float32, **VOCABULARY)
         )
-        batches = Batches(TokenBatch(sampler, text, 30, caption_dropout=0.3), config.batch_size)
+        batches = Batches(TokenBatch(sampler, text, caption_dropout=0.3), config.batch_size)
         trainer = TrainerConfig(accelerator="cpu", log_every=1)
         fit(
-            TransformerModule(model, config, OFFSET),
+            TransformerModule(model, config, text.begin_of_image),
             batches,
             folder,
             trainer,

@@ -302,7 +302,7 @@ def run(
         seed=0,
         samples=torch.arange(batch),
         frame_ids=torch.arange(frames).expand(batch, -1),
-        text_offset=model.config.image_vocabulary + 1,
+        begin_of_image=model.config.image_vocabulary,
         schedule=schedule,
         unconditional=(tokens, text_mask),
         compile=compile,
@@ -314,7 +314,7 @@ def run(
 def _text(model: CogVideoTransformer, batch: int) -> tuple[Tensor, Tensor]:
     """Tokens and mask, (B, T) each; a quarter is padding."""
     slots = torch.arange(model.config.text_length).expand(batch, -1)
-    return slots % 256, slots >= model.config.text_length // 4
+    return slots % 256 + model.config.image_vocabulary + 1, slots >= model.config.text_length // 4
 
 
 @torch.inference_mode()

@@ -18,6 +18,8 @@ from cogvid.config.schema import ComponentConfig, ExperimentConfig
 from cogvid.config.sources import Layer, leaves
 from cogvid.errors import UserError
 
+# Keys that an earlier version had, and where what they said is said now.
+_MOVED = {"text.vocabulary": "text_tokenizer.options.vocabulary"}
 _RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 
 
@@ -93,6 +95,8 @@ def _unknown_key(layer: Layer, key: str, name: str, types: Mapping[str, Any]) ->
     guesses = [f"{key}.{guess}" if key else guess for guess in get_close_matches(name, types, n=1)]
     guesses += [known for known in _known_keys(ExperimentConfig) if known.endswith(f".{name}")]
     hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
+    if full_key in _MOVED:
+        hint = f" It is {_MOVED[full_key]} now."
     where = f"Keys of {key}" if key else "Keys"
     return f"{layer.place(full_key)}: unknown key {full_key!r}.{hint} {where}: {', '.join(types)}."
 

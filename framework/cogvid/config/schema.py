@@ -43,6 +43,13 @@ class GenerationType(Enum):
     bfloat16 = "bfloat16"
 
 
+class TooLong(Enum):
+    """What becomes of captions that do not fit into the text slots."""
+
+    cut = "cut"  # behind the last token that fits
+    error = "error"
+
+
 @dataclass
 class ComponentConfig:
     """A component of a plugin: its registered name, and options checked against its `Config`."""
@@ -59,8 +66,8 @@ class VideoConfig:
 
 @dataclass
 class TextConfig:
-    vocabulary: int = option(512, at_least(256))  # most tokens the byte-level BPE may have
-    length: int = option(24, at_least(1))  # text slots of a sequence; longer captions are an error
+    length: int = option(24, at_least(1))  # text slots of a sequence
+    too_long: TooLong = TooLong.cut  # captions of more tokens
 
 
 @dataclass
@@ -182,6 +189,7 @@ class ExperimentConfig:
     data: ComponentConfig = field(default_factory=ComponentConfig)
     frame_rate: ComponentConfig = field(default_factory=ComponentConfig)
     frame_tokenizer: ComponentConfig = field(default_factory=ComponentConfig)
+    text_tokenizer: ComponentConfig = field(default_factory=ComponentConfig)
     attention: ComponentConfig = field(default_factory=ComponentConfig)
     interpolation: ComponentConfig = field(default_factory=ComponentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.text import TextTokenizer, with_duration
+from cogvid.data.text import CaptionEncoder
 from cogvid.interfaces.frame_rate import FrameRateScheduler, frames_at
 
 Batch = TypeVar("Batch")
@@ -196,22 +196,21 @@ class TokenBatch:
 
     Attributes:
         sampler: draws sequences, or single frames.
-        text: encodes their texts.
-        text_length: T.
+        text: encodes their captions.
         caption_dropout: share of the sequences whose caption is left out, for guidance.
     """
 
     sampler: SequenceSampler | FrameSampler
-    text: TextTokenizer
-    text_length: int
+    text: CaptionEncoder
     caption_dropout: float = 0.0
 
     def __call__(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (B, F, N), text tokens (B, T) and text mask (B, T)."""
-        codes, texts = [], []
+        """Codes (B, F, N), text tokens (B, T) as the model reads them, and text mask (B, T)."""
+        codes, captions, durations = [], [], []
         for number in numbers:
             frames, caption, seconds = self.sampler.draw(number)
             dropped = np.random.default_rng((self.sampler.seed, number, 2)).random() < self.caption_dropout
             codes.append(frames.flatten(1))
-            texts.append(with_duration("" if dropped else caption, seconds))
-        return torch.stack(codes), *self.text.encode(texts, self.text_length)
+            captions.append(None if dropped else self.text.tokenizer.readable(caption))
+            durations.append(seconds)
+        return torch.stack(codes), *self.text.encode(captions, durations)

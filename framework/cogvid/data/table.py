@@ -91,7 +91,7 @@ class ClipTable(Sequence[TimedClip]):
     Args:
         table: memory-mapped.
         folder: that its relative files start from.
-        rows: int32 (clips,), the rows; None for all.
+        rows: int32 (clips,), the rows, ascending; None for all.
     """
 
     def __init__(self, table: pa.Table, folder: Path, rows: NDArray[np.int32] | None = None) -> None:
@@ -129,6 +129,15 @@ class ClipTable(Sequence[TimedClip]):
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of these clips."""
         return self._table.column(name).take(pa.array(self.rows))
+
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of these clips, some thousand clips at once, in memory that their number does not change."""
+        first, start = 0, 0
+        for batch in self._table.select(names).to_batches():
+            stop = int(np.searchsorted(self.rows, first + len(batch)))
+            if start < stop:
+                yield batch.take(pa.array(self.rows[start:stop] - first))
+            first, start = first + len(batch), stop
 
 
 _CLIP_COLUMNS = [*LISTED.names, "first", "times"]

@@ -1,108 +1,117 @@
-"""Captions to tokens: a byte-level BPE trained on the captions of an experiment, the frame rate in front."""
+"""Captions to the text slots of a sequence, in the model's vocabulary: image tokens, begin-of-image, text tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from cogvid.errors import UserError
+from cogvid.interfaces.text_tokenizer import TextTokenizer
 
 
-def with_duration(caption: str, seconds: float) -> str:
-    """The text a sequence is conditioned on: its length in seconds, then the caption (CogVideo, section 3.1)."""
-    return f"{seconds:.3g} s: {caption.strip()}".strip()
+@dataclass(frozen=True)
+class CaptionEncoder:
+    """Encodes captions in the form that a model is asked in.
 
+    Attributes:
+        tokenizer: trained.
+        length: T, text slots of a sequence.
+        image_vocabulary: number of image tokens, which come first in the model's vocabulary.
+        cut: captions that are too long, rather than refusing them.
+    """
 
-def known_characters(captions: Iterable[str]) -> frozenset[str]:
-    """The characters that a model trained on these captions, with durations in front, has seen."""
-    return frozenset("".join(captions)) | frozenset("0123456789. s:e-+")
+    tokenizer: TextTokenizer
+    length: int
+    image_vocabulary: int
+    cut: bool = True
 
-
-def known_part(caption: str, known: Collection[str]) -> str:
-    """A caption without its unknown characters: what a model can make of one that it was not trained on."""
-    return "".join(character for character in caption if character in known)
-
-
-class TextTokenizer:
-    """Byte-level BPE. Any text can be encoded; characters that no training caption had are refused, since the
-    model has never seen their tokens."""
-
-    def __init__(self, tokenizer: Tokenizer, known: Iterable[str]) -> None:
-        """Args: the BPE; known: the characters of the training captions."""
-        self._tokenizer, self._known = tokenizer, frozenset(known)
-
-    @classmethod
-    def train(cls, texts: Sequence[str], vocabulary: int) -> TextTokenizer:
-        """Learn tokens from texts, the same ones every time.
-
-        Args:
-            texts: to learn from.
-            vocabulary: most tokens; 256 of them are bytes.
-        """
-        if vocabulary < 256:
-            raise UserError(f"text.vocabulary: a byte-level vocabulary has at least 256 tokens, got {vocabulary}")
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer, known_characters(texts))
+    @property
+    def begin_of_image(self) -> int:
+        """The token of a frame's slot 0."""
+        return self.image_vocabulary + (self.tokenizer.begin_of_image or 0)
 
     @property
     def vocabulary(self) -> int:
-        """Number of tokens."""
-        return self._tokenizer.get_vocab_size()
+        """Number of all tokens of the model."""
+        return self._first + self.tokenizer.vocabulary
 
-    def encode(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-        """Texts to left-padded tokens.
+    @property
+    def _first(self) -> int:
+        """The first text token."""
+        return self.image_vocabulary + (self.tokenizer.begin_of_image is None)
+
+    def encode(self, captions: Sequence[str | None], seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Captions to left-padded tokens.
 
         Args:
-            texts: B texts, none empty.
-            length: T, slots of a sequence.
+            captions: B captions; None for a sequence without one, as guidance wants it.
+            seconds: B durations of the sequences; 0 for a first frame.
 
         Returns:
             tokens int64 (B, T) and mask bool (B, T), False for padding.
 
         Raises:
-            UserError: a text is empty, too long, or has characters that no training caption had.
+            UserError: a caption has characters that the tokenizer cannot read, or is too long.
         """
-        tokens = torch.zeros(len(texts), length, dtype=torch.long)
-        mask = torch.zeros(len(texts), length, dtype=torch.bool)
-        for row, text in enumerate(texts):
-            ids = self._tokenizer.encode(text).ids
-            unknown = sorted(set(text) - self._known)
-            if unknown:
-                raise UserError(
-                    f"{text!r} has characters that no training caption had: {' '.join(map(repr, unknown))}. "
-                    "The model cannot know what they mean; write the prompt without them."
-                )
-            if not 0 < len(ids) <= length:
-                raise UserError(
-                    f"{text!r} has {len(ids)} tokens; a sequence has room for 1 to {length}. "
-                    "Shorten the caption, or raise text.length and train again."
-                )
-            tokens[row, length - len(ids) :] = torch.tensor(ids)
-            mask[row, length - len(ids) :] = True
+        tokens = torch.full((len(captions), self.length), self.tokenizer.padding + self._first)
+        mask = torch.zeros(len(captions), self.length, dtype=torch.bool)
+        for row, (caption, own) in enumerate(zip(captions, seconds, strict=True)):
+            ids = self._fitting(caption, own)[1]
+            tokens[row, self.length - len(ids) :] = torch.tensor(ids) + self._first
+            mask[row, self.length - len(ids) :] = True
         return tokens, mask
 
-    def save(self, path: Path) -> None:
-        """Write everything to one JSON file."""
-        import json
+    def fits(self, caption: str, seconds: float) -> bool:
+        """Whether there is room for all of a caption."""
+        return len(self._form(caption, seconds)) <= self.length
 
-        path.write_text(json.dumps({"bpe": self._tokenizer.to_str(), "characters": "".join(sorted(self._known))}))
+    def kept(self, caption: str, seconds: Iterable[float]) -> str:
+        """What of a caption there is room for, whichever of these durations it has.
 
-    @classmethod
-    def load(cls, path: Path) -> TextTokenizer:
-        """Read what `save` wrote."""
-        import json
+        Raises:
+            UserError: as `encode` does.
+        """
+        return min((self._fitting(caption, own)[0] or "" for own in seconds), key=len)
 
-        saved = json.loads(path.read_text())
-        return cls(Tokenizer.from_str(saved["bpe"]), saved["characters"])
+    def _form(self, caption: str | None, seconds: float) -> list[int]:
+        if caption is None:
+            return self.tokenizer.guidance(seconds)
+        return self.tokenizer.video(caption, seconds) if seconds else self.tokenizer.first_frame(caption)
+
+    def _fitting(self, caption: str | None, seconds: float) -> tuple[str | None, list[int]]:
+        """What is kept of a caption, and its tokens."""
+        if caption is not None:
+            self._check(caption)
+        ids = self._form(caption, seconds)
+        if not ids:
+            raise UserError(f"The text of {caption!r}, {seconds:g} seconds long, has 0 tokens; it needs one at least.")
+        if len(ids) <= self.length:
+            return caption, ids
+        if caption and not self.cut:
+            raise UserError(
+                f"{caption!r} has {len(ids)} tokens with its duration; a sequence has room for {self.length}. Shorten "
+                "the caption, raise text.length and train again, or set text.too_long to cut."
+            )
+        room = self.length - len(self._form("", seconds))
+        while caption and len(ids) > self.length:
+            caption = self.tokenizer.cut(caption, room) if room > 0 else ""
+            ids = self._form(caption, seconds)
+            room -= 1
+        if len(ids) > self.length:
+            raise UserError(
+                f"text.length: the duration of a sequence alone, {seconds:g} seconds, has {len(ids)} tokens; there is "
+                f"room for {self.length}. Raise text.length."
+            )
+        return caption, ids
+
+    def _check(self, caption: str) -> None:
+        readable = self.tokenizer.readable(caption)
+        if readable != caption:
+            unknown = " ".join(map(repr, sorted(set(caption) - set(readable))))
+            raise UserError(
+                f"{caption!r} has characters that the text tokenizer cannot read: {unknown}. The model cannot know "
+                "what they mean; write the prompt without them."
+            )

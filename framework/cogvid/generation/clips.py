@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cogvid.config.schema import GenerationConfig, SamplingConfig
-from cogvid.data.text import TextTokenizer, with_duration
+from cogvid.data.text import CaptionEncoder
 from cogvid.errors import UserError
 from cogvid.generation.tokens import generate_tokens
 from cogvid.interfaces.interpolation import Round
@@ -28,9 +28,8 @@ class ClipGenerator:
             without plus channel, one frame.
         sequential: generates the other key frames; None for first frames alone.
         interpolation: generates the frames of the interpolation rounds; None ends the plan before the first of them.
-        text: tokenizer of the captions.
+        text: encodes the captions.
         config: batch size, and sampling of each model.
-        text_length: T, text slots of a sequence.
         places: of the key frames on the final timeline, ascending.
         plan: the rounds that make the other frames.
         clusters: int64 (codes,), the cluster of each code, for sampling in two levels.
@@ -51,15 +50,14 @@ class ClipGenerator:
         image_model: CogVideoTransformer,
         sequential: CogVideoTransformer | None,
         interpolation: CogVideoTransformer | None,
-        text: TextTokenizer,
+        text: CaptionEncoder,
         config: GenerationConfig,
-        text_length: int,
         *,
         places: Sequence[int],
         plan: Sequence[Round] = (),
         clusters: Tensor | None = None,
     ) -> None:
-        self.image_model, self.text, self.config, self.text_length = image_model, text, config, text_length
+        self.image_model, self.text, self.config = image_model, text, config
         self.clusters = clusters
         self.models: dict[Stage, CogVideoTransformer | None] = {
             "sequential": sequential,
@@ -135,15 +133,6 @@ class ClipGenerator:
             pending = self.timeline[yielded] if yielded < len(self.timeline) else float("inf")
             kept = {t: codes for t, codes in kept.items() if t >= pending or last_read.get(t, 0) > number}
 
-    def check(self, captions: Sequence[str], seconds: Sequence[Sequence[float]]) -> None:
-        """Find out, before anything is generated, whether the models can read the captions; see `pieces`.
-
-        Raises:
-            UserError: one is empty, too long, or has characters that no training caption had.
-        """
-        for each in {(0.0,) * len(captions), *zip(*seconds, strict=True)}:
-            self._encode(captions, each)
-
     def _key_frames(self, batch: _Batch) -> Tensor:
         """int64 (B, F, N)."""
         sequential, count = self.models["sequential"], len(self.places)
@@ -195,7 +184,7 @@ class ClipGenerator:
         frame_ids: Tensor,
     ) -> Tensor:
         started = time.perf_counter()
-        text, text_mask = self._encode(batch.captions, batch.seconds)
+        text, text_mask = self.text.encode(batch.captions, batch.seconds)
         filled = generate_tokens(
             model,
             text,
@@ -206,8 +195,8 @@ class ClipGenerator:
             seed=batch.seed,
             samples=batch.samples,
             frame_ids=frame_ids,
-            text_offset=model.config.image_vocabulary + 1,
-            unconditional=self._encode([""] * len(codes), batch.seconds) if sampling.guidance != 1 else None,
+            begin_of_image=self.text.begin_of_image,
+            unconditional=self.text.encode([None] * len(codes), batch.seconds) if sampling.guidance != 1 else None,
             clusters=self.clusters,
             compile=self.config.compile,
             on_step=batch.on_step,
@@ -215,10 +204,6 @@ class ClipGenerator:
         self.seconds += time.perf_counter() - started
         self.tokens += len(codes) * known.count(False) * codes.shape[2]
         return filled
-
-    def _encode(self, captions: Sequence[str], seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
-        texts = [with_duration(c, s) for c, s in zip(captions, seconds, strict=True)]
-        return self.text.encode(texts, self.text_length)
 
     def _check_clusters(self) -> None:
         used = {part.stage for part in self.plan} | ({"sequential"} if self.models["sequential"] else set())

@@ -35,7 +35,7 @@ def generate_tokens(
     seed: int,
     samples: Tensor,
     frame_ids: Tensor,
-    text_offset: int,
+    begin_of_image: int,
     schedule: Tensor | None = None,
     unconditional: tuple[Tensor, Tensor] | None = None,
     clusters: Tensor | None = None,
@@ -48,7 +48,7 @@ def generate_tokens(
 
     Args:
         model: of any stage, or the image model.
-        text: int64 (B, T), left-padded.
+        text: int64 (B, T), left-padded, in the model's vocabulary.
         text_mask: bool (B, T), False for padding.
         codes: int64 (B, F, N); only the known frames are read.
         known: which frames are known, (F,); they see no others.
@@ -56,7 +56,7 @@ def generate_tokens(
         seed: all randomness follows from it, the samples and the frame ids.
         samples: int64 (B,), the number of each clip.
         frame_ids: int64 (B, F), the numbers of the frames on the clip's final timeline.
-        text_offset: the text's first token in the model's vocabulary, behind begin-of-image.
+        begin_of_image: the token of a frame's slot 0.
         schedule: int64 (F, N), or (B, F, N) for one of each clip's own; the shortest one when None.
         unconditional: tokens and mask of the text without caption, (B, T) each; needed for guidance.
         clusters: int64 (V,), the cluster of each code; needed where `sampling` chooses clusters first.
@@ -87,7 +87,7 @@ def generate_tokens(
 
     # Every frame behind its begin-of-image token: slot i reads token i - 1 and writes token i. Idle rows write to
     # one more place.
-    tape = torch.cat([torch.full_like(codes[..., :1], text_offset - 1), codes], dim=-1).flatten(1)
+    tape = torch.cat([torch.full_like(codes[..., :1], begin_of_image), codes], dim=-1).flatten(1)
     tape = torch.cat([tape, tape[:, :1]], dim=1)
     heads, layers = model.config.heads, model.config.layers
     head_size = model.config.width // heads
@@ -95,7 +95,7 @@ def generate_tokens(
     cache = Cache(layers, heads, head_size, len(text), text.shape[1], grid, layouts, dtype, device)
     before = KnownSlots(cache, masks, grid, given, known, text_mask)
     slots = torch.arange(grid.tokens, device=device)[torch.tensor(known, device=device).repeat_interleave(n)]
-    tokens = torch.cat([text + text_offset, tape[:, slots + slots // n].repeat(copies, 1)], dim=1)
+    tokens = torch.cat([text, tape[:, slots + slots // n].repeat(copies, 1)], dim=1)
     model.run(tokens, slots, text_mask, before)
 
     # The bias is for the text that is seen by what is generated; known frames are read as in training.

@@ -1,4 +1,4 @@
-"""The six hooks of a plugin. Each returns a mapping from a component's name to its class."""
+"""The seven hooks of a plugin. Each returns a mapping from a component's name to its class."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def register_data_sources() -> dict[str, ComponentClass]:  # type: ignore[empty-
 @hookspec
 def register_frame_tokenizers() -> dict[str, ComponentClass]:  # type: ignore[empty-body]
     """Subclasses of `cogvid.FrameTokenizer`, by name."""
+
+
+@hookspec
+def register_text_tokenizers() -> dict[str, ComponentClass]:  # type: ignore[empty-body]
+    """Subclasses of `cogvid.TextTokenizer`, by name."""
 
 
 @hookspec

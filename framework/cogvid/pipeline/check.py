@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from cogvid.attention.prepare import prepare_attention
 from cogvid.config.options import first_line
 from cogvid.config.ranges import said
 from cogvid.config.schema import ModelConfig
-from cogvid.data.text import TextTokenizer
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
@@ -33,6 +33,7 @@ from cogvid.pipeline.clips import read_clips
 from cogvid.pipeline.generate import usable_test_clips
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import StageResult
+from cogvid.pipeline.text_stage import load_text, warn_of_prompts
 
 # Sides of the grid that patterns are tried on, at most.
 _SMALL = Grid(3, 5, 6)
@@ -53,6 +54,7 @@ def check_lab(lab: Lab) -> None:
         _check_memory(lab)
         _check_attention(lab)
         _check_tokenizer(lab)
+        _check_text_tokenizer(lab)
         _check_metrics(lab)
 
 
@@ -88,15 +90,16 @@ def check_test_clips(lab: Lab, data: StageResult) -> None:
         )
 
 
-def check_prompts(lab: Lab, text: StageResult) -> None:
+def check_prompts(lab: Lab, data: StageResult, text: StageResult) -> None:
     """Refuse prompts of previews that the model cannot read; known as soon as there is a text tokenizer.
 
     Raises:
-        UserError: one is too long, or has characters that no training caption had.
+        UserError: one has characters that it cannot read, or is too long and not to be cut.
     """
-    tokenizer, config = TextTokenizer.load(text.folder / "text.json"), lab.config
+    prompts = lab.config.trainer.sample_prompts
+    durations = [*chain.from_iterable(usable_test_clips(lab, data).first(4).seconds)]
     with _of("trainer.sample_prompts", lab):
-        tokenizer.encode(config.trainer.sample_prompts, config.text.length)
+        warn_of_prompts(load_text(lab, text), prompts, [durations] * len(prompts))
 
 
 def _check_trainer(lab: Lab) -> None:
@@ -119,7 +122,7 @@ def _check_memory(lab: Lab) -> None:
 
     def parameters(layers: int) -> int:
         with torch.device("meta"):
-            network = CogVideoTransformer(replace(lab.video_config(256), layers=layers), lab.attention)
+            network = CogVideoTransformer(replace(lab.video_config(lab.codes + 1 + 256), layers=layers), lab.attention)
         return sum(parameter.numel() for parameter in network.parameters())
 
     with _of("model", lab):
@@ -181,6 +184,11 @@ def _check_tokenizer(lab: Lab) -> None:
                 f"{said(key, lab.sources)}{key}: the frame tokenizer {name} has no codebook whose codes could be "
                 "clustered. Set it to false, or use another tokenizer."
             )
+
+
+def _check_text_tokenizer(lab: Lab) -> None:
+    with _of("text_tokenizer", lab, lab.config.text_tokenizer.name):
+        lab.build_text_tokenizer().check()
 
 
 def _check_metrics(lab: Lab) -> None:

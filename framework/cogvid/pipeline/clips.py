@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +16,6 @@ from cogvid.data.files import VideoFile
 from cogvid.data.reading import read_frames
 from cogvid.data.sequences import sequences
 from cogvid.data.table import ClipTable, TimedClip
-from cogvid.data.text import known_characters, known_part
 from cogvid.data.workers import in_order
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Split
@@ -28,8 +26,6 @@ from cogvid.progress import stage_progress
 
 Item = TypeVar("Item")
 TABLE = "clips.arrow"
-# A warning names so many characters.
-_NAMED = 10
 
 
 def read_clips(folder: Path, split: Split) -> ClipTable:
@@ -72,8 +68,8 @@ def usable_clips(lab: Lab, folder: Path, split: Split) -> ClipTable:
 
 
 def warn_of_data(lab: Lab, folder: Path) -> None:
-    """Say, in one line each, how many clips are too short for every rate, how many have fewer frames a second than
-    they are shown at, and how many test captions have characters that no training caption has.
+    """Say, in one line each, how many clips are too short for every rate, and how many have fewer frames a second than
+    they are shown at.
 
     Args:
         lab: has the scheduler and the windows.
@@ -103,21 +99,6 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
             usable,
             name,
         )
-    known = known_characters(captions(train))
-    unknown = [caption for caption in captions(test) if known_part(caption, known) != caption]
-    if unknown:
-        log.warning(
-            "data: %d of the %d test captions have characters that no training caption has, and are generated without "
-            "them: %s",
-            len(unknown),
-            len(test),
-            " ".join(map(repr, sorted(set("".join(unknown)) - known)[:_NAMED])),
-        )
-
-
-def captions(clips: ClipTable) -> Iterator[str]:
-    """All captions of some clips, one after the other."""
-    return chain.from_iterable(own.as_py() for own in clips.column("captions"))
 
 
 def _repeating(lab: Lab, clips: ClipTable) -> int:

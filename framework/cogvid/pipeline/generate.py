@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from cogvid.config.schema import ComponentConfig
 from cogvid.data.table import TimedClip
-from cogvid.data.text import known_characters, known_part
 from cogvid.data.video import write_video
 from cogvid.generation.clips import ClipGenerator, OnStep
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
-from cogvid.pipeline.clips import captions, decode_clips, read_clips, usable_clips
+from cogvid.interfaces.text_tokenizer import TextTokenizer
+from cogvid.pipeline.clips import decode_clips, read_clips
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
@@ -44,24 +44,21 @@ class TestClips:
         rates: of the key frames and of each round (1/s), for each clip.
         key_frames: how many there are.
         intervals: between key frames, that a whole clip lasts.
-        known: the characters of the training captions.
     """
 
     clips: list[TimedClip]
     rates: list[list[float]]
     key_frames: int
     intervals: float
-    known: Collection[str]
 
     @property
     def captions(self) -> list[str]:
         """What the clips show."""
         return [timed.clip.caption for timed in self.clips]
 
-    @property
-    def prompts(self) -> list[str]:
-        """What is generated: the captions without characters that no training caption has."""
-        return [known_part(caption, self.known) for caption in self.captions]
+    def prompts(self, tokenizer: TextTokenizer) -> list[str]:
+        """What is generated: the captions without characters that the tokenizer cannot read."""
+        return [tokenizer.readable(caption) for caption in self.captions]
 
     @property
     def seconds(self) -> list[list[float]]:
@@ -101,8 +98,7 @@ def usable_test_clips(lab: Lab, data: StageResult) -> TestClips:
     clips = read_clips(data.folder, "test")
     rates = [lab.clip_rates(clip.duration) for clip in clips]
     usable = [(clip, own) for clip, own in zip(clips, rates, strict=True) if own]
-    known = known_characters(captions(usable_clips(lab, data.folder, "train")))
-    return TestClips([c for c, _ in usable], [r for _, r in usable], lab.config.video.frames, lab.clip_intervals, known)
+    return TestClips([c for c, _ in usable], [r for _, r in usable], lab.config.video.frames, lab.clip_intervals)
 
 
 def generation_stage(
@@ -176,7 +172,9 @@ def _generate(generator: ClipGenerator, chosen: TestClips, seed: int) -> Tensor:
     """Codes of all chosen clips, int64 (B, frames of the generator's timeline, N)."""
     count = len(chosen.clips)
     with token_progress("generate", count * generator.clip_tokens) as on_step:
-        return generator.clips(chosen.prompts, chosen.seconds, torch.arange(count), seed, on_step)
+        return generator.clips(
+            chosen.prompts(generator.text.tokenizer), chosen.seconds, torch.arange(count), seed, on_step
+        )
 
 
 def to_videos(lab: Lab, tokenizer: FrameTokenizer, codes: Tensor) -> Tensor:

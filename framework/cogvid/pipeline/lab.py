@@ -23,6 +23,7 @@ from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_fill, check_plan
 from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.metric import VideoMetric
+from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.digests import named_files
 from cogvid.plugins.manager import create_plugin_manager, plugin_sources
@@ -64,6 +65,7 @@ class Lab:
         self.interpolation_attention: AttentionBackend = (
             self._build("attention", inner, "stages.interpolation.attention") if inner else self.attention
         )
+        self.build_text_tokenizer()  # options that are wrong are said here
         tokenizer = self.build_tokenizer()
         side, remainder = divmod(config.video.size, tokenizer.downsampling)
         if remainder:
@@ -89,6 +91,11 @@ class Lab:
     def build_tokenizer(self) -> FrameTokenizer:
         """A fresh frame tokenizer."""
         tokenizer: FrameTokenizer = self._build("frame_tokenizer", self.config.frame_tokenizer, "frame_tokenizer")
+        return tokenizer
+
+    def build_text_tokenizer(self) -> TextTokenizer:
+        """A text tokenizer, neither trained nor loaded."""
+        tokenizer: TextTokenizer = self._build("text_tokenizer", self.config.text_tokenizer, "text_tokenizer")
         return tokenizer
 
     def build_metrics(self) -> dict[str, VideoMetric]:
@@ -205,24 +212,19 @@ class Lab:
         """Final frames from one key frame to the next."""
         return (self.places[-1] - self.places[0]) / max(self.config.video.frames - 1, 1)
 
-    def image_config(self, text_vocabulary: int) -> TransformerConfig:
+    def image_config(self, vocabulary: int) -> TransformerConfig:
         """Of the image model; it has no plus channel, so that settings of that do not make it another."""
         defaults = {name: getattr(TransformerConfig, name) for name in ("plus_init", "gate_init", "positions")}
-        return replace(self.video_config(text_vocabulary), grid=Grid(1, self.grid.height, self.grid.width), **defaults)
+        return replace(self.video_config(vocabulary), grid=Grid(1, self.grid.height, self.grid.width), **defaults)
 
-    def image_model(self, text_vocabulary: int) -> CogVideoTransformer:
+    def image_model(self, vocabulary: int) -> CogVideoTransformer:
         """The image model, untrained."""
-        return CogVideoTransformer(self.image_config(text_vocabulary), None)
+        return CogVideoTransformer(self.image_config(vocabulary), None)
 
-    def video_model(self, stage: Stage, text_vocabulary: int) -> CogVideoTransformer:
+    def video_model(self, stage: Stage, vocabulary: int) -> CogVideoTransformer:
         """The model of one of the video stages, untrained."""
         backend = self.attention if stage == "sequential" else self.interpolation_attention
-        return CogVideoTransformer(self.video_config(text_vocabulary), backend, stage)
-
-    @property
-    def text_offset(self) -> int:
-        """The first text token in the model's vocabulary: behind the image tokens and begin-of-image."""
-        return self.codes + 1
+        return CogVideoTransformer(self.video_config(vocabulary), backend, stage)
 
     def identity(self, kind: str, component: ComponentConfig | None) -> Any:
         """What decides a component's behaviour: name, options, the files that these name, and version and sources of
@@ -245,6 +247,7 @@ class Lab:
             ("data", config.data),
             ("frame_rate", config.frame_rate),
             ("frame_tokenizer", config.frame_tokenizer),
+            ("text_tokenizer", config.text_tokenizer),
             ("attention", config.attention),
             ("attention", config.stages.interpolation.attention),
             ("interpolation", config.interpolation),
@@ -258,14 +261,14 @@ class Lab:
         ]
         return [{"kind": i.kind, "name": i.name, "plugin": i.plugin, "version": i.version} for i in infos]
 
-    def video_config(self, text_vocabulary: int) -> TransformerConfig:
-        """Of the models of the video stages."""
+    def video_config(self, vocabulary: int) -> TransformerConfig:
+        """Of the models of the video stages; vocabulary: number of all tokens."""
         model = self.config.model
         return TransformerConfig(
             layers=model.layers,
             width=model.width,
             heads=model.heads,
-            vocabulary=self.text_offset + text_vocabulary,
+            vocabulary=vocabulary,
             image_vocabulary=self.codes,
             text_length=self.config.text.length,
             text_positions=self.config.text.length,

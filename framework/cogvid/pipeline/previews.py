@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from cogvid.data.text import TextTokenizer
+from cogvid.data.text import CaptionEncoder
 from cogvid.generation.clips import ClipGenerator
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.model.transformer import CogVideoTransformer
@@ -26,7 +26,7 @@ class Previews:
     Args:
         lab: the experiment's parts.
         tokenizer: the trained frame tokenizer.
-        text: the trained text tokenizer.
+        text: encodes the prompts.
         prompts: captions.
         seconds: durations of the sequences of each prompt, as `ClipGenerator.pieces` takes them.
         clusters: of the tokenizer's codes, int64 (codes,), if it has some.
@@ -36,7 +36,7 @@ class Previews:
         self,
         lab: Lab,
         tokenizer: FrameTokenizer,
-        text: TextTokenizer,
+        text: CaptionEncoder,
         prompts: Sequence[str],
         seconds: Sequence[Sequence[float]],
         clusters: Tensor | None = None,
@@ -57,7 +57,6 @@ class Previews:
             self.models.get("interpolation"),
             self.text,
             self.lab.config.generation,
-            self.lab.config.text.length,
             places=self.lab.places,
             plan=self.lab.plan,
             clusters=self.clusters,

@@ -14,7 +14,6 @@ from rich.logging import RichHandler
 
 from cogvid.config.compose import Resolved, differences, load_experiment
 from cogvid.config.schema import ExperimentConfig, InterpolationStart
-from cogvid.data.text import TextTokenizer
 from cogvid.errors import UserError
 from cogvid.generation.clips import ClipGenerator
 from cogvid.generation.packed import packed
@@ -27,7 +26,7 @@ from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import DONE, LOCK, StageResult, StageStore, alone, read_stage, write_json, write_whole
-from cogvid.pipeline.text_stage import text_stage
+from cogvid.pipeline.text_stage import load_text, text_stage
 from cogvid.pipeline.tokenizer_stage import load_clusters, load_tokenizer, tokenizer_stage
 from cogvid.pipeline.tokens_stage import tokens_stage, training_clips
 from cogvid.pipeline.train import TransformerStages, load_model
@@ -83,7 +82,7 @@ class Run:
         data = keep("data", data_stage(lab, store))
         check_test_clips(lab, data)
         text = keep("text_tokenizer", text_stage(lab, store, data))
-        check_prompts(lab, text)
+        check_prompts(lab, data, text)
         tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
         tokens = keep("tokens", tokens_stage(lab, store, data, tokenizer))
         samples = self._sample_videos(data, text, tokenizer)
@@ -141,12 +140,14 @@ class Run:
 
     def _sample_videos(self, data: StageResult, text: StageResult, tokenizer: StageResult) -> Previews:
         tests = usable_test_clips(self.lab, data).first(4)
-        prompts = self.config.trainer.sample_prompts or tests.prompts
+        words = load_text(self.lab, text)
+        prompts = self.config.trainer.sample_prompts or tests.prompts(words.tokenizer)
         if not tests.seconds:
             raise UserError("data: the test split has no usable clip; sample videos and evaluation need some")
         seconds = [tests.seconds[i % len(tests.seconds)] for i in range(len(prompts))]
-        network, words = load_tokenizer(self.lab, tokenizer), TextTokenizer.load(text.folder / "text.json")
-        return Previews(self.lab, network, words, prompts, seconds, load_clusters(tokenizer))
+        return Previews(
+            self.lab, load_tokenizer(self.lab, tokenizer), words, prompts, seconds, load_clusters(tokenizer)
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
     for name in ("text_tokenizer", "tokenizer", *TRANSFORMERS):
         if name in stages:
             stages[name].check()
-    text = TextTokenizer.load(stages["text_tokenizer"].folder / "text.json")
+    text = load_text(lab, stages["text_tokenizer"])
     words, generation = text.vocabulary, lab.config.generation
     networks = [
         load_model(lab.image_model(words), stages["image_base"]),
@@ -184,7 +185,6 @@ def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
         between,
         text,
         generation,
-        lab.config.text.length,
         places=lab.places,
         plan=lab.plan,
         clusters=load_clusters(stages["tokenizer"]),

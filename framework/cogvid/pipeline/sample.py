@@ -22,6 +22,7 @@ from cogvid.pipeline.lab import LONG, Lab
 from cogvid.pipeline.pictures import contact_sheet
 from cogvid.pipeline.run import TrainedModels, trained_models
 from cogvid.pipeline.stage import Info, StageResult, as_plain, write_whole
+from cogvid.pipeline.text_stage import warn_of_prompts
 
 # Frames of each clip on the contact sheet.
 _ACROSS = 8
@@ -62,8 +63,8 @@ def sample_clips(
         The mp4 files in the order of the prompts, then the contact sheet if there is one.
 
     Raises:
-        UserError: a prompt is empty or unknown, a stage is not trained yet, no rate fits the duration, or a file of
-            the clips' names belongs to another clip.
+        UserError: a prompt is empty or cannot be read, a stage is not trained yet, no rate fits the duration, or a file
+            of the clips' names belongs to another clip.
     """
     lab = Lab(config)
     settings = _settings(lab, stages)
@@ -76,7 +77,7 @@ def sample_clips(
     if any(clip.missing for clip in clips) or (sheet and not picture.exists()):
         run = trained_models(lab, stages)
         seconds = [(config.video.frames - 1) / rate for rate in rates]
-        run.generator.check(prompts, [seconds] * len(prompts))
+        warn_of_prompts(run.generator.text, prompts, [seconds] * len(prompts))
         _make_folder(out)
         _make_all(lab, run, clips, seconds, wait)
         if sheet and not picture.exists():

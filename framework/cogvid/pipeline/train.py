@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from cogvid.config.schema import StageConfig
 from cogvid.data.sequences import Batches, FrameSampler, FrameTimes, SequenceSampler, TokenBatch, TokenClips
-from cogvid.data.text import TextTokenizer
 from cogvid.errors import UserError
 from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
+from cogvid.pipeline.text_stage import load_text
 from cogvid.training.fit import LAST, fit
 from cogvid.training.next_token import TransformerModule
 
@@ -42,7 +42,7 @@ class TransformerStages:
         samples: Previews,
     ) -> None:
         self.lab, self.store, self.text_stage, self.tokens, self.clips = lab, store, text, tokens, clips
-        self.text = TextTokenizer.load(text.folder / "text.json")
+        self.text = load_text(lab, text)
         self.samples = samples
 
     def image_base(self) -> StageResult:
@@ -124,9 +124,9 @@ class TransformerStages:
         sampler: SequenceSampler | FrameSampler,
     ) -> Info:
         config = self.lab.config
-        make = TokenBatch(sampler, self.text, config.text.length, settings.caption_dropout)
+        make = TokenBatch(sampler, self.text, settings.caption_dropout)
         first = config.generation.image_model_first
-        module = TransformerModule(network, settings, self.lab.text_offset, image_model_first=first)
+        module = TransformerModule(network, settings, self.text.begin_of_image, image_model_first=first)
         batches = Batches(make, settings.batch_size)
         fit(
             module,

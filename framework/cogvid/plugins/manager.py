@@ -32,6 +32,7 @@ from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.interfaces.metric import VideoMetric
+from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.plugins.importing import PluginSource, import_entry_point, import_named, origin_of, plugin_code
 from cogvid.plugins.source import source_files
 
@@ -42,6 +43,7 @@ HOOKS: dict[str, tuple[Kind, type]] = {
     "register_interpolation_strategies": ("interpolation", InterpolationStrategy),
     "register_data_sources": ("data", DataSource),
     "register_frame_tokenizers": ("frame_tokenizer", FrameTokenizer),
+    "register_text_tokenizers": ("text_tokenizer", TextTokenizer),
     "register_metrics": ("metric", VideoMetric),
 }
 
@@ -252,7 +254,7 @@ def create_component(
     """Build one component, without an experiment.
 
     Args:
-        kind: `attention`, `frame_rate`, `interpolation`, `data`, `frame_tokenizer` or `metric`.
+        kind: `attention`, `frame_rate`, `interpolation`, `data`, `frame_tokenizer`, `text_tokenizer` or `metric`.
         name: the component's registered name.
         options: values for the fields of its `Config`.
         plugins: modules or ./files.py to load beside the installed plugins.

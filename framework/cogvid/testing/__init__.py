@@ -2,5 +2,6 @@
 
 from cogvid.testing.attention import attention_conformance
 from cogvid.testing.report import Case, ConformanceError, Failure
+from cogvid.testing.text_tokenizer import text_tokenizer_conformance
 
-__all__ = ["Case", "ConformanceError", "Failure", "attention_conformance"]
+__all__ = ["Case", "ConformanceError", "Failure", "attention_conformance", "text_tokenizer_conformance"]

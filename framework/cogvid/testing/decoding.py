@@ -69,7 +69,7 @@ def decoding_error(
     given = given_frames(stage, grid.frames)
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(_IMAGE, (2, grid.frames, grid.frame_tokens), generator=generator)
-    text = torch.randint(_TEXT, (2, 4), generator=generator)
+    text = torch.randint(_TEXT, (2, 4), generator=generator) + _IMAGE + 1
     text_mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
     masks = layer_masks(backend.pattern, grid, given, model.config.layers)
     schedules = {
@@ -88,12 +88,12 @@ def decoding_error(
             seed=0,
             samples=torch.arange(2),
             frame_ids=torch.arange(grid.frames).expand(2, -1),
-            text_offset=_IMAGE + 1,
+            begin_of_image=_IMAGE,
             schedule=schedule,
         )
         order = Rows.of(schedule, given).slots[:, 0].to(device)
         cached = torch.cat(model.logits, dim=1)
-        tokens = torch.cat([text.to(device) + _IMAGE + 1, frame_inputs(generated, _IMAGE)], dim=1)
+        tokens = torch.cat([text.to(device), frame_inputs(generated, _IMAGE)], dim=1)
         with torch.no_grad():
             whole, rounded, true = (
                 m.image_logits(tokens, text_mask.to(device))[:, order] for m in (model, plain, exact)

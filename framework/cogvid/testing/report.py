@@ -45,9 +45,9 @@ def _name(dtype: torch.dtype | None) -> str | None:
 
 @dataclass(frozen=True)
 class Failure:
-    """A case in which a check failed, and the problem in words."""
+    """A case in which a check failed, or a caption, and the problem in words."""
 
-    case: Case
+    case: Case | str
     problem: str
 
     def __str__(self) -> str:

@@ -22,12 +22,12 @@ class TransformerModule(StageModule):
     network: CogVideoTransformer
 
     def __init__(
-        self, network: CogVideoTransformer, config: StageConfig, text_offset: int, *, image_model_first: bool = True
+        self, network: CogVideoTransformer, config: StageConfig, begin_of_image: int, *, image_model_first: bool = True
     ) -> None:
-        """Args: network; config; text_offset: the text's first token in the vocabulary, behind begin-of-image;
-        image_model_first: whether the image model generates the first frame."""
+        """Args: network; config; begin_of_image: the token of a frame's slot 0; image_model_first:
+        whether the image model generates the first frame."""
         super().__init__(network, config)
-        self.text_offset, self.image_model_first = text_offset, image_model_first
+        self.begin_of_image, self.image_model_first = begin_of_image, image_model_first
         self.token_noise = config.token_noise if isinstance(config, InterpolationStageConfig) else 0.0
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
@@ -38,10 +38,10 @@ class TransformerModule(StageModule):
         given = torch.tensor(given_frames(model.stage, frames), device=self.device)
         if model.backend is not None and model.stage == "sequential":
             given[0] = self.image_model_first
-        inputs = frame_inputs(codes, self.text_offset - 1).unflatten(1, (frames, -1))
+        inputs = frame_inputs(codes, self.begin_of_image).unflatten(1, (frames, -1))
         if self.token_noise:
             inputs = self._noisy(inputs, given)
-        tokens = torch.cat([text + self.text_offset, inputs.flatten(1)], dim=1)
+        tokens = torch.cat([text, inputs.flatten(1)], dim=1)
         hidden = model.hidden(tokens, text_mask)[:, model.config.text_length :]
         predicted = model.project(hidden.unflatten(1, (frames, -1))[:, ~given])
         return self.report(F.cross_entropy(predicted.flatten(0, 2), codes[:, ~given].flatten()))
