@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
@@ -19,6 +20,8 @@ Item = TypeVar("Item")
 # Starting processes takes as long as the work on so many items, about.
 _WORTH_IT = 16
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Of prctl: which signal a process gets when the one that started it has ended.
+_PARENT_DEATH_SIGNAL = 1
 
 
 def processors() -> int:
@@ -100,8 +103,10 @@ class _Work(Dataset[Any]):
 
 
 def _obey_signals(worker: int) -> None:
-    """In a worker: Ctrl-C, which the terminal sends to all processes, ends it without a word. SIGTERM does already."""
+    """In a worker: Ctrl-C, which the terminal sends to all processes, ends it without a word; SIGTERM does already, and
+    so does the end of the process that it works for."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
