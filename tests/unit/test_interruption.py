@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,30 @@ def kill() -> None:
 def test_after_a_kill_no_step_is_told_twice(tmp_path: Path, whole: tuple[Any, Any], step: int) -> None:
     with pytest.raises(Killed):
         train(tmp_path, inside=at(step, kill))
+    assert_same(train(tmp_path), tmp_path, whole)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["inside", "between"])
+def test_an_interrupted_training_loses_no_step_and_leaves_no_worker(
+    tmp_path: Path, whole: tuple[Any, Any], signum: int, where: str
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, **{where: at(4, lambda: os.kill(os.getpid(), signum))}, workers=2)  # type: ignore[arg-type]
+    assert not active_children()
+    assert torch.load(tmp_path / "sequential-1" / LAST, weights_only=True)["global_step"] == 4
+    assert_same(train(tmp_path, workers=1), tmp_path, whole)
+    assert not active_children()
+
+
+def test_a_worker_that_is_killed_ends_the_training_with_one_error(tmp_path: Path, whole: tuple[Any, Any]) -> None:
+    def die(number: int) -> None:
+        if number == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(UserError, match=r"^A worker process .* was killed by SIGKILL, .* \(trainer\.workers, of"):
+        train(tmp_path, drawing=die, workers=2)
+    assert not active_children()
     assert_same(train(tmp_path), tmp_path, whole)
 
 

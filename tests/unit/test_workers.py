@@ -86,7 +86,9 @@ def test_a_worker_that_is_killed_is_one_clear_error_where_its_result_is_wanted(
     ready.set()
     if consumer == "is busy":  # when the worker dies
         os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
-    with pytest.raises(UserError, match=rf"^A worker process \({killed}\) was killed by {signum.name}, .* memory ran out"):
+    with pytest.raises(
+        UserError, match=rf"^A worker process \({killed}\) was killed by {signum.name}, .* memory ran out"
+    ):
         list(items)
     assert not active_children()
     assert capfd.readouterr() == ("", "")

@@ -59,8 +59,8 @@ def read_frames_file(path: Path, count: int) -> NDArray[np.uint8] | None:
     """The frames uint8 (count, 3, height, width) that `write_frames` wrote, memory-mapped; None if they are not there,
     or not what it wrote."""
     with suppress(OSError, ValueError):
-        frames: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-        if len(frames) == count:
+        frames: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")
+        if frames.dtype == np.uint8 and frames.ndim == 4 and len(frames) == count:
             return frames
     return None
 
