@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ class Variants:
     def __init__(self, experiment: Path, runs: Path) -> None:
         self.experiment, self.runs = experiment, runs
         self.running: dict[str, subprocess.Popen[str]] = {}
-        self.met_training = 0
+        self.met_training, self.started = 0, 0
 
     def start(self, variant: str) -> None:
         words = ["run", str(self.experiment), *TRAININGS, "--runs", str(self.runs), "--variant", variant]
+        words.append(f"trainer.workers={self.started % 3}")
+        self.started += 1
         self.running[variant] = subprocess.Popen(
             [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -131,3 +134,25 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: 
         assert_same(disturbed.runs, whole.runs)
     print(f"{met_training} of {done} interruptions met a training between its steps, in {trial} trials")
     assert met_training or TIMES < 40
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_training_and_all_its_workers_is_one_line_and_the_end_of_them(
+    tiny: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
+    words = ["run", str(tiny), "--runs", str(tmp_path), "stages.tokenizer.steps=20000", "trainer.workers=2"]
+    process = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        while process.poll() is None and not list(tmp_path.glob("stages/tokenizer-*/last.ckpt")):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        os.killpg(process.pid, signum)
+        # It ends when the last of the processes has closed it.
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signum, said
+    assert "Traceback" not in said
+    assert f"Error: Interrupted by {signum.name}. tokenizer goes on from step" in said

@@ -86,11 +86,13 @@ def test_a_run_folder_of_another_config_is_refused_and_kept(tiny: Path, tmp_path
 
 
 @pytest.mark.timeout(280)
-def test_a_run_killed_in_each_stage_ends_with_the_metrics_of_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_killed_in_each_stage_ends_as_an_uninterrupted_one_with_any_number_of_workers(
+    tiny: Path, tmp_path: Path
+) -> None:
     command = [*COMMAND, "run", str(tiny), "--runs", str(tmp_path / "killed"), "--variant", "local"]
     whole = finish(tiny, tmp_path / "whole", variant="local")
-    for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
-        kill_after_checkpoint(command, tmp_path / "killed" / "stages", stage)
+    for workers, stage in zip((2, 0, 2, 1), ("tokenizer", "image_base", "sequential", "interpolation"), strict=True):
+        kill_after_checkpoint([*command, f"trainer.workers={workers}"], tmp_path / "killed" / "stages", stage)
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     killed = tmp_path / "killed" / "tiny" / "local" / "0"
     assert json.loads((killed / "stages/sequential/stage.json").read_text())["resumed"]

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from cogvid.config.schema import StageConfig, TrainerConfig
-from cogvid.data.sequences import Batches
 from cogvid.errors import Interrupted, UserError
 from cogvid.training.finite import check_weights
 from cogvid.training.fit import LAST, fit
@@ -27,6 +28,17 @@ from cogvid.training.modules import StageModule
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = 8
 Hook = Callable[[int], None]
+
+
+class Numbers(Dataset[Tensor]):
+    """The n-th sample is n, four times; `at` is called with it first."""
+
+    def __init__(self, at: Hook) -> None:
+        self.at = at
+
+    def __getitem__(self, number: int) -> Tensor:
+        self.at(number)
+        return torch.full((4,), float(number))
 
 
 class Regression(StageModule):
@@ -66,18 +78,17 @@ def train(
     settings: StageConfig | None = None,
     *,
     precision: str = "32-true",
+    workers: int = 0,
+    drawing: Hook = nothing,
 ) -> StageModule:
-    def batch(numbers: Sequence[int]) -> Tensor:
-        return torch.tensor([[float(number)] * 4 for number in numbers])
-
     torch.manual_seed(0)
     settings = settings or config()
     module = Regression(settings, inside)
     fit(
         module,
-        Batches(batch, settings.batch_size),
+        Numbers(drawing),
         folder / "sequential-1",
-        TrainerConfig(accelerator="cpu", log_every=1, precision=precision),
+        TrainerConfig(accelerator="cpu", log_every=1, precision=precision, workers=workers),
         title="sequential",
         seed=1,
         names=lambda numbers: [f"clip {number}" for number in numbers],
@@ -169,6 +180,30 @@ def test_after_a_kill_no_step_is_told_twice(tmp_path: Path, whole: tuple[Any, An
     assert_same(train(tmp_path), tmp_path, whole)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["inside", "between"])
+def test_an_interrupted_training_loses_no_step_and_leaves_no_worker(
+    tmp_path: Path, whole: tuple[Any, Any], signum: int, where: str
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, **{where: at(4, lambda: os.kill(os.getpid(), signum))}, workers=2)  # type: ignore[arg-type]
+    assert not active_children()
+    assert torch.load(tmp_path / "sequential-1" / LAST, weights_only=True)["global_step"] == 4
+    assert_same(train(tmp_path, workers=1), tmp_path, whole)
+    assert not active_children()
+
+
+def test_a_worker_that_is_killed_ends_the_training_with_one_error(tmp_path: Path, whole: tuple[Any, Any]) -> None:
+    def die(number: int) -> None:
+        if number == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(UserError, match=r"^A worker process .* was killed by SIGKILL, .* \(trainer\.workers, of"):
+        train(tmp_path, drawing=die, workers=2)
+    assert not active_children()
+    assert_same(train(tmp_path), tmp_path, whole)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -244,9 +279,16 @@ def test_a_loss_that_is_not_finite_before_anything_is_learnt_is_no_fault_of_a_ra
 def train_spoilt(folder: Path, settings: StageConfig) -> None:
     module = Regression(settings, nothing)
     nn.init.constant_(module.network[2].bias, float("nan"))  # type: ignore[index]
-    batches = Batches(lambda numbers: torch.zeros(len(numbers), 4), settings.batch_size)
     trainer = TrainerConfig(accelerator="cpu", log_every=1)
-    fit(module, batches, folder / "sequential-1", trainer, title="sequential", seed=1, names=lambda numbers: ["a"])
+    fit(
+        module,
+        Numbers(nothing),
+        folder / "sequential-1",
+        trainer,
+        title="sequential",
+        seed=1,
+        names=lambda numbers: ["a"],
+    )
 
 
 def test_weights_that_the_last_step_spoils_are_found() -> None:

@@ -86,6 +86,8 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         ("model.plus_init=copy", "data text_tokenizer tokenizer tokens image_base metrics"),
         ("trainer.devices=2", "data text_tokenizer metrics"),
         ("trainer.log_every=3", "*"),
+        ("trainer.workers=2", "*"),
+        ("stages.tokenizer.frames=500", "data text_tokenizer metrics"),
         ("data_seed=1", "metrics"),
     ],
 )

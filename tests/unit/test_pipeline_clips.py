@@ -199,7 +199,8 @@ def test_decoded_frames_are_those_of_the_numbers(tmp_path: Path) -> None:
 
 def test_frames_for_the_tokenizer_do_not_grow_with_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_video(tmp_path / "a.mp4", 20, 8)
-    lab = make_lab(tmp_path, [row("a.mp4", caption=f"a cat {i}") for i in range(30)])
+    captions = [row("a.mp4", caption=f"a cat {i}") for i in range(30)]
+    lab = make_lab(tmp_path, captions, "stages.tokenizer.frames=20")
     data = prepared(lab, tmp_path)
     asked: list[int] = []
 
@@ -207,8 +208,37 @@ def test_frames_for_the_tokenizer_do_not_grow_with_the_clips(tmp_path: Path, mon
         asked.extend(map(len, numbers))
         raise UserError("enough")
 
-    monkeypatch.setattr(tokenizer_module, "_POOL", 20)
     monkeypatch.setattr(tokenizer_module, "decode_clips", ask)
     with pytest.raises(UserError, match="enough"):
         tokenizer_stage(lab, StageStore(tmp_path / "stages"), data)
     assert sum(asked) == 20
+
+
+def test_a_tokenizer_trains_on_the_frames_that_are_there_whole_and_on_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_video(tmp_path / "a.mp4", 20, 8)
+    lab, store = make_lab(tmp_path, [row("a.mp4")]), StageStore(tmp_path / "stages")
+    data, trained = prepared(lab, tmp_path), tokenizer_module.fit
+    seen: list[np.ndarray] = []
+
+    def interrupted(module: Any, samples: Any, folder: Path, *words: Any, **more: Any) -> None:
+        seen.append(np.array(samples.frames))
+        # What is whole is used as it is, what is not is made again.
+        (path,) = folder.glob("*.npy")
+        path.write_bytes(path.read_bytes()[:-1] + b"?" if len(seen) == 1 else path.read_bytes()[:-1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer_module, "fit", interrupted)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                tokenizer_stage(lab, store, data)
+    first, other, again = seen
+    assert first.shape == (16, 3, 16, 16)
+    assert sorted({int(frame[0, 0, 0]) for frame in first}) == sorted({int(frame.max()) for frame in first})
+    assert (np.argwhere(first != other) == [[15, 2, 15, 15]]).all()
+    assert np.array_equal(first, again)
+    assert tokenizer_module.fit is trained
+    folder = tokenizer_stage(lab, store, data).folder
+    assert not list(folder.rglob("*.npy"))

@@ -49,6 +49,7 @@ NONSENSE = {
     "model.gate_init": [NAN, INF, 1e300],
     "trainer.devices": [0, -1],
     "trainer.threads": [-1, 10**9],
+    "trainer.workers": [-1, 10**9],
     "trainer.log_every": [0],
     "trainer.sample_every": [-1],
     "trainer.sample_prompts": [[""], ["a", "  "]],
@@ -78,6 +79,7 @@ NONSENSE = {
         }.items()
     },
     "stages.tokenizer.clusters": [0],
+    "stages.tokenizer.frames": [1],
     "stages.image_base.stills": [-0.1, 1.1, NAN],
     **{
         f"generation.{model}.{name}": values

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,14 @@ import pytorch_lightning as pl
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from cogvid import Grid
 from cogvid.config.schema import StageConfig, TrainerConfig
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.sequences import Batches, FrameSampler, SequenceSampler, TokenBatch, TokenClips, sequences
+from cogvid.data.loading import load
+from cogvid.data.samples import FrameSampler, SequenceSampler, TokenSamples
+from cogvid.data.sequences import TokenClips, sequences
 from cogvid.data.text import CaptionEncoder
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.training.fit import LAST, fit
@@ -189,11 +191,6 @@ def test_each_clip_comes_once_an_epoch_in_an_order_of_its_own(sampler: SequenceS
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
-def test_a_clip_too_short_for_every_rate_is_left_out(sampler: SequenceSampler) -> None:
-    slow = replace(sampler, scheduler=LowestFit(LowestFit.Config(rates=[1.0, 2.0])))
-    assert {slow.draw(number)[1] for number in range(8)} == set(CAPTIONS) - {CAPTIONS[3]}
-
-
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(sampler: SequenceSampler, factor: float) -> None:
     scheduler = Uniform(Uniform.Config(rates=list(RATES)))
@@ -214,7 +211,7 @@ def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(sampler: 
 def test_frames_are_found_by_their_numbers_where_only_some_are_kept() -> None:
     kept = torch.tensor([0, 4, 8, 2, 3])
     times = [ClipTimes.of(range(9), Fraction(1, 8))] * 2
-    clips = TokenClips(10 * kept.int()[:, None, None], kept, torch.tensor([0, 3, 5]), ["a", "b"], times)
+    clips = TokenClips(10 * kept.int()[:, None, None], kept, torch.tensor([0, 3, 5]), [("a",), ("b",)], times)
     assert clips.frames(0, np.array([0, 8, 4, 4])).flatten().tolist() == [0, 80, 40, 40]
     assert clips.frames(1, np.array([3])).flatten().tolist() == [30]
     for clip, number in ((0, 5), (1, 8)):
@@ -224,7 +221,7 @@ def test_frames_are_found_by_their_numbers_where_only_some_are_kept() -> None:
 
 def test_saved_clips_are_loaded(token_clips: TokenClips, tmp_path: Path) -> None:
     save_file(token_clips.tensors(), tmp_path / "tokens.safetensors")
-    loaded = TokenClips.load(tmp_path / "tokens.safetensors", CAPTIONS, token_clips.times)
+    loaded = TokenClips.load(tmp_path / "tokens.safetensors", token_clips.captions, token_clips.times)
     for name in ("codes", "numbers", "offsets"):
         assert torch.equal(getattr(loaded, name), getattr(token_clips, name))
 
@@ -241,33 +238,12 @@ def test_a_clip_of_thirty_frames_a_second_is_drawn_at_a_quarter_of_it_under_the_
         torch.arange(17).int()[:, None, None],
         torch.arange(17),
         torch.tensor([0, 17]),
-        ["a"],
+        [("a",)],
         [ClipTimes.of([round(1000 * number / 30) for number in range(17)], Fraction(1, 1000))],
     )
     sampler = SequenceSampler(clips, LowestFit(LowestFit.Config(rates=[7.5, 15])), [(0, 1, 2, 3, 4)], 5, seed=0)
     codes, _, seconds = sampler.draw(0)
     assert (codes.flatten().tolist(), round(seconds, 3)) == ([0, 4, 8, 12, 16], 0.533)
-
-
-def test_batches_from_a_step_are_the_tail_of_those_from_the_start(
-    sampler: SequenceSampler, text: CaptionEncoder
-) -> None:
-    def first(count: int, step: int) -> list[tuple[Tensor, ...]]:
-        batches = Batches(TokenBatch(sampler, text, caption_dropout=0.5), batch_size=4)
-        batches.start(step, rank=0, processes=1)
-        return list(islice(batches, count))
-
-    for whole, tail in zip(first(7, 0)[3:], first(4, 3), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(whole, tail, strict=True))
-
-
-def test_processes_share_the_samples_of_a_step() -> None:
-    shares = []
-    for rank in range(2):
-        batches = Batches(list, batch_size=4)
-        batches.start(step=5, rank=rank, processes=2)
-        shares.append(next(iter(batches)))
-    assert shares == [[20, 22], [21, 23]]
 
 
 def test_the_image_base_gets_stills_and_first_frames_as_clips_of_no_duration(sampler: SequenceSampler) -> None:
@@ -296,7 +272,7 @@ def test_only_first_frames_or_only_stills(sampler: SequenceSampler, stills: floa
 
 def test_dropping_the_caption_keeps_the_duration(sampler: SequenceSampler, text: CaptionEncoder) -> None:
     numbers = range(40)
-    _, tokens, mask = TokenBatch(sampler, text, caption_dropout=0.5)(numbers)
+    ((_, tokens, mask),) = load(TokenSamples(sampler, text, caption_dropout=0.5), [numbers], 0)
     draws = [sampler.draw(number) for number in numbers]
     with_caption, _ = text.encode([caption for _, caption, _ in draws], [seconds for *_, seconds in draws])
     without, _ = text.encode([None] * len(draws), [seconds for *_, seconds in draws])
@@ -314,7 +290,7 @@ def test_which_captions_are_dropped_depends_on_the_seed_of_the_stage(
         own = replace(sampler, seed=seed)
         draws = own if kind == "sequences" else FrameSampler(own, own, stills=0.0)
         numbers = range(60)
-        _, tokens, _ = TokenBatch(draws, text, caption_dropout=0.5)(numbers)
+        ((_, tokens, _),) = load(TokenSamples(draws, text, caption_dropout=0.5), [numbers], 0)
         without, _ = text.encode([None] * len(numbers), [draws.draw(number)[2] for number in numbers])
         return (tokens == without).all(1).tolist()
 
@@ -335,23 +311,22 @@ class KillBefore(pl.Callback):
             raise Killed
 
 
-@pytest.mark.parametrize("muon_lr", [0.0, 0.02])
+@pytest.mark.parametrize(("muon_lr", "workers"), [(0.0, 0), (0.02, 2)])
 @pytest.mark.filterwarnings("ignore")
-def test_a_killed_training_ends_where_an_uninterrupted_one_does(
-    make_model: MakeModel, sampler: SequenceSampler, text: CaptionEncoder, tmp_path: Path, muon_lr: float
+def test_a_killed_training_ends_where_an_uninterrupted_one_does_with_any_number_of_workers(
+    make_model: MakeModel, sampler: SequenceSampler, text: CaptionEncoder, tmp_path: Path, muon_lr: float, workers: int
 ) -> None:
     config = StageConfig(steps=8, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, checkpoint_every=4, caption_dropout=0.3)
 
-    def train(folder: Path, *callbacks: pl.Callback) -> nn.Module:
+    def train(folder: Path, workers: int, *callbacks: pl.Callback) -> nn.Module:
         model = make_model(Naive(), Grid(3, 2, 3), text_length=30, seed=3, dtype=torch.float32, **VOCABULARY)
         model.start_plus_channel(
             make_model(None, Grid(1, 2, 3), text_length=30, seed=4, dtype=torch.float32, **VOCABULARY)
         )
-        batches = Batches(TokenBatch(sampler, text, caption_dropout=0.3), config.batch_size)
-        trainer = TrainerConfig(accelerator="cpu", log_every=1)
+        trainer = TrainerConfig(accelerator="cpu", log_every=1, workers=workers)
         fit(
             TransformerModule(model, config, text.begin_of_image),
-            batches,
+            TokenSamples(sampler, text, caption_dropout=0.3),
             folder,
             trainer,
             title="tiny",
@@ -361,11 +336,11 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
         )
         return model
 
-    whole = train(tmp_path / "whole")
+    whole = train(tmp_path / "whole", 0)
     with pytest.raises(Killed):
-        train(tmp_path / "killed", KillBefore(6))
+        train(tmp_path / "killed", workers, KillBefore(6))
     assert (tmp_path / "killed" / LAST).exists()
-    assert_same_weights(train(tmp_path / "killed"), whole)
+    assert_same_weights(train(tmp_path / "killed", 2 - workers), whole)
     histories = [(tmp_path / name / "history.jsonl").read_text() for name in ("whole", "killed")]
     assert histories[0] == histories[1]
     assert histories[0].count("\n") == 8
@@ -376,9 +351,10 @@ def test_a_killed_training_draws_the_random_numbers_it_would_have_drawn(tmp_path
     # The tokenizer trains on random crops, and starts its codebook from random features.
     config = StageConfig(steps=6, batch_size=8, adam_lr=0.01, checkpoint_every=3)
 
-    def frames(numbers: Sequence[int]) -> Tensor:
-        generator = torch.Generator().manual_seed(numbers[0])
-        return torch.randint(256, (len(numbers), 3, 16, 16), dtype=torch.uint8, generator=generator)
+    class Frames(Dataset[Tensor]):
+        def __getitem__(self, number: int) -> Tensor:
+            generator = torch.Generator().manual_seed(number)
+            return torch.randint(256, (3, 16, 16), dtype=torch.uint8, generator=generator)
 
     def train(folder: Path, *callbacks: pl.Callback) -> nn.Module:
         torch.manual_seed(0)
@@ -387,7 +363,7 @@ def test_a_killed_training_draws_the_random_numbers_it_would_have_drawn(tmp_path
         trainer = TrainerConfig(accelerator="cpu", log_every=1)
         fit(
             module,
-            Batches(frames, 8),
+            Frames(),
             folder,
             trainer,
             title="tiny",

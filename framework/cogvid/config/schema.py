@@ -102,6 +102,9 @@ class StageConfig:
 
 @dataclass
 class TokenizerStageConfig(StageConfig):
+    # That it trains on, drawn from all training clips: more of them fit no better, and take room on the disk while it
+    # trains (3 bytes a pixel).
+    frames: int = option(20_000, at_least(2))
     clusters: int = option(64, at_least(1))  # of its codes by k-means, for two-level sampling
 
 
@@ -137,6 +140,7 @@ class TrainerConfig:
     # Lightning's others cast the networks to a type that what they read does not have.
     precision: str = option("32-true", one_of("32-true", "bf16-mixed", "16-mixed"))
     threads: int = option(0, between(0, 1024))  # CPU threads; 0 leaves torch's choice
+    workers: int = option(0, between(0, 1024))  # processes that draw training samples; 0 for the training itself
     log_every: int = option(20, at_least(1))  # steps
     sample_every: int = option(0, at_least(0))  # steps between previews in TensorBoard; 0 for one at the end
     sample_prompts: list[str] = option([], each(not_blank(), least=0))  # empty: the first captions of the test split

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from cogvid.errors import UserError
 
+Index = TypeVar("Index")
 Item = TypeVar("Item")
 # Starting processes takes as long as the work on so many items, about.
 _WORTH_IT = 16
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Of prctl: which signal a process gets when the one that started it has ended.
+_PARENT_DEATH_SIGNAL = 1
 
 
 def processors() -> int:
@@ -20,37 +29,102 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def in_order(work: Callable[[int], Item], numbers: Sequence[int], workers: int | None = None) -> Iterator[Item]:
-    """`work(number)` for each number, in order.
+def workers_for(items: int) -> int:
+    """How many processes to start for so many items: as many as can run at once where that is worth it, else none."""
+    return processors() if items >= _WORTH_IT else 0
 
-    The work runs ahead of what uses its results by two items for each process; no more of them wait in memory.
+
+def in_order(
+    work: Callable[[Index], Item], indices: Iterable[Index], workers: int | None = None
+) -> Generator[Item, None, None]:
+    """`work(index)` for each index, in order.
+
+    The work runs ahead of what uses its results by two items for each process; no more of them wait in memory. The
+    processes end with the iteration, whatever ends it.
 
     Args:
         work: on one item; its result goes from process to process, tensors without a copy.
-        numbers: of the items.
+        indices: of the items, with or without an end.
         workers: processes; 0 for this one, None for as many as can run at once where that is worth their start.
 
     Raises:
-        UserError: as `work` does.
+        UserError: as `work` does, or a process was killed.
     """
     if workers is None:
-        workers = processors() if len(numbers) >= _WORTH_IT else 0
-    ahead = 2 if workers else None
-    for item in DataLoader(_Work(work, numbers), batch_size=None, num_workers=workers, prefetch_factor=ahead):
-        if isinstance(item, UserError):
-            raise item
-        yield item
+        workers = workers_for(len(indices)) if isinstance(indices, Sized) else processors()
+    if not workers:
+        yield from map(work, indices)
+        return
+    loader = DataLoader(
+        _Work(work),
+        batch_size=None,
+        sampler=indices,
+        num_workers=workers,
+        prefetch_factor=2,
+        worker_init_fn=_obey_signals,
+    )
+    processes: list[BaseProcess] = []
+    try:
+        # A worker that a signal meets before it is ready would handle it as this process does.
+        with _signals_held():
+            others, on_end = set(active_children()), signal.getsignal(signal.SIGCHLD)
+            items = iter(loader)
+            processes = [process for process in active_children() if process not in others]
+            # With its own handler torch raises from the middle of whatever this process does when a worker ends;
+            # without it, where the worker's result is waited for.
+            if on_end is not signal.getsignal(signal.SIGCHLD):
+                signal.signal(signal.SIGCHLD, on_end)
+        for item in items:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    except Exception as error:
+        killed = [process for process in processes if process.exitcode]
+        if not killed or isinstance(error, UserError):
+            raise
+        raise _killed(killed[0]) from error
+    finally:
+        with _signals_held():
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
 
 
 class _Work(Dataset[Any]):
-    def __init__(self, work: Callable[[int], Any], numbers: Sequence[int]) -> None:
-        self.work, self.numbers = work, numbers
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self.work = work
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, place: int) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         try:
-            return self.work(self.numbers[place])
+            return self.work(index)
         except UserError as error:  # raised where the results are wanted: a loader would wrap it in a traceback
             return error
+
+
+def _obey_signals(worker: int) -> None:
+    """In a worker: Ctrl-C, which the terminal sends to all processes, ends it without a word; SIGTERM does already, and
+    so does the end of the process that it works for."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let the signals that ask a command to end wait until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _killed(process: BaseProcess) -> UserError:
+    code = process.exitcode or 0
+    cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return UserError(
+        f"A worker process ({process.pid}) {cause}, most likely because memory ran out: the machine's, or what "
+        "processes share in /dev/shm. Make room or use fewer workers (trainer.workers, of a training), then run the "
+        "command again: it goes on with what is finished."
+    )

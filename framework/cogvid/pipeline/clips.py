@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from cogvid.data.files import VideoFile
 from cogvid.data.reading import read_frames
 from cogvid.data.sequences import sequences
 from cogvid.data.table import ClipTable, TimedClip
-from cogvid.data.workers import in_order
+from cogvid.data.workers import in_order, workers_for
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Split
 from cogvid.interfaces.frame_rate import frames_at
@@ -24,7 +24,6 @@ from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.stage import Info
 from cogvid.progress import stage_progress
 
-Item = TypeVar("Item")
 TABLE = "clips.arrow"
 
 
@@ -126,18 +125,15 @@ def rates_and_windows(lab: Lab) -> Info:
 
 
 def decode_clips(
-    clips: Sequence[TimedClip], numbers: Sequence[NDArray[np.int64]], size: int, title: str
+    clips: Sequence[TimedClip], numbers: Iterable[NDArray[np.int64]], size: int, title: str
 ) -> Iterator[Tensor]:
     """Frames uint8 (T, 3, size, size) of each clip by their numbers, in order, with progress."""
 
-    def work(place: int) -> Tensor:
+    def work(wanted: tuple[int, NDArray[np.int64]]) -> Tensor:
+        place, own = wanted
         clip = clips[place]
-        return read_frames(VideoFile.of(clip.clip), (numbers[place] + clip.first).tolist(), size)
+        return read_frames(VideoFile.of(clip.clip), (own + clip.first).tolist(), size)
 
-    return with_progress(work, len(clips), title)
-
-
-def with_progress(work: Callable[[int], Item], count: int, title: str) -> Iterator[Item]:
-    """`work(0)`, `work(1)`, ... in processes of its own where that is worth it, shown as a progress bar."""
-    with stage_progress() as bar:
-        yield from bar.track(in_order(work, range(count)), total=count, description=title)
+    count = len(clips)
+    with stage_progress() as bar, closing(in_order(work, enumerate(numbers), workers_for(count))) as decoded:
+        yield from bar.track(decoded, total=count, description=title)

@@ -21,9 +21,9 @@ _TEXT = {
 _REACH = {
     "data": ("data/reading", "data/table", "data/workers"),
     "text_tokenizer": ("data/text",),
-    "tokenizer": ("data/reading", "training/fit", "training/modules", "generation/clusters"),
+    "tokenizer": ("data/reading", "data/frames", "training/fit", "training/modules", "generation/clusters"),
     "tokens": ("data/reading", "data/sequences"),
-    "transformer": ("training/fit", "training/next_token", "model/transformer", "data/sequences"),
+    "transformer": ("training/fit", "training/next_token", "model/transformer", "data/samples"),
     "samples": ("generation/clips", "generation/packed", "data/reading", "data/video", "interfaces/interpolation"),
     "metrics": ("data/reading", "interfaces/metric"),
 }

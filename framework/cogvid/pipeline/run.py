@@ -35,6 +35,8 @@ from cogvid.pipeline.train import TransformerStages, load_model
 STAGES = "stages"
 ENVIRONMENT = "environment.json"
 TRANSFORMERS = ("image_base", "sequential", "interpolation")
+# It decides nothing that is made: a run may go on with another value.
+_FREE = "trainer.workers"
 
 
 class Run:
@@ -59,7 +61,7 @@ class Run:
             check_folder(folder)
         saved = self.folder / "config.yaml"
         if saved.exists():
-            changed = differences(saved, config)
+            changed = [change for change in differences(saved, config) if change[0] != _FREE]
             if changed:
                 lines = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in changed[:5])
                 raise UserError(

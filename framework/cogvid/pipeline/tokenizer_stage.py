@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cogvid.data.sequences import Batches
+from cogvid.data.frames import FrameSamples, read_frames_file, write_frames
 from cogvid.generation.clusters import cluster_codes
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.clips import decode_clips, read_clips
@@ -19,8 +19,8 @@ from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule
 
-# Frames that the tokenizer trains on: more of them fit no better and take memory (3 bytes a pixel).
-_POOL = 20_000
+# The frames that the stage trains on, while it does.
+_FRAMES = "frames.npy"
 _CLUSTERS = "clusters.safetensors"
 
 
@@ -41,30 +41,31 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
     def work(folder: Path) -> Info:
         clips = read_clips(data.folder, "train")
         random = np.random.default_rng((config.seed, 4))
-        clips = clips.pick(clips.rows[np.sort(random.permutation(len(clips))[: _POOL // 2])])
-        each = max(2, min(16, _POOL // len(clips)))
-        numbers = [random.integers(frames, size=each) for frames in clips.column("frames").to_pylist()]
-        pool = torch.cat([*decode_clips(clips, numbers, config.video.size, "tokenizer: frames")])
-
-        def draw(numbers: Sequence[int]) -> np.ndarray:
-            return np.random.default_rng((config.seed, numbers[0])).integers(len(pool), size=len(numbers))
-
-        def batch(numbers: Sequence[int]) -> Tensor:
-            return pool[torch.from_numpy(draw(numbers))]
+        clips = clips.pick(clips.rows[np.sort(random.permutation(len(clips))[: settings.frames // 2])])
+        each = max(2, min(16, settings.frames // len(clips)))
+        path, count = folder / _FRAMES, len(clips) * each
+        frames = read_frames_file(path, count)
+        if frames is None:
+            lengths = clips.column("frames").to_numpy()
+            numbers = (random.integers(length, size=each) for length in lengths)
+            write_frames(path, count, decode_clips(clips, numbers, config.video.size, "tokenizer: frames"))
+            frames = read_frames_file(path, count)
+            assert frames is not None
+        samples = FrameSamples(frames, settings.batch_size, config.seed)
 
         def names(numbers: Sequence[int]) -> list[str]:
-            return [clips[frame // each].clip.id for frame in draw(numbers)]
+            return [clips[samples.place(number) // each].clip.id for number in numbers]
 
         torch.manual_seed(config.seed)
         module = FrameTokenizerModule(lab.build_tokenizer(), settings)
-        batches = Batches(batch, settings.batch_size)
-        fit(module, batches, folder, config.trainer, title="tokenizer", seed=config.seed, names=names)
+        fit(module, samples, folder, config.trainer, title="tokenizer", seed=config.seed, names=names)
         tokenizer = module.network.eval().cpu()
         write_tensors(folder / "model.safetensors", tokenizer.state_dict())
         codebook = tokenizer.codebook()
         if codebook is not None:
             clusters = cluster_codes(codebook, settings.clusters, config.seed)
             write_tensors(folder / _CLUSTERS, {"clusters": clusters})
+        path.unlink()
         (folder / LAST).unlink(missing_ok=True)
         return {"steps": settings.steps, "parameters": sum(p.numel() for p in tokenizer.parameters())}
 

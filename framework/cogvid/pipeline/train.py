@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from cogvid.config.schema import StageConfig
-from cogvid.data.sequences import Batches, FrameSampler, FrameTimes, SequenceSampler, TokenBatch, TokenClips
+from cogvid.data.samples import FrameSampler, SequenceSampler, TokenSamples
+from cogvid.data.sequences import FrameTimes, TokenClips
 from cogvid.errors import UserError
 from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
@@ -124,13 +125,12 @@ class TransformerStages:
         sampler: SequenceSampler | FrameSampler,
     ) -> Info:
         config = self.lab.config
-        make = TokenBatch(sampler, self.text, settings.caption_dropout)
+        samples = TokenSamples(sampler, self.text, settings.caption_dropout)
         first = config.generation.image_model_first
         module = TransformerModule(network, settings, self.text.begin_of_image, image_model_first=first)
-        batches = Batches(make, settings.batch_size)
         fit(
             module,
-            batches,
+            samples,
             folder,
             config.trainer,
             title=name,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 
 from cogvid.config.schema import TrainerConfig
-from cogvid.data.sequences import Batches
+from cogvid.data.loading import load, step_numbers
 from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness, checkpoint_step
 from cogvid.training.events import drop_events
 from cogvid.training.finite import check_weights, not_finite
@@ -29,20 +30,28 @@ log = logging.getLogger("cogvid")
 class StageData(pl.LightningDataModule):
     """The endless batches of a stage, as Lightning wants them."""
 
-    def __init__(self, batches: Batches[Any]) -> None:
+    def __init__(self, samples: Dataset[Any], batch_size: int, workers: int) -> None:
         super().__init__()
-        self.batches = batches
+        self.samples, self.batch_size, self.workers = samples, batch_size, workers
+        self.batches: Generator[Any, None, None] | None = None
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> Generator[Any, None, None]:
         # Lightning fetches the first batch before any hook of the training: here alone it learns where to start.
-        assert self.trainer is not None
-        self.batches.start(self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(self.batches, batch_size=None)
+        trainer = self.trainer
+        assert trainer is not None
+        numbers = step_numbers(self.batch_size, trainer.global_step, trainer.global_rank, trainer.world_size)
+        self.batches = load(self.samples, numbers, self.workers)
+        return self.batches
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.batches is not None:
+            self.batches.close()
 
 
 def fit(
     module: StageModule,
-    batches: Batches[Any],
+    samples: Dataset[Any],
     folder: Path,
     config: TrainerConfig,
     *,
@@ -55,7 +64,7 @@ def fit(
 
     Args:
         module: network and optimiser.
-        batches: of the stage.
+        samples: map-style, by number; a step takes the next `batch_size` of them, without end.
         folder: gets TensorBoard events, `history.jsonl` and, until the stage is finished, `last.ckpt`.
         config: of the trainer.
         title: the stage's name.
@@ -64,7 +73,7 @@ def fit(
         callbacks: more of them.
 
     Raises:
-        UserError: a loss, or a weight at the end, is not finite.
+        UserError: a loss, or a weight at the end, is not finite; a sample cannot be read; a worker was killed.
         Interrupted: by a signal; between two steps, a checkpoint of the last one is left.
     """
     _quiet()
@@ -101,8 +110,8 @@ def fit(
     )
     found = last if last.exists() else None
     try:
-        with interruption.handled():
-            trainer.fit(module, StageData(batches), ckpt_path=found, weights_only=True)
+        with interruption.handled(), closing(StageData(samples, settings.batch_size, config.workers)) as data:
+            trainer.fit(module, data, ckpt_path=found, weights_only=True)
     except NotFiniteError as error:
         step, size = trainer.global_step, settings.batch_size
         clips = names(range(step * size, (step + 1) * size))
