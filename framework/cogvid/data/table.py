@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.reading import Video
+from cogvid.data.files import Video
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Clip, Member, Split
 
@@ -42,7 +43,7 @@ LISTED = pa.schema(
 # What its file holds.
 FOUND = pa.schema(
     [
-        ("state", pa.string()),  # size and time of the file when it was read
+        ("state", pa.string()),  # size and time of the file when it was read; empty for one inside the table's folder
         ("sha256", pa.string()),  # of the file's, or the member's, bytes
         ("codec", pa.string()),
         ("width", pa.int32()),  # pixels, as shown
@@ -114,7 +115,7 @@ class ClipTable(Sequence[TimedClip]):
         if isinstance(place, slice):
             return self.pick(self.rows[place])
         row = {name: self._table.column(name)[int(self.rows[place])].as_py() for name in _CLIP_COLUMNS}
-        return TimedClip(listed_clip(row, self._folder), ClipTimes.from_json(json.loads(row["times"])), row["first"])
+        return TimedClip(listed_clip(row, self._folder), clip_times(row["times"]), row["first"])
 
     def pick(self, rows: NDArray[np.int32]) -> ClipTable:
         """These rows of the file."""
@@ -129,6 +130,20 @@ class ClipTable(Sequence[TimedClip]):
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of these clips."""
         return self._table.column(name).take(pa.array(self.rows))
+
+    def values(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Some columns of each of these clips, in memory that their number does not change."""
+        columns = self._table.select(names)
+        for start in range(0, len(self), _BATCH):
+            rows = self.rows[start : start + _BATCH]
+            low, high = int(rows.min()), int(rows.max()) + 1
+            yield from columns.slice(low, high - low).take(pa.array(rows - low)).to_pylist()
+
+
+@lru_cache(maxsize=4096)
+def clip_times(text: str) -> ClipTimes:
+    """What a value of the column `times` says; clips with the same timing share it."""
+    return ClipTimes.from_json(json.loads(text))
 
 
 _CLIP_COLUMNS = [*LISTED.names, "first", "times"]
