@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from cogvid import AttentionBackend, Clip, Grid
 from cogvid.cli import app
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.reading import Video
+from cogvid.data.files import Video
 from cogvid.data.table import CLIPS, found_row, listed_row, write_table
 from cogvid.data.tokens import TABLE, TOKENS, Shard, TokenClips, shard_path, write_shard
 from cogvid.interfaces.mask import Stage
@@ -111,12 +111,8 @@ def make_token_clips(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenClips
                 rows.append({"id": str(clip), "key": bytes(32), "error": 0, "rates": [1.0], **place})
                 first += len(part)
             picked = [frame for part in frames for frame in part]
-            content = Shard(
-                codes[picked].numpy().astype(np.uint16),
-                numbers[picked].numpy().astype(np.int32),
-                np.zeros(len(own), int),
-            )
-            write_shard(shard_path(folder, shard), content, "")
+            kept, kept_numbers = codes[picked].numpy().astype(np.uint16), numbers[picked].numpy().astype(np.int32)
+            write_shard(shard_path(folder, shard), Shard(kept, kept_numbers, np.zeros(len(own), np.int64)), "")
         write_table(folder / TABLE, TOKENS, sorted(rows, key=lambda row: row["row"]))
         return TokenClips(folder, folder / "clips.arrow")
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from cogvid import Clip
 from cogvid.config.compose import load_experiment
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.reading import Video
+from cogvid.data.files import Video
 from cogvid.data.table import CLIPS, found_row, listed_row, write_table
 from cogvid.data.text import TextTokenizer
 from cogvid.data.tokens import TokenClips

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ class _EarlierStage:
         heads = np.concatenate([np.empty(0, np.uint64), *map(_heads, self._table["key"].chunks)])
         self._rows = np.argsort(heads, kind="stable").astype(np.int32)
         self._heads = heads[self._rows]
-        self._shards = {shard_keys(path): path for path in sorted(stage.folder.glob("*.safetensors"))}
+        self._shards: dict[str, Path] = {}
+        for path in sorted(stage.folder.glob("*.safetensors")):
+            with suppress(UserError):  # damage is said where the shard is wanted
+                self._shards[shard_keys(path)] = path
         self._whole: dict[str, bool] = {}
         self._reader = lru_cache(maxsize=_OPEN)(lambda number: ShardReader(shard_path(stage.folder, number)))
 
