@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 # Small tensors on several threads wait for each other more than they compute, and for whatever else the machine does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
-from cogvid import AttentionBackend, Grid
+from cogvid import AttentionBackend, Clip, Grid
 from cogvid.cli import app
+from cogvid.data.clip_times import ClipTimes
+from cogvid.data.files import Video
+from cogvid.data.table import CLIPS, found_row, listed_row, write_table
+from cogvid.data.tokens import TABLE, TOKENS, Shard, TokenClips, shard_path, write_shard
 from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 
 MakeModel = Callable[..., CogVideoTransformer]
+MakeTokenClips = Callable[..., TokenClips]
 
 
 def shared(name: str) -> Path:
@@ -71,6 +78,43 @@ def make_model() -> MakeModel:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         return model.to(dtype).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_token_clips(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenClips:
+    """Writes tokens, two shards of them, and a clip table, and opens both.
+
+    It takes codes (all frames, rows, columns) and numbers (all frames,) of clips on end, offsets (clips + 1,), the
+    clips' captions and their times.
+    """
+
+    def make(
+        codes: Tensor,
+        numbers: Tensor,
+        offsets: Tensor,
+        captions: Sequence[tuple[str, ...]],
+        times: Sequence[ClipTimes],
+    ) -> TokenClips:
+        folder = tmp_path_factory.mktemp("tokens")
+        clips = [Clip(str(n), Path(f"{n}.mp4"), own[0], "train", own[1:]) for n, own in enumerate(captions)]
+        found = [found_row(clip, Video(own, 32, 32, "h264")) for clip, own in zip(clips, times, strict=True)]
+        listed = [listed_row(clip, Path()) for clip in clips]
+        write_table(folder / "clips.arrow", CLIPS, [a | b for a, b in zip(listed, found, strict=True)])
+        rows = []
+        for shard in (0, 1):
+            first, own = 0, range(shard, len(clips), 2)
+            frames = [range(int(offsets[clip]), int(offsets[clip + 1])) for clip in own]
+            for clip, part in zip(own, frames, strict=True):
+                place = {"row": clip, "shard": shard, "first": first, "count": len(part)}
+                rows.append({"id": str(clip), "key": bytes(32), "error": 0, "rates": [1.0], **place})
+                first += len(part)
+            picked = [frame for part in frames for frame in part]
+            kept, kept_numbers = codes[picked].numpy().astype(np.uint16), numbers[picked].numpy().astype(np.int32)
+            write_shard(shard_path(folder, shard), Shard(kept, kept_numbers, np.zeros(len(own), np.int64)), "")
+        write_table(folder / TABLE, TOKENS, sorted(rows, key=lambda row: row["row"]))
+        return TokenClips(folder, folder / "clips.arrow")
 
     return make
 

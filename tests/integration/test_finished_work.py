@@ -106,8 +106,9 @@ def shorten(path: Path) -> None:
     ("name", "damage"),
     [
         ("stages/image_base/model.safetensors", flip),
-        ("stages/tokens/tokens.safetensors", flip),
-        ("stages/data/clips.jsonl", shorten),
+        ("stages/tokens/00000.safetensors", flip),
+        ("stages/tokens/tokens.arrow", flip),
+        ("stages/data/clips.arrow", flip),
         ("stages/sequential/stage.json", shorten),
         ("samples/videos.safetensors", flip),
     ],

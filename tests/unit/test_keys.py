@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import torch
+from safetensors.torch import save_file
 
 from cogvid import Clip
 from cogvid.config.compose import load_experiment
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.reading import Video
-from cogvid.data.sequences import TokenClips
+from cogvid.data.files import Video
 from cogvid.data.table import CLIPS, found_row, listed_row, write_table
+from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.data_source import Split
 from cogvid.pipeline.clips import TABLE
 from cogvid.pipeline.data_stage import data_stage
@@ -28,7 +28,7 @@ from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, as_plain
 from cogvid.pipeline.text_stage import text_stage
 from cogvid.pipeline.tokenizer_stage import tokenizer_stage
-from cogvid.pipeline.tokens_stage import tokens_stage
+from cogvid.pipeline.tokens_stage import TokensStage
 from cogvid.pipeline.train import TransformerStages
 from cogvid_plugins.text_tokenizer.bpe import BytePairs
 
@@ -42,7 +42,7 @@ class Asked(StageStore):
 
     def finish(self, name: str, depends: Info, work: Callable[[Path], Info]) -> StageResult:
         self.keys[name] = hashlib.sha256(json.dumps(as_plain(depends), sort_keys=True).encode()).hexdigest()
-        return StageResult(self.folder, self.keys[name], {})
+        return StageResult(self.folder, self.keys[name], {"outputs": {"model.safetensors": self.keys[name]}})
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         lab, store = Lab(load_experiment("quickstart", None, list(changes)).config), Asked(tmp_path)
         data = data_stage(lab, store)
         text, tokenizer = text_stage(lab, store, data), tokenizer_stage(lab, store, data)
-        tokens = tokens_stage(lab, store, data, tokenizer)
-        clips = TokenClips(torch.zeros(0), torch.zeros(0), torch.zeros(1), [], [])
+        tokens = TokensStage(lab, store, data, tokenizer).finish()
+        clips = TokenClips(tmp_path, tmp_path / TABLE)
         stages = TransformerStages(lab, store, text, tokens, clips, cast(Previews, None))
         base = stages.image_base()
         sequential = stages.video("sequential", base)
@@ -114,3 +114,16 @@ def test_the_text_tokenizer_depends_on_the_frames_whose_durations_it_writes(
 ) -> None:
     one, other = keys("interpolation=hold"), keys("interpolation=hold", "video.frames=9")
     assert {name for name in one if one[name] == other[name]} == {"data", "tokenizer", "metrics"}
+
+
+def test_of_a_given_tokenizer_no_data_and_no_step_counts(keys: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    lab = Lab(load_experiment("quickstart", None, []).config)
+    weights = tmp_path / "given.safetensors"
+    save_file(lab.build_tokenizer().state_dict(), weights)
+    given = f"stages.tokenizer.weights={weights}"
+    one, other = keys(given), keys(given, "data_seed=1", "stages.tokenizer.steps=7", "trainer.devices=2")
+    assert one["tokenizer"] == other["tokenizer"] != keys()["tokenizer"]
+    assert one["tokens"] != other["tokens"]
+    state = lab.build_tokenizer().state_dict()
+    save_file({name: tensor + 1 for name, tensor in state.items()}, weights)
+    assert keys(given)["tokenizer"] != one["tokenizer"]

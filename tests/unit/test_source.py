@@ -96,7 +96,9 @@ def test_an_edit_of_a_room_makes_new_what_it_decides_and_no_more() -> None:
 def test_whatever_the_stages_work_imports_is_in_the_code_of_some_stage() -> None:
     known = {name for stage in STAGES for name in stage_code(stage)}
     aside = {"cogvid/errors.py", "cogvid/progress.py", "cogvid/plugins/manager.py"}
-    for work in ("prepare", "train", "generate", "evaluate", "lab"):
+    stages = ("data_stage", "text_stage", "tokenizer_stage", "tokens_stage", "train", "generate", "evaluate")
+    parts = ("look", "clips", "lab", "token_plan", "token_reuse", "token_shards")
+    for work in (*stages, *parts):
         tree = ast.parse((CORE / "pipeline" / f"{work}.py").read_text())
         modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         files = {f"{module.replace('.', '/')}.py" for module in modules if module.startswith("cogvid.")}

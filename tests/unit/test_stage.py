@@ -198,3 +198,29 @@ def test_who_waits_for_a_folder_that_is_removed_makes_it_anew(tmp_path: Path, mo
         folder.rmdir()
     waiting.join(10)
     assert stages[0].info["outputs"]
+
+
+def test_parts_work_side_by_side_and_keep_out_their_like_and_the_whole(tmp_path: Path) -> None:
+    store, done = StageStore(tmp_path, wait=False), []
+
+    def whole(folder: Path) -> dict[str, object]:
+        (folder / "left").write_text(" ".join(done))
+        return {}
+
+    def first(folder: Path) -> None:
+        store.part("tokens", {}, "2-of-2", lambda _: done.append("second"))
+        done.append("first")
+        for again in (
+            lambda: store.part("tokens", {}, "1-of-2", lambda _: done.append("again")),
+            lambda: store.finish("tokens", {}, whole),
+        ):
+            with pytest.raises(UserError, match="being worked on by another cogvid process"):
+                again()
+
+    folder = store.part("tokens", {}, "1-of-2", first)
+    assert sorted(path.name for path in folder.iterdir()) == [LOCK, ".part-1-of-2.lock", ".part-2-of-2.lock"]
+    assert store.finish("tokens", {}, whole).folder == folder
+    assert (folder / "left").read_text() == "second first"
+    store.part("tokens", {}, "1-of-2", lambda _: done.append("late"))
+    assert done == ["second", "first"]
+    assert sorted(path.name for path in folder.iterdir()) == [LOCK, "left", "stage.json"]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -22,8 +21,9 @@ from cogvid.config.schema import StageConfig, TrainerConfig
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.loading import load
 from cogvid.data.samples import FrameSampler, SequenceSampler, TokenSamples
-from cogvid.data.sequences import TokenClips, sequences
+from cogvid.data.sequences import sequences
 from cogvid.data.text import CaptionEncoder
+from cogvid.data.tokens import TokenClips
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule
@@ -37,6 +37,7 @@ from cogvid_plugins.text_tokenizer.bpe import BytePairs
 
 MakeModel = Callable[..., CogVideoTransformer]
 
+MakeTokenClips = Callable[..., TokenClips]
 DURATIONS = (1.0, 2.0, 4.0, 0.5, 1.5)
 CAPTIONS = tuple(f"clip {letter}" for letter in "abcde")
 RATES = (1.0, 2.0, 4.0)
@@ -148,19 +149,14 @@ def test_a_restored_optimizer_goes_on_as_if_nothing_had_happened(muon_lr: float)
 
 
 @pytest.fixture(scope="module")
-def token_clips() -> TokenClips:
+def token_clips(make_token_clips: MakeTokenClips) -> TokenClips:
     """Clips at 8 frames per second; all codes of a frame are 100 * clip + its number."""
     counts = [int(seconds * 8) + 1 for seconds in DURATIONS]
     numbers = torch.cat([100 * clip + torch.arange(count) for clip, count in enumerate(counts)])
     offsets = torch.tensor(np.cumsum([0, *counts]))
     times = [ClipTimes.of(range(count), Fraction(1, 8)) for count in counts]
-    return TokenClips(
-        numbers.int()[:, None, None].repeat(1, 2, 3),
-        numbers % 100,
-        offsets,
-        [(caption,) for caption in CAPTIONS],
-        times,
-    )
+    captions = [(caption,) for caption in CAPTIONS]
+    return make_token_clips(numbers[:, None, None].repeat(1, 2, 3), numbers % 100, offsets, captions, times)
 
 
 @pytest.fixture
@@ -208,22 +204,15 @@ def test_frames_stand_at_the_times_of_a_rate_that_the_scheduler_allows(sampler: 
     assert len(drawn) > len(CAPTIONS)
 
 
-def test_frames_are_found_by_their_numbers_where_only_some_are_kept() -> None:
+def test_frames_are_found_by_their_numbers_where_only_some_are_kept(make_token_clips: MakeTokenClips) -> None:
     kept = torch.tensor([0, 4, 8, 2, 3])
     times = [ClipTimes.of(range(9), Fraction(1, 8))] * 2
-    clips = TokenClips(10 * kept.int()[:, None, None], kept, torch.tensor([0, 3, 5]), [("a",), ("b",)], times)
+    clips = make_token_clips(10 * kept[:, None, None], kept, torch.tensor([0, 3, 5]), [("a",), ("b",)], times)
     assert clips.frames(0, np.array([0, 8, 4, 4])).flatten().tolist() == [0, 80, 40, 40]
     assert clips.frames(1, np.array([3])).flatten().tolist() == [30]
     for clip, number in ((0, 5), (1, 8)):
         with pytest.raises(AssertionError):
             clips.frames(clip, np.array([number]))
-
-
-def test_saved_clips_are_loaded(token_clips: TokenClips, tmp_path: Path) -> None:
-    save_file(token_clips.tensors(), tmp_path / "tokens.safetensors")
-    loaded = TokenClips.load(tmp_path / "tokens.safetensors", token_clips.captions, token_clips.times)
-    for name in ("codes", "numbers", "offsets"):
-        assert torch.equal(getattr(loaded, name), getattr(token_clips, name))
 
 
 def test_all_sequences_of_a_clip_begin_at_the_times_of_the_rate_and_end_inside_it() -> None:
@@ -233,9 +222,11 @@ def test_all_sequences_of_a_clip_begin_at_the_times_of_the_rate_and_end_inside_i
     assert sequences(times, 1.0, (0, 1), 2).tolist() == [[0, 8]]
 
 
-def test_a_clip_of_thirty_frames_a_second_is_drawn_at_a_quarter_of_it_under_the_duration_of_that() -> None:
-    clips = TokenClips(
-        torch.arange(17).int()[:, None, None],
+def test_a_clip_of_thirty_frames_a_second_is_drawn_at_a_quarter_of_it_under_the_duration_of_that(
+    make_token_clips: MakeTokenClips,
+) -> None:
+    clips = make_token_clips(
+        torch.arange(17)[:, None, None],
         torch.arange(17),
         torch.tensor([0, 17]),
         [("a",)],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from cogvid.cli import data_tokenize
+
 
 def register(app: typer.Typer) -> None:
     """Add the command group `data`."""
     data = typer.Typer(no_args_is_help=True, help="Check, show and tokenise the clips of a data set.")
     app.add_typer(data, name="data")
+    data_tokenize.register(data)

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from cogvid.config.ranges import at_least, between, each, from_to_below, not_blank, one_of, option
+from cogvid.config.ranges import at_least, between, each, file_name, from_to_below, not_blank, one_of, option
 
 # Random numbers are drawn from it, and from multiples of it that torch can hold.
 _SEED = from_to_below(0, 2**31)
@@ -106,6 +106,8 @@ class TokenizerStageConfig(StageConfig):
     # trains (3 bytes a pixel).
     frames: int = option(20_000, at_least(2))
     clusters: int = option(64, at_least(1))  # of its codes by k-means, for two-level sampling
+    # model.safetensors of a finished tokenizer stage: nothing is trained, and no data changes the codes.
+    weights: str | None = option(None, file_name())
 
 
 @dataclass

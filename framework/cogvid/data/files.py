@@ -1,4 +1,4 @@
-"""A video's bytes: a file of its own, or a member of an archive that is read where it lies."""
+"""A video's bytes, a file of its own or a member of an archive that is read where it lies, and what they hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from cogvid.data.clip_times import ClipTimes
 from cogvid.interfaces.data_source import Clip, Member
 
 _CHUNK = 1 << 20
@@ -61,3 +62,20 @@ class VideoFile:
                 digest.update(chunk)
                 left -= len(chunk)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a video file holds.
+
+    Attributes:
+        times: when its frames are shown.
+        width: pixels as shown, that is stretched and turned as the file asks for.
+        height: the same.
+        codec: FFmpeg's name of it.
+    """
+
+    times: ClipTimes
+    width: int
+    height: int
+    codec: str

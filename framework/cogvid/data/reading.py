@@ -22,30 +22,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.files import VideoFile
+from cogvid.data.files import Video, VideoFile
 from cogvid.errors import UserError
 
 # A frame that follows the one before it this many seconds later is a damaged time stamp, not a video.
 LONGEST_GAP = 3600
 # Pixels are stretched by this factor at most: what says more is damage.
 MOST_STRETCHED = 16
-
-
-@dataclass(frozen=True)
-class Video:
-    """What a video file holds.
-
-    Attributes:
-        times: when its frames are shown.
-        width: pixels as shown, that is stretched and turned as the file asks for.
-        height: the same.
-        codec: FFmpeg's name of it.
-    """
-
-    times: ClipTimes
-    width: int
-    height: int
-    codec: str
 
 
 def probe(file: VideoFile | Path) -> Video:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cogvid.data.sequences import FrameTimes, TokenClips, starts
+from cogvid.data.sequences import FrameTimes, starts
 from cogvid.data.text import CaptionEncoder
+from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.frame_rate import FrameRateScheduler
 
 

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.reading import Video
+from cogvid.data.files import Video
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Clip, Member, Split
 
@@ -42,7 +43,7 @@ LISTED = pa.schema(
 # What its file holds.
 FOUND = pa.schema(
     [
-        ("state", pa.string()),  # size and time of the file when it was read
+        ("state", pa.string()),  # size and time of the file when it was read; empty for one inside the table's folder
         ("sha256", pa.string()),  # of the file's, or the member's, bytes
         ("codec", pa.string()),
         ("width", pa.int32()),  # pixels, as shown
@@ -114,7 +115,7 @@ class ClipTable(Sequence[TimedClip]):
         if isinstance(place, slice):
             return self.pick(self.rows[place])
         row = {name: self._table.column(name)[int(self.rows[place])].as_py() for name in _CLIP_COLUMNS}
-        return TimedClip(listed_clip(row, self._folder), ClipTimes.from_json(json.loads(row["times"])), row["first"])
+        return TimedClip(listed_clip(row, self._folder), clip_times(row["times"]), row["first"])
 
     def pick(self, rows: NDArray[np.int32]) -> ClipTable:
         """These rows of the file."""
@@ -138,6 +139,17 @@ class ClipTable(Sequence[TimedClip]):
             if start < stop:
                 yield batch.take(pa.array(self.rows[start:stop] - first))
             first, start = first + len(batch), stop
+
+    def values(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Some columns of each of these clips, in memory that their number does not change."""
+        for batch in self.batches(names):
+            yield from batch.to_pylist()
+
+
+@lru_cache(maxsize=4096)
+def clip_times(text: str) -> ClipTimes:
+    """What a value of the column `times` says; clips with the same timing share it."""
+    return ClipTimes.from_json(json.loads(text))
 
 
 _CLIP_COLUMNS = [*LISTED.names, "first", "times"]

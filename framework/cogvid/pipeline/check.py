@@ -34,6 +34,7 @@ from cogvid.pipeline.generate import usable_test_clips
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import StageResult
 from cogvid.pipeline.text_stage import load_text, warn_of_prompts
+from cogvid.pipeline.tokenizer_stage import given_tokenizer
 
 # Sides of the grid that patterns are tried on, at most.
 _SMALL = Grid(3, 5, 6)
@@ -53,7 +54,7 @@ def check_lab(lab: Lab) -> None:
         _check_trainer(lab)
         _check_memory(lab)
         _check_attention(lab)
-        _check_tokenizer(lab)
+        check_tokenizer(lab)
         _check_text_tokenizer(lab)
         _check_metrics(lab)
 
@@ -164,8 +165,16 @@ def _try_training(backend: AttentionBackend, mask: Visibility, model: ModelConfi
     attention(q, k, v, torch.ones(1, text, dtype=torch.bool), bias).sum().backward()
 
 
-def _check_tokenizer(lab: Lab) -> None:
+def check_tokenizer(lab: Lab) -> None:
+    """Try the frame tokenizer on a black frame, and the weights that it may be given.
+
+    Raises:
+        UserError: it cannot do its work; the message names its key.
+    """
     name, size, grid = lab.config.frame_tokenizer.name, lab.config.video.size, lab.grid
+    weights = lab.config.stages.tokenizer.weights
+    if weights is not None:
+        given_tokenizer(lab, Path(weights))
     with _of("frame_tokenizer", lab, name), torch.no_grad():
         tokenizer = lab.build_tokenizer().eval()
         tokenizer.check(size)

@@ -28,7 +28,7 @@ from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import DONE, LOCK, StageResult, StageStore, alone, read_stage, write_json, write_whole
 from cogvid.pipeline.text_stage import load_text, text_stage
 from cogvid.pipeline.tokenizer_stage import load_clusters, load_tokenizer, tokenizer_stage
-from cogvid.pipeline.tokens_stage import tokens_stage, training_clips
+from cogvid.pipeline.tokens_stage import TokensStage, training_clips
 from cogvid.pipeline.train import TransformerStages, load_model
 
 # Stage folders are shared by all runs below one `runs` folder.
@@ -86,9 +86,9 @@ class Run:
         text = keep("text_tokenizer", text_stage(lab, store, data))
         check_prompts(lab, data, text)
         tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
-        tokens = keep("tokens", tokens_stage(lab, store, data, tokenizer))
+        tokens = keep("tokens", TokensStage(lab, store, data, tokenizer).finish())
         samples = self._sample_videos(data, text, tokenizer)
-        clips = training_clips(lab, data, tokens)
+        clips = training_clips(data, tokens)
         transformers = TransformerStages(lab, store, text, tokens, clips, samples)
         base = keep("image_base", transformers.image_base())
         vocabulary = transformers.text.vocabulary

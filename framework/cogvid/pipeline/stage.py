@@ -79,9 +79,7 @@ class StageStore:
             UserError: another process is at work on this very stage and is not waited for, or what the stage left is
                 damaged.
         """
-        plain = as_plain({**depends, "sources": stage_code(name), "cogvid": version("cogvid")})
-        key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-        folder = self.root / f"{name}-{key}"
+        folder, key, plain = self._place(name, depends)
         if not (folder / DONE).exists():
             folder.mkdir(parents=True, exist_ok=True)
             with alone(folder / LOCK, folder, self.wait):
@@ -93,6 +91,36 @@ class StageStore:
         stage.check()
         return stage
 
+    def part(self, name: str, depends: Info, part: str, work: Callable[[Path], None]) -> Path:
+        """Do a part of a stage's work, beside other processes that do other parts; `finish` completes it.
+
+        Args:
+            name, depends: as for `finish`.
+            part: a name of this part.
+            work: does it in the folder; not called where the stage is finished.
+
+        Returns:
+            The stage's folder.
+
+        Raises:
+            UserError: another process is at work on this part, or on the whole, and is not waited for.
+        """
+        folder, _, _ = self._place(name, depends)
+        if (folder / DONE).exists():
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / part_lock(part)
+        with alone(folder / LOCK, folder, self.wait, among_parts=True), alone(own, folder, self.wait):
+            if not (folder / DONE).exists():
+                work(folder)
+        return folder
+
+    def _place(self, name: str, depends: Info) -> tuple[Path, str, Info]:
+        """A stage's folder, its key, and all that decides it."""
+        plain = as_plain({**depends, "sources": stage_code(name), "cogvid": version("cogvid")})
+        key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+        return self.root / f"{name}-{key}", key, plain
+
     def _make(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
         resumed = any(path.name != LOCK for path in folder.iterdir())
         changed = [] if resumed else self._changed(name, plain)
@@ -103,6 +131,8 @@ class StageStore:
             partial.unlink()
         started = time.perf_counter()
         info = work(folder)
+        for lock in list(folder.glob(part_lock("*"))):
+            lock.unlink()
         # After an interruption the seconds are those of the last part alone.
         seconds = round(time.perf_counter() - started, 2)
         write_json(
@@ -171,14 +201,20 @@ def _differences(one: Any, other: Any, place: tuple[str, ...] = ()) -> Iterator[
         yield place
 
 
+def part_lock(part: str) -> str:
+    """The name of the lock of a part of a stage."""
+    return f".part-{part}{LOCK}"
+
+
 @contextmanager
-def alone(lock: Path, path: Path, wait: bool) -> Iterator[None]:
+def alone(lock: Path, path: Path, wait: bool, among_parts: bool = False) -> Iterator[None]:
     """Keep other processes from the same work.
 
     Args:
         lock: a file that stands for it, made when needed.
         path: what the work is on, for messages.
         wait: until another process that is at it has finished.
+        among_parts: let others in that say so, too, and keep out those that do not.
 
     Raises:
         UserError: another process is at it, and is not waited for.
@@ -186,7 +222,7 @@ def alone(lock: Path, path: Path, wait: bool) -> Iterator[None]:
     with ExitStack() as stack:
         while True:
             file = stack.enter_context(lock.open("a+"))
-            _lock(file, path, wait)
+            _lock(file, path, wait, fcntl.LOCK_SH if among_parts else fcntl.LOCK_EX)
             # Who waited may hold the lock of a folder that was removed meanwhile.
             if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
                 break
@@ -196,9 +232,9 @@ def alone(lock: Path, path: Path, wait: bool) -> Iterator[None]:
         yield
 
 
-def _lock(file: IO[str], path: Path, wait: bool) -> None:
+def _lock(file: IO[str], path: Path, wait: bool, how: int) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         owner, _, host = file.read().partition(" ") if Path(file.name).name == LOCK else ("", "", "")
@@ -210,7 +246,7 @@ def _lock(file: IO[str], path: Path, wait: bool) -> None:
                 "until it has finished."
             ) from None
         log.warning("waiting for %s, which is at work on %s", who, path)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, how)
 
 
 def as_plain(value: Any) -> Any:

@@ -10,12 +10,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cogvid.config.ranges import said
 from cogvid.data.frames import FrameSamples, read_frames_file, write_frames
+from cogvid.errors import UserError
 from cogvid.generation.clusters import cluster_codes
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.clips import decode_clips, read_clips
+from cogvid.pipeline.digests import file_digest
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
+from cogvid.pipeline.weights import load_weights
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule
 
@@ -25,9 +29,12 @@ _CLUSTERS = "clusters.safetensors"
 
 
 def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
-    """Trains the frame tokenizer on frames of the training clips, and groups its codes in clusters."""
+    """Trains the frame tokenizer on frames of the training clips, or takes the one that `stages.tokenizer.weights`
+    names, and groups its codes in clusters."""
     config = lab.config
     settings = config.stages.tokenizer
+    if settings.weights is not None:
+        return _given(lab, store, Path(settings.weights))
     depends = {
         "data": data.key,
         "frame_tokenizer": lab.identity("frame_tokenizer", config.frame_tokenizer),
@@ -60,16 +67,58 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         module = FrameTokenizerModule(lab.build_tokenizer(), settings)
         fit(module, samples, folder, config.trainer, title="tokenizer", seed=config.seed, names=names)
         tokenizer = module.network.eval().cpu()
-        write_tensors(folder / "model.safetensors", tokenizer.state_dict())
-        codebook = tokenizer.codebook()
-        if codebook is not None:
-            clusters = cluster_codes(codebook, settings.clusters, config.seed)
-            write_tensors(folder / _CLUSTERS, {"clusters": clusters})
+        _write(lab, folder, tokenizer)
         path.unlink()
         (folder / LAST).unlink(missing_ok=True)
         return {"steps": settings.steps, "parameters": sum(p.numel() for p in tokenizer.parameters())}
 
     return store.finish("tokenizer", depends, work)
+
+
+def _given(lab: Lab, store: StageStore, path: Path) -> StageResult:
+    """The tokenizer in a file: its key depends on that and on no data."""
+    tokenizer = given_tokenizer(lab, path)
+    config = lab.config
+    depends = {
+        "frame_tokenizer": lab.identity("frame_tokenizer", config.frame_tokenizer),
+        "weights": file_digest(path),
+        "clusters": config.stages.tokenizer.clusters,
+        "seed": config.seed,
+    }
+
+    def work(folder: Path) -> Info:
+        _write(lab, folder, tokenizer)
+        return {"steps": 0, "parameters": sum(p.numel() for p in tokenizer.parameters())}
+
+    return store.finish("tokenizer", depends, work)
+
+
+def given_tokenizer(lab: Lab, path: Path) -> FrameTokenizer:
+    """The experiment's frame tokenizer with the weights in a file.
+
+    Raises:
+        UserError: the file holds others.
+    """
+    tokenizer = lab.build_tokenizer().eval()
+    name = lab.config.frame_tokenizer.name
+    where = said("stages.tokenizer.weights", lab.sources)
+    advice = (
+        f"Name the model.safetensors of a finished tokenizer stage of {name} with the same frame_tokenizer.options, or "
+        "set it to null to train one."
+    )
+    try:
+        load_weights(tokenizer, path, "another frame tokenizer's weights", advice)
+    except UserError as error:
+        raise UserError(f"{where}stages.tokenizer.weights: {error}") from error
+    return tokenizer
+
+
+def _write(lab: Lab, folder: Path, tokenizer: FrameTokenizer) -> None:
+    write_tensors(folder / "model.safetensors", tokenizer.state_dict())
+    codebook = tokenizer.codebook()
+    if codebook is not None:
+        clusters = cluster_codes(codebook, lab.config.stages.tokenizer.clusters, lab.config.seed)
+        write_tensors(folder / _CLUSTERS, {"clusters": clusters})
 
 
 def load_tokenizer(lab: Lab, stage: StageResult) -> FrameTokenizer:

@@ -10,14 +10,15 @@ from safetensors.torch import load_file
 
 from cogvid.config.schema import StageConfig
 from cogvid.data.samples import FrameSampler, SequenceSampler, TokenSamples
-from cogvid.data.sequences import FrameTimes, TokenClips
-from cogvid.errors import UserError
+from cogvid.data.sequences import FrameTimes
+from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
 from cogvid.pipeline.text_stage import load_text
+from cogvid.pipeline.weights import load_weights
 from cogvid.training.fit import LAST, fit
 from cogvid.training.next_token import TransformerModule
 
@@ -153,16 +154,6 @@ def load_model(network: CogVideoTransformer, stage: StageResult) -> CogVideoTran
     Raises:
         UserError: the file holds another model's weights; the message names the first tensor that differs.
     """
-    path = stage.folder / "model.safetensors"
-    state, expected = load_file(path), network.state_dict()
-    for name in sorted(state.keys() | expected.keys()):
-        found, wanted = state.get(name), expected.get(name)
-        if found is None or wanted is None or found.shape != wanted.shape:
-            raise UserError(
-                f"{path} holds another model's weights: {name} is "
-                f"{'missing' if found is None else tuple(found.shape)}, the experiment's model needs "
-                f"{'no such tensor' if wanted is None else tuple(wanted.shape)}. "
-                "Use the run folder's own config.yaml, or train the stage again."
-            )
-    network.load_state_dict(state)
+    advice = "Use the run folder's own config.yaml, or train the stage again."
+    load_weights(network, stage.folder / "model.safetensors", "another model's weights", advice)
     return network.eval()
