@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import chain, islice
 
@@ -17,11 +17,13 @@ from cogvid import UserError
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.loading import load, step_numbers
 from cogvid.data.samples import FrameSampler, SequenceSampler, TokenSamples, shuffled
-from cogvid.data.sequences import TokenClips
-from cogvid.data.text import TextTokenizer, with_duration
+from cogvid.data.text import CaptionEncoder
+from cogvid.data.tokens import TokenClips
 from cogvid_plugins.frame_rate.uniform import Uniform
+from cogvid_plugins.text_tokenizer.bpe import BytePairs
 
 Batch = Sequence[Tensor]
+MakeTokenClips = Callable[..., TokenClips]
 # Clips, and samples of a step: neither divides the other, nor do two or three ranks divide a step.
 CLIPS, SIZE = 11, 7
 # The first epoch ends in the middle of the second step, the seventh with a step.
@@ -29,20 +31,20 @@ STEPS = 13
 
 
 @pytest.fixture(scope="module")
-def samples() -> TokenSamples:
+def samples(make_token_clips: MakeTokenClips) -> TokenSamples:
     """Of clips of different lengths with two captions each; all codes of a frame are 100 * clip + its number."""
     counts = [9 + 4 * clip for clip in range(CLIPS)]
     numbers = torch.cat([torch.arange(count) for count in counts])
     codes = numbers + torch.repeat_interleave(100 * torch.arange(CLIPS), torch.tensor(counts))
     captions = [(f"clip {clip}", f"video {clip}") for clip in range(CLIPS)]
     times = [ClipTimes.of(range(count), Fraction(1, 8)) for count in counts]
-    clips = TokenClips(
-        codes.int()[:, None, None].repeat(1, 2, 3), numbers, torch.tensor(np.cumsum([0, *counts])), captions, times
-    )
+    offsets = torch.tensor(np.cumsum([0, *counts]))
+    clips = make_token_clips(codes[:, None, None].repeat(1, 2, 3), numbers, offsets, captions, times)
     scheduler = Uniform(Uniform.Config(rates=[2.0, 4.0]))
     sampler = SequenceSampler(clips, scheduler, [(0, 1, 2), (0, 0.5, 1)], 3, seed=7)
-    text = TextTokenizer.train([with_duration(caption, 0.25) for own in captions for caption in own], 280)
-    return TokenSamples(sampler, text, 30, caption_dropout=0.3)
+    tokenizer = BytePairs(BytePairs.Config(280))
+    tokenizer.train((caption, 0.25) for own in captions for caption in own)
+    return TokenSamples(sampler, CaptionEncoder(tokenizer, 30, 1 << 14), caption_dropout=0.3)
 
 
 def loaded(
