@@ -34,7 +34,8 @@ EXPERIMENT = """
 base: [model/small, attention/local3d, data/folder, interpolation/hold, trainer/cpu]
 frame_tokenizer: {name: vqvae, options: {downsampling: 8, channels: 8, codes: 32, code_size: 4, crop: 16}}
 video: {size: 16, frames: 3}
-text: {vocabulary: 300, length: 40}
+text: {length: 40}
+text_tokenizer: {name: bpe, options: {vocabulary: 300}}
 stages:
   tokenizer: {steps: 5, batch_size: 64, adam_lr: 1.0e-2}
   image_base: {steps: 1, batch_size: 1}
