@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import VideoFile
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import read_frames
 from cogvid.data.sequences import sequences
 from cogvid.data.table import ClipTable, TimedClip
@@ -145,13 +146,13 @@ def rates_and_windows(lab: Lab) -> Info:
 
 
 def decode_clips(
-    clips: Sequence[TimedClip], numbers: Sequence[NDArray[np.int64]], size: int, title: str
+    clips: Sequence[TimedClip], numbers: Sequence[NDArray[np.int64]], form: FrameFormat, title: str
 ) -> Iterator[Tensor]:
-    """Frames uint8 (T, 3, size, size) of each clip by their numbers, in order, with progress."""
+    """Frames uint8 (T, 3, height, width) of each clip by their numbers, in order, with progress."""
 
     def work(place: int) -> Tensor:
         clip = clips[place]
-        return read_frames(VideoFile.of(clip.clip), (numbers[place] + clip.first).tolist(), size)
+        return read_frames(VideoFile.of(clip.clip), (numbers[place] + clip.first).tolist(), form)
 
     return with_progress(work, len(clips), title)
 

@@ -32,7 +32,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         "data": data.key,
         "frame_tokenizer": lab.identity("frame_tokenizer", config.frame_tokenizer),
         "stage": settings,
-        "size": config.video.size,
+        "frames": lab.frame_format,
         "precision": config.trainer.precision,
         "processes": config.trainer.devices,
         "seed": config.seed,
@@ -44,7 +44,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         clips = clips.pick(clips.rows[np.sort(random.permutation(len(clips))[: _POOL // 2])])
         each = max(2, min(16, _POOL // len(clips)))
         numbers = [random.integers(frames, size=each) for frames in clips.column("frames").to_pylist()]
-        pool = torch.cat([*decode_clips(clips, numbers, config.video.size, "tokenizer: frames")])
+        pool = torch.cat([*decode_clips(clips, numbers, lab.frame_format, "tokenizer: frames")])
 
         def draw(numbers: Sequence[int]) -> np.ndarray:
             return np.random.default_rng((config.seed, numbers[0])).integers(len(pool), size=len(numbers))

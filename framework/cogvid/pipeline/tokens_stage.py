@@ -23,7 +23,7 @@ def tokens_stage(lab: Lab, store: StageStore, data: StageResult, tokenizer: Stag
         numbers = [np.unique(np.concatenate([own.ravel() for own in drawn_frames(lab, clip.times)])) for clip in clips]
         network = load_tokenizer(lab, tokenizer)
         codes, squared, pixels = [], 0.0, 0
-        for decoded in decode_clips(clips, numbers, lab.config.video.size, "tokens"):
+        for decoded in decode_clips(clips, numbers, lab.frame_format, "tokens"):
             encoded = encode(network, decoded)
             codes.append(encoded.int())
             if len(codes) <= 64:  # enough clips for the log; decoding all would double the time
