@@ -295,7 +295,7 @@ def test_every_shipped_component_fragment_sets_its_component(write: Write, kind:
         ("attention: {naem: x}", "unknown key 'attention.naem'. Did you mean attention.name?"),
         ("evaluation: {metrics: {fvd: {option: {}}}}", "unknown key 'evaluation.metrics.fvd.option'"),
         ("_target_: os.system", "unknown key '_target_'"),
-        ("video: {size: big}", "experiments/lab.yaml:2: video.size: it must be a number of pixels for both sides, or a list"),
+        ("video: {size: big}", "experiments/lab.yaml:2: video.size: it must be a number of pixels for both sides"),
         ("seed: 1.5", "experiments/lab.yaml:2: seed: Value '1.5'"),
         (
             "model: {positions: rotery}",

@@ -135,9 +135,7 @@ def motion_path(motion: Motion, progress: ArrayLike) -> NDArray[np.float64]:
     return path
 
 
-def coverage(
-    shape: str, radius: float, centres: NDArray[np.float64], height: int, width: int
-) -> NDArray[np.float32]:
+def coverage(shape: str, radius: float, centres: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
     """The share of each pixel that a shape covers, float32 (T, height, width).
 
     Args:
