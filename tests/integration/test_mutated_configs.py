@@ -34,6 +34,7 @@ RUN_TO_THE_END = 3
 EVERY = bool(os.environ.get("COGVID_ALL_MUTATIONS"))
 
 NAN, INF = float("nan"), float("inf")
+SIZE = Any  # the type of one number or [height, width], which OmegaConf has none for
 # Of a type: what is no value of it, and what is one, but mostly out of place. Small: what is accepted is run.
 WRONG_TYPE: dict[Any, list[Any]] = {
     int: ["many", 1.5, [1], {"a": 1}],
@@ -43,6 +44,7 @@ WRONG_TYPE: dict[Any, list[Any]] = {
     list: ["x", 3, {"a": 1}, [["x"]], [None]],
     dict: ["x", 3, [1]],
     Enum: ["neither", ["learned"], {"a": 1}, -5],
+    SIZE: ["many", 1.5, [1], [16, 16, 16], ["x", 16], [[16], 16], True, {"a": 1}],
     ComponentConfig: [3, ["naive"], {"nam": "naive"}, {"name": ["naive"]}, {"name": "nothing like it"}],
 }
 OUT_OF_PLACE: dict[Any, list[Any]] = {
@@ -53,6 +55,7 @@ OUT_OF_PLACE: dict[Any, list[Any]] = {
     list: [[], [0], [-1], [NAN], [1, 2], [1, 0, 1], [0.5, 1.0], [INF], [2, 2, 2, 2], [""]],
     dict: [{"a": "nothing like it"}, {"a": {"options": {}}}, {"a": None}],
     Enum: [],
+    SIZE: [-1, 0, 1, 3, 7, [16, 24], [24, 16], [16, 20], [0, 16], [16, -16]],
     ComponentConfig: ["", "  ", {"name": ""}],
 }
 HUGE: dict[Any, list[Any]] = {int: [2**31, 10**12, 10**30], float: [1e300, 10**30], str: ["x" * 300]}

@@ -15,7 +15,7 @@ from cogvid.metrics.frechet import jackknife
 from cogvid_plugins.metrics.fvd import Fvd, register_metrics
 from cogvid_plugins.metrics.inception_score import InceptionScore
 from cogvid_plugins.shapes.extractor import WEIGHTS, Shapes3dExtractor, Views, accuracy
-from cogvid_plugins.shapes.world import MOTIONS, SHAPES
+from cogvid_plugins.shapes.world import ALL_ATTRIBUTES, MOTIONS, SHAPES, canvas, sample_scene
 
 FRAMES = 17
 CLIPS = 128
@@ -137,10 +137,23 @@ def test_features_of_unseen_scenes_use_many_directions(real_features: Tensor) ->
 def test_any_length_from_five_frames_and_any_size_is_read(extractor: Shapes3dExtractor) -> None:
     views = clips(seed=3, count=32, frames=33)
     small = extractor.logits(views.videos()).argmax(1)
-    large = np.stack([scene.render(views.times, 64) for scene in views.scenes])
+    large = np.stack([scene.render(views.times, 64, 64) for scene in views.scenes])
     assert (extractor.logits(torch.from_numpy(large).permute(0, 1, 4, 2, 3)).argmax(1) == small).double().mean() > 0.9
     with pytest.raises(UserError, match="at least 5 frames"):
         extractor.logits(views.videos()[:, :4])
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (96, 64)])
+def test_rectangles_are_read_in_their_proportions(extractor: Shapes3dExtractor, height: int, width: int) -> None:
+    rng, times = np.random.default_rng(4), np.linspace(0, 1, FRAMES)
+    chosen = rng.integers(len(ALL_ATTRIBUTES), size=96)
+    scenes = [sample_scene(rng, ALL_ATTRIBUTES[index], 1.0, size=canvas(height, width)) for index in chosen]
+    videos = torch.from_numpy(np.stack([scene.render(times, height, width) for scene in scenes]))
+    logits = extractor.logits(videos.permute(0, 1, 4, 2, 3)).unflatten(1, (len(MOTIONS), len(SHAPES)))
+    for axis, values, wanted, least in ((2, MOTIONS, "motion", 0.85), (1, SHAPES, "shape", 0.97)):
+        named = logits.logsumexp(axis).argmax(1)
+        expected = torch.tensor([values.index(getattr(scene.attributes, wanted)) for scene in scenes])
+        assert (named == expected).double().mean() > least
 
 
 def test_logits_are_of_motion_and_shape_together(real: Tensor, extractor: Shapes3dExtractor) -> None:
@@ -170,7 +183,7 @@ def test_protocol_says_what_two_values_must_share(real: Tensor) -> None:
     assert metric.protocol == {
         "extractor": "shapes3d",
         "extractor_sha256": Shapes3dExtractor().sha256,
-        "resize": "32x32, bilinear, antialiased",
+        "resize": "shorter side 32, bilinear, antialiased",
         "frames": FRAMES,
         "height": 32,
         "width": 32,

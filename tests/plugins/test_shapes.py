@@ -24,6 +24,7 @@ from cogvid_plugins.shapes.world import (
     SIZES,
     Attributes,
     Scene,
+    canvas,
     coverage,
     extent,
     parse_caption,
@@ -33,9 +34,9 @@ from cogvid_plugins.shapes.world import (
 RIGHT_THEN_UP = Scene(Attributes("small", "red", "circle", ("right", "up")), 4.0, (0.25, 0.75), 0.25, (99, 99, 99))
 
 
-def some_scenes(count: int) -> list[Scene]:
+def some_scenes(count: int, size: tuple[float, float] = (1.0, 1.0)) -> list[Scene]:
     rng = np.random.default_rng(0)
-    return [sample_scene(rng, ALL_ATTRIBUTES[i % len(ALL_ATTRIBUTES)], 2.0) for i in range(count)]
+    return [sample_scene(rng, ALL_ATTRIBUTES[i % len(ALL_ATTRIBUTES)], 2.0, size=size) for i in range(count)]
 
 
 def make(
@@ -85,21 +86,46 @@ def test_positions_scale_with_the_canvas() -> None:
     np.testing.assert_allclose(RIGHT_THEN_UP.position(times, 64), 2 * RIGHT_THEN_UP.position(times, 32))
 
 
-@pytest.mark.parametrize("pixels", [32, 48])
-def test_the_shape_stays_inside_the_canvas(pixels: int) -> None:
-    for scene in some_scenes(len(ALL_ATTRIBUTES)):
-        reach = extent(scene.attributes.shape, RADII[scene.attributes.size] * pixels)
-        way = scene.position(np.linspace(0, scene.duration, 9), pixels)
-        for (before, after), places in zip(reach, way.T, strict=True):
-            assert places.min() - before >= -1e-9
-            assert places.max() + after <= pixels + 1e-9
+CANVASES = [(32, 32), (48, 48), (32, 48), (48, 32), (20, 70)]
+
+
+@pytest.mark.parametrize(("height", "width"), CANVASES)
+def test_the_shape_stays_inside_the_canvas_and_comes_to_all_of_its_sides(height: int, width: int) -> None:
+    unit = min(height, width)
+    gaps = []
+    for scene in some_scenes(len(ALL_ATTRIBUTES), canvas(height, width)):
+        reach = extent(scene.attributes.shape, RADII[scene.attributes.size] * unit)
+        way = scene.position(np.linspace(0, scene.duration, 9), unit)
+        gaps.append(
+            [
+                gap
+                for (before, after), places, side in zip(reach, way.T, (width, height), strict=True)
+                for gap in (places.min() - before, side - places.max() - after)
+            ]
+        )
+    assert np.min(gaps) >= -1e-9
+    assert np.max(np.min(gaps, axis=0)) < unit / 8
+
+
+@pytest.mark.parametrize(("height", "width"), CANVASES)
+def test_a_scene_is_drawn_in_its_proportions_on_any_canvas(height: int, width: int) -> None:
+    unit = min(height, width)
+    small, large = (RIGHT_THEN_UP.render([0, 3], factor * height, factor * width) for factor in (1, 2))
+    assert small.shape == (2, height, width, 3)
+    # Twice as large is the same picture, and the shape is as large as on a square of the shorter side.
+    halved = large.reshape(2, height, 2, width, 2, 3).mean((2, 4))
+    assert abs(halved - small).max() < 60
+    square = RIGHT_THEN_UP.render([0, 3], unit, unit)
+    assert np.array_equal(small[:, :unit, :unit], square)
+    assert (small[:, unit:] == 99).all()
+    assert (small[:, :, unit:] == 99).all()
 
 
 @pytest.mark.parametrize(("shape", "size"), list(product(SHAPES, SIZES)))
 def test_a_shape_keeps_its_area_and_centroid_between_pixels(shape: str, size: str) -> None:
     radius = RADII[size] * 32
     centres = np.random.default_rng(0).uniform(14, 18, (50, 2))
-    alpha = coverage(shape, radius, centres, 32)
+    alpha = coverage(shape, radius, centres, 32, 32)
     area = alpha.sum((1, 2))
     assert np.ptp(area) < 0.06 * area.mean()
     places = np.arange(32) + 0.5
@@ -110,7 +136,7 @@ def test_a_shape_keeps_its_area_and_centroid_between_pixels(shape: str, size: st
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_big_shape_is_clearly_larger_than_the_small_one(shape: str) -> None:
     middle = np.array([[16.0, 16.0]])
-    small, big = (coverage(shape, RADII[size] * 32, middle, 32).sum() for size in ("small", "big"))
+    small, big = (coverage(shape, RADII[size] * 32, middle, 32, 32).sum() for size in ("small", "big"))
     assert big > 1.8 * small
 
 
@@ -122,7 +148,7 @@ def test_colours_are_far_from_each_other_and_from_the_backgrounds() -> None:
 
 
 def test_rendered_frames_show_the_shape_in_its_colour_on_the_background() -> None:
-    frames = RIGHT_THEN_UP.render([0, 4], 32)
+    frames = RIGHT_THEN_UP.render([0, 4], 32, 32)
     assert frames.shape == (2, 32, 32, 3)
     assert frames.dtype == np.uint8
     for frame, (x, y) in zip(frames, [(8, 24), (16, 16)], strict=True):
@@ -140,8 +166,20 @@ def test_clips_are_written_without_loss_with_both_end_frames(tmp_path: Path) -> 
         scene = scenes[clip.id]
         times = np.linspace(0, scene.duration, round(scene.duration * 16) + 1)
         np.testing.assert_allclose(probe(clip.path).times.seconds, times)
-        expected = torch.from_numpy(scene.render(times, 32)).permute(0, 3, 1, 2)
+        expected = torch.from_numpy(scene.render(times, 32, 32)).permute(0, 3, 1, 2)
         assert torch.equal(read_frames(clip.path, range(len(times))), expected)
+
+
+def test_clips_of_a_rectangle_have_its_height_and_width(tmp_path: Path) -> None:
+    clips = make(tmp_path, size=[24, 40])
+    scenes = read_scenes(tmp_path)
+    assert scenes == {job.id: job.scene for job in list_jobs("train", 5, [0.5, 1.0], 0, size=canvas(24, 40))} | {
+        job.id: job.scene for job in list_jobs("test", 3, [0.5, 1.0], 0, size=canvas(24, 40))
+    }
+    for clip in clips:
+        assert (probe(clip.path).height, probe(clip.path).width) == (24, 40)
+        expected = torch.from_numpy(scenes[clip.id].render([0], 24, 40)).permute(0, 3, 1, 2)
+        assert torch.equal(read_frames(clip.path, [0]), expected)
 
 
 def test_the_captions_file_holds_what_the_clips_show(tmp_path: Path) -> None:
@@ -203,6 +241,8 @@ def test_worker_processes_write_the_same_files(tmp_path: Path, monkeypatch: pyte
         ({"clips": 0}, r"options\.clips: .* at least 1 .*, got 0"),
         ({"test_clips": -1}, r"options\.test_clips: .* at least 0 .*, got -1"),
         ({"size": 8}, r"options\.size: .* from 16 .*, got 8"),
+        ({"size": [32, 8]}, r"options\.size: .* from 16 .*, got \[32, 8\]"),
+        ({"size": None}, r"options\.size: .* from 16 .*, got None"),
         ({"fps": 0}, r"options\.fps: .* from 1 .*, got 0"),
         ({"raster": 7}, r"options\.raster: .* at least 8 .*, got 7"),
         ({"durations": []}, r"options\.durations: .* 1 or more values.*, got \[\]"),

@@ -19,6 +19,7 @@ from cogvid_plugins.shapes.world import (
     MOTIONS,
     Attributes,
     Scene,
+    canvas,
     motion_path,
     sample_scene,
 )
@@ -26,19 +27,19 @@ from cogvid_plugins.shapes.world import (
 RED_SQUARE = Attributes("big", "red", "square", ("right",))
 
 
-def scenes_of(attributes: Sequence[Attributes], seed: int = 0) -> list[Scene]:
+def scenes_of(attributes: Sequence[Attributes], seed: int = 0, size: tuple[float, float] = (1.0, 1.0)) -> list[Scene]:
     rng = np.random.default_rng(seed)
-    return [sample_scene(rng, one, 1.0) for one in attributes]
+    return [sample_scene(rng, one, 1.0, size=size) for one in attributes]
 
 
-def some_scenes(count: int, seed: int = 0) -> list[Scene]:
+def some_scenes(count: int, seed: int = 0, size: tuple[float, float] = (1.0, 1.0)) -> list[Scene]:
     order = np.random.default_rng(seed).permutation(len(ALL_ATTRIBUTES))[:count]
-    return scenes_of([ALL_ATTRIBUTES[index] for index in order], seed)
+    return scenes_of([ALL_ATTRIBUTES[index] for index in order], seed, size)
 
 
-def videos_of(scenes: Sequence[Scene], frames: int, pixels: int = 32) -> Tensor:
+def videos_of(scenes: Sequence[Scene], frames: int, height: int = 32, width: int = 32) -> Tensor:
     times = np.linspace(0, 1, frames)
-    return torch.from_numpy(np.stack([scene.render(times, pixels) for scene in scenes])).permute(0, 1, 4, 2, 3)
+    return torch.from_numpy(np.stack([scene.render(times, height, width) for scene in scenes])).permute(0, 1, 4, 2, 3)
 
 
 def captions_of(scenes: Sequence[Scene]) -> list[str]:
@@ -87,10 +88,10 @@ def test_real_key_frames_of_every_combination_are_read_right() -> None:
     assert min(got[name] for name in ("colour", "shape", "size", "motion", "all")) >= 0.995
 
 
-@pytest.mark.parametrize("pixels", [32, 64])
-def test_real_clips_of_17_frames_are_read_right(pixels: int) -> None:
-    scenes = some_scenes(64 if pixels == 32 else 16)
-    got = scores(videos_of(scenes, 17, pixels), captions_of(scenes))
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (32, 48), (48, 32), (32, 80)])
+def test_real_clips_of_17_frames_are_read_right(height: int, width: int) -> None:
+    scenes = some_scenes(64 if height == 32 else 16, size=canvas(height, width))
+    got = scores(videos_of(scenes, 17, height, width), captions_of(scenes))
     assert min(got[name] for name in ("colour", "shape", "size", "motion", "all")) >= 0.995
     assert got["path_error"] < 0.05
 
@@ -104,9 +105,10 @@ def test_what_a_decoder_does_to_edges_and_flat_areas_is_forgiven(spoil: Callable
     assert got["all"] >= 0.98
 
 
-def test_measured_centres_are_the_true_centres() -> None:
-    scenes = some_scenes(64)
-    measured = measure(videos_of(scenes, 17).numpy())
+@pytest.mark.parametrize("width", [32, 48])
+def test_measured_centres_are_the_true_centres(width: int) -> None:
+    scenes = some_scenes(64, size=canvas(32, width))
+    measured = measure(videos_of(scenes, 17, 32, width).numpy())
     true = np.stack([scene.position(np.linspace(0, 1, 17), 32) for scene in scenes])
     assert np.linalg.norm(measured.centre - true, axis=-1).max() < 0.35
 
@@ -129,6 +131,13 @@ def test_a_clip_that_differs_from_its_caption_in_one_thing_is_wrong_in_that_alon
     rest = {"colour", "shape", "size", "motion"} - {wrong}
     assert got[wrong] == got["all"] == 0
     assert {got[name] for name in rest} == {1}
+
+
+def test_a_transposed_clip_moves_along_the_other_axis() -> None:
+    scenes = some_scenes(32, size=canvas(32, 48))
+    got = scores(videos_of(scenes, 17, 32, 48).mT, captions_of(scenes))
+    assert got["colour"] == 1
+    assert got["motion"] == 0
 
 
 def test_one_frame_without_the_object_makes_the_clip_wrong() -> None:

@@ -120,8 +120,19 @@ def test_options_that_make_no_sense_are_refused_by_name(options: dict[str, int],
 
 
 def test_a_crop_larger_than_the_frames_is_refused() -> None:
-    with pytest.raises(UserError, match="crop 32 is larger than the frames of 16 pixels"):
-        tiny(crop=32).check(16)
+    with pytest.raises(UserError, match="crop 32 is larger than the frames of 16x48 pixels"):
+        tiny(crop=32).check(16, 48)
+    with pytest.raises(UserError, match="48x16 pixels"):
+        tiny(crop=32).check(48, 16)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 48), (48, 16)])
+def test_rectangular_frames_train_by_crops_and_whole(height: int, width: int) -> None:
+    frames = torch.rand(4, 3, height, width)
+    for crop in (16, 0):
+        tiny(crop=crop).check(height, width)
+        loss, _ = tiny(crop=crop).training_loss(frames)
+        assert torch.isfinite(loss)
 
 
 def test_whole_frames_train_where_no_crop_is_asked_for() -> None:

@@ -92,7 +92,7 @@ def test_what_is_right_passes_and_draws_no_random_number(file: Path) -> None:
         ("trainer.strategy=none", "trainer.strategy: Lightning cannot train here with 'none'"),
         ("attention=flex", "attention: .*no backward on a CPU"),
         ("stages.interpolation.attention=flex", "stages.interpolation.attention: .*no backward on a CPU"),
-        ("frame_tokenizer.options.crop=64", "frame_tokenizer: vqvae: crop 64 is larger than the frames of 32 pixels"),
+        ("frame_tokenizer.options.crop=64", "frame_tokenizer: vqvae: crop 64 is larger than the frames of 32x32"),
         ("evaluation.metrics.x={name: fvd, options: {extractor: i3d, path: gone.pt}}", "metrics.x.*'gone.pt' is none"),
         ("evaluation.metrics.x={name: fvd, options: {extractor: c3d, path: FILE}}", "metrics.x.*no TorchScript file"),
     ],

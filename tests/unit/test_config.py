@@ -296,7 +296,7 @@ def test_every_shipped_component_fragment_sets_its_component(write: Write, kind:
         ("attention: {naem: x}", "unknown key 'attention.naem'. Did you mean attention.name?"),
         ("evaluation: {metrics: {fvd: {option: {}}}}", "unknown key 'evaluation.metrics.fvd.option'"),
         ("_target_: os.system", "unknown key '_target_'"),
-        ("video: {size: big}", "experiments/lab.yaml:2: video.size: Value 'big' of type 'str' could not"),
+        ("video: {size: big}", "experiments/lab.yaml:2: video.size: it must be a number of pixels for both sides"),
         ("seed: 1.5", "experiments/lab.yaml:2: seed: Value '1.5'"),
         (
             "model: {positions: rotery}",
@@ -455,6 +455,30 @@ def test_sweeps_are_all_combinations_of_values_between_commas(overrides: list[st
 def test_a_malformed_sweep_is_refused(override: str) -> None:
     with pytest.raises(UserError, match="command line: "):
         expand_sweeps([override])
+
+
+def test_a_size_is_one_number_or_height_and_width_from_the_file_to_the_saved_run(write: Write) -> None:
+    assert load(write, "video: {size: 48}").config.video.sides == (48, 48)
+    sweep = expand_sweeps(["video.size=[32,48]", "seed=0,1"])
+    assert sweep == [["video.size=[32,48]", "seed=0"], ["video.size=[32,48]", "seed=1"]]
+    resolved = load(write, "video: {size: 48}", *sweep[0])
+    assert (resolved.config.video.sides, resolved.provenance["video.size"]) == ((32, 48), "command line")
+    saved = write("runs/config.yaml", resolved.to_yaml())
+    assert load_experiment(saved).config == resolved.config
+    assert not differences(saved, resolved.config)
+    assert [each[:1] for each in differences(saved, load(write, "video: {size: 48}").config)] == [("video.size",)]
+    squares = expand_sweeps(["video.size=32,48"])
+    assert [load(write, "", *each).config.video.sides for each in squares] == [(32, 32), (48, 48)]
+
+
+def test_the_size_of_squares_is_saved_as_one_number() -> None:
+    assert "\n  size: 32\n" in load_experiment("quickstart").to_yaml()
+
+
+@pytest.mark.parametrize("size", ["64", "[32,48]"])
+def test_shapes_are_drawn_at_the_size_of_the_frames(size: str) -> None:
+    config = load_experiment("quickstart", None, [f"video.size={size}"]).config
+    assert config.data.options["size"] == config.video.size
 
 
 def test_an_empty_mapping_empties_what_the_bases_said() -> None:

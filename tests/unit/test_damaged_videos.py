@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cogvid import UserError
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import probe, read_frames
 
 EXAMPLES = int(os.environ.get("DAMAGED_VIDEOS", 150))
@@ -61,7 +62,7 @@ def test_a_damaged_video_is_refused_or_decodes_to_its_last_frame(
         except UserError:
             return
         assert (np.diff(times.ticks) >= 0).all()
-        assert len(read_frames(path, range(len(times)), size=16)) == len(times)
+        assert len(read_frames(path, range(len(times)), FrameFormat(16, 16))) == len(times)
         assert read_frames(path, [len(times) - 1]).shape[1] == 3
 
 

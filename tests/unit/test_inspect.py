@@ -70,6 +70,19 @@ def test_the_picture_shows_the_row_of_the_mask(backend: AttentionBackend, stage:
     assert torch.equal(seen > Seen.later, allowed)
 
 
+def test_an_experiment_is_seen_on_the_grid_of_its_frames(folder: Path) -> None:
+    words = ["inspect", "quickstart", "video.size=[32,48]"]
+    result = runner.invoke(app, [*words, "--token", "4,7,11"])
+    assert result.exit_code == 0, result.output
+    assert "5x8x12" in result.output
+    beyond = runner.invoke(app, [*words, "--token", "4,11,7"])
+    assert beyond.exit_code == 1
+    assert "4,7,11" in beyond.output
+    uneven = runner.invoke(app, ["inspect", "quickstart", "video.size=[32,46]"])
+    assert uneven.exit_code == 1
+    assert "video.size: the width of 46 pixels is not a multiple" in uneven.output
+
+
 def test_frames_in_letters_stand_side_by_side_where_they_fit() -> None:
     subject = Subject("it", Local3D(Local3D.Config(extent=[2, 2, 2])), Grid(3, 2, 4))
     seen = seen_by(mask_numbers(subject, (0,))[0], (2, 1, 1))

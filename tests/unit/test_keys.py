@@ -57,6 +57,8 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
     write_table(tmp_path / TABLE, CLIPS, [listed_row(clip, tmp_path) | found_row(clip, video) for clip in clips])
 
     def keys(*changes: str) -> dict[str, str]:
+        # Other shapes would be drawn for frames of another size.
+        changes = ("data.options.size=32", *changes)
         lab, store = Lab(load_experiment("quickstart", None, list(changes)).config), Asked(tmp_path)
         data = data_stage(lab, store)
         text, tokenizer = text_stage(lab, store, data), tokenizer_stage(lab, store, data)
@@ -76,6 +78,10 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
     ("change", "kept"),
     [
         ("video.size=48", "data text_tokenizer metrics"),
+        ("video.size=[32,48]", "data text_tokenizer metrics"),
+        ("video.size=[32,32]", "*"),
+        ("video.fit=pad", "data text_tokenizer metrics"),
+        ("data.options.size=[32,48]", "metrics"),
         ("text.length=50", "data tokenizer tokens metrics"),
         ("text_tokenizer.options.vocabulary=300", "data tokenizer tokens metrics"),
         ("text.too_long=error", "*"),

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from cogvid.config.compose import load_experiment
+from cogvid.data.frame_format import FrameFormat
 from cogvid.errors import UserError
+from cogvid.interfaces.grid import Grid
 from cogvid.pipeline.lab import Lab
 
 EXPERIMENT = """
@@ -58,6 +60,15 @@ def lab(folder: Path, strategy: str, frames: int, more: str = RATES, changes: Se
     path = folder / "experiment.yaml"
     path.write_text(EXPERIMENT + f"interpolation: {strategy}\ngeneration: {{frames: {frames}}}\n" + more)
     return Lab(load_experiment(path, overrides=changes).config)
+
+
+def test_the_grid_has_the_rows_and_columns_of_the_frames(tmp_path: Path) -> None:
+    made = lab(tmp_path, "recursive", 17, changes=["video.size=[16,24]", "video.fit=pad"])
+    assert made.grid == Grid(5, 2, 3)
+    assert made.frame_format == FrameFormat(16, 24, "pad")
+    for size, words in (("[16,20]", "the width of 20"), ("[20,16]", "the height of 20")):
+        with pytest.raises(UserError, match=rf"video\.size: {words} pixels is not a multiple of .* 8 pixels a token"):
+            lab(tmp_path, "recursive", 17, changes=[f"video.size={size}"])
 
 
 def test_guidance_without_captions_left_out_is_refused_by_both_keys(tmp_path: Path) -> None:

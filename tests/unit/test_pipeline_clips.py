@@ -14,6 +14,7 @@ import pytest
 import cogvid.pipeline.tokenizer_stage as tokenizer_module
 from cogvid import UserError
 from cogvid.config.compose import load_experiment
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import probe
 from cogvid.data.video import write_video
 from cogvid.pipeline import look
@@ -193,7 +194,7 @@ def test_decoded_frames_are_those_of_the_numbers(tmp_path: Path) -> None:
     make_video(tmp_path / "a.mp4", 20, 8)
     lab = make_lab(tmp_path, [row("a.mp4")])
     clips = read_clips(prepared(lab, tmp_path).folder, "train")
-    (frames,) = decode_clips(clips, [np.array([0, 4, 19])], 16, "test")
+    (frames,) = decode_clips(clips, [np.array([0, 4, 19])], FrameFormat(16, 16), "test")
     assert frames[:, 0, 0, 0].tolist() == [0, 4, 19]
 
 

@@ -22,6 +22,7 @@ from cogvid.config.ranges import (
     one_of,
     option,
 )
+from cogvid.config.sides import height_and_width, sides
 from cogvid.errors import UserError
 
 EXPERIMENT = """
@@ -39,7 +40,7 @@ stages:
 """
 NAN, INF = float("nan"), float("inf")
 NONSENSE = {
-    "video.size": [0, -1, 2**31],
+    "video.size": [0, -1, 2**31, "big", "true", "null", 32.5, "{a: 1}", [32], [32, 0], [32, 48, 64], [[32, 48], 48]],
     "video.frames": [0, 1],
     "trainer.precision": ["64-true", "bf16-true", "8"],
     "text.length": [0],
@@ -194,9 +195,15 @@ def test_the_defaults_of_an_option_are_not_shared() -> None:
         (file_name(), ["a/b.csv", "/x"], ["", " ", "a\0", "x" * 256, "a/" + "ü" * 128]),
         (each(at_least(1), least=0), [[], [1]], [[0]]),
         (each(at_least(1), count=2), [[1, 2]], [[], [1], [1, 2, 3], [1, 0]]),
+        (sides(at_least(2)), [2, [2, 3]], [1, [2], [2, 1], [2, 2, 2], [2, 2.0], 2.0, True, "2", None, {"a": 2}]),
     ],
     ids=lambda value: value.words if isinstance(value, Allowed) else "",
 )
 def test_a_range_holds_what_its_words_say(allowed: Allowed, inside: list[Any], outside: list[Any]) -> None:
     assert all(map(allowed.test, inside))
     assert not any(map(allowed.test, outside))
+
+
+def test_a_size_is_a_square_or_height_and_width() -> None:
+    assert height_and_width(32) == (32, 32)
+    assert height_and_width([32, 48]) == (32, 48)

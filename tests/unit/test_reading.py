@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from av.video.frame import VideoFrame
 
 from cogvid import UserError
+from cogvid.data.frame_format import Fit, FrameFormat
 from cogvid.data.reading import probe, read_frames
 from cogvid.data.video import write_video
 
@@ -152,8 +154,8 @@ def test_pixels_that_are_not_square_are_stretched_to_the_picture_that_a_player_s
     frames[:, :, :16] = 255  # the left half of a square picture
     write_h264(path, frames, aspect=2)
     assert (probe(path).width, probe(path).height) == (64, 64)
-    for size in (None, 16):
-        picture = read_frames(path, [0], size)[0].float().mean((0, 1))
+    for form in (None, FrameFormat(16, 16)):
+        picture = read_frames(path, [0], form)[0].float().mean((0, 1))
         quarter = len(picture) // 4
         assert picture[:quarter].min() > 250
         assert picture[-quarter:].max() < 5
@@ -164,7 +166,16 @@ def test_a_stretched_picture_is_cropped_to_the_middle_of_what_is_shown(tmp_path:
     frames = grey(1, height=32, width=32)
     frames[:, :, 8:24] = 255  # the middle half of a picture twice as wide as high: its centred square
     write_h264(path, frames, aspect=2)
-    assert read_frames(path, [0], size=32).min() > 240
+    assert read_frames(path, [0], FrameFormat(32, 32)).min() > 240
+
+
+@pytest.mark.parametrize("fit", get_args(Fit))
+def test_a_turned_picture_is_made_to_fit_as_it_is_shown(tmp_path: Path, fit: Fit) -> None:
+    path, form = tmp_path / "phone.mp4", FrameFormat(16, 40, fit)
+    write_video(path, noise(), fps=4)
+    set_matrix(path, *CLOCKWISE[90])
+    upright = torch.rot90(as_tensor(noise()[:1]), -1, dims=(2, 3))[0]
+    assert torch.equal(read_frames(path, [0], form)[0], form.of(upright))
 
 
 def test_metadata_in_another_encoding_is_no_reason_to_refuse_a_video(tmp_path: Path) -> None:
@@ -221,14 +232,14 @@ def test_size_takes_the_centred_square_and_averages_its_pixels(tmp_path: Path) -
     frames[:, ::4, 16:32] = 200
     frames[:, :, :16] = frames[:, :, 32:] = 255
     write_video(tmp_path / "clip.mp4", frames, fps=1)
-    read = read_frames(tmp_path / "clip.mp4", [0], size=4).float()
+    read = read_frames(tmp_path / "clip.mp4", [0], FrameFormat(4, 4)).float()
     assert read.shape == (1, 3, 4, 4)
     assert (read - 50).abs().max() <= 15
 
 
 def test_frames_that_have_the_size_already_stay_exact(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(), fps=4)
-    read = read_frames(tmp_path / "clip.mp4", [0], size=24)
+    read = read_frames(tmp_path / "clip.mp4", [0], FrameFormat(24, 24))
     assert torch.equal(read, as_tensor(noise())[:1, :, :, 4:28])
 
 

@@ -28,10 +28,12 @@ class Allowed:
     Attributes:
         words: behind "it must be".
         test: whether a value of the option's type is one of them.
+        none: whether None is one, too, where the option's type has it.
     """
 
     words: str
     test: Callable[[Any], bool]
+    none: bool = True
 
 
 def at_least(low: float) -> Allowed:
@@ -117,11 +119,13 @@ def check_ranges(config: Any, key: str, sources: Mapping[str, str], what: str = 
         allowed: Allowed | None = entry.metadata.get(_ALLOWED)
         if is_dataclass(value):
             check_ranges(value, full_key, sources, what)
-        elif allowed is not None and value is not None and not _passes(value, allowed):
+        elif allowed is not None and not _passes(value, allowed):
             raise UserError(f"{said(full_key, sources)}{full_key}: {what} must be {allowed.words}, got {value!r}.")
 
 
 def _passes(value: Any, allowed: Allowed) -> bool:
+    if value is None and allowed.none:
+        return True
     try:
         return allowed.test(value)
     except (TypeError, AttributeError):

@@ -9,10 +9,19 @@ from typing import Any
 from omegaconf import MISSING
 
 from cogvid.config.ranges import at_least, between, each, file_name, from_to_below, not_blank, one_of, option
+from cogvid.config.sides import height_and_width, sides
 
 # Random numbers are drawn from it, and from multiples of it that torch can hold.
 _SEED = from_to_below(0, 2**31)
 _SHARE = between(0, 1)
+
+
+class Fit(Enum):
+    """How the picture of a video is made to fill a frame."""
+
+    crop = "crop"  # the largest piece of the frame's proportions, from the middle
+    pad = "pad"  # the whole picture in the middle, black beside it
+    stretch = "stretch"  # the whole picture, its proportions changed to the frame's
 
 
 class Positions(Enum):
@@ -60,8 +69,14 @@ class ComponentConfig:
 
 @dataclass
 class VideoConfig:
-    size: int = option(32, at_least(1))  # pixels; clips are cropped to a centred square and resized to size x size
+    size: Any = option(32, sides(at_least(1)))  # pixels of a frame, for both sides or as [height, width]
+    fit: Fit = Fit.crop
     frames: int = option(5, at_least(2))  # frames of one training sequence
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of a frame, in pixels."""
+        return height_and_width(self.size)
 
 
 @dataclass

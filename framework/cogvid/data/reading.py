@@ -19,10 +19,10 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import Video, VideoFile
+from cogvid.data.frame_format import FrameFormat, resized
 from cogvid.errors import UserError
 
 # A frame that follows the one before it this many seconds later is a damaged time stamp, not a video.
@@ -56,13 +56,13 @@ def probe(file: VideoFile | Path) -> Video:
     return Video(ClipTimes.of(stamps, unit), width, height, codec)
 
 
-def read_frames(file: VideoFile | Path, numbers: Sequence[int], size: int | None = None) -> Tensor:
+def read_frames(file: VideoFile | Path, numbers: Sequence[int], form: FrameFormat | None = None) -> Tensor:
     """Frames of a video.
 
     Args:
         file: the video.
         numbers: which frames, counted from 0 in the order they are shown in; any order, with repetitions.
-        size: crop to a centred square and resize to this side, antialiased; None leaves frames as they are.
+        form: what pictures are made to fit; None leaves them as a player shows them.
 
     Returns:
         uint8 (len(numbers), 3, height, width); pixels are exact where nothing had to be resized.
@@ -72,7 +72,7 @@ def read_frames(file: VideoFile | Path, numbers: Sequence[int], size: int | None
     """
     file = _video_file(file)
     wanted, last = set(numbers), max(numbers)
-    pixels = _Pixels(size)
+    pixels = _Pixels(form)
     images: dict[int, Tensor] = {}
     for number, (frame, placement, _) in enumerate(_decoded(file)):
         if number in wanted:
@@ -180,11 +180,11 @@ class _Pixels:
     """Turns decoded frames into images as a player shows them.
 
     Args:
-        size: side of a centred square that they are cropped and resized to; None keeps all that is shown.
+        form: what they are made to fit; None keeps them as shown.
     """
 
-    def __init__(self, size: int | None) -> None:
-        self._size = size
+    def __init__(self, form: FrameFormat | None) -> None:
+        self._form = form
         # One for all frames: setting up a conversion costs forty times as much as converting a small frame.
         self._converter = VideoReformatter()
 
@@ -193,16 +193,7 @@ class _Pixels:
         rgb = self._converter.reformat(frame, format="rgb24", threads=1)
         array, aspect = placement.place(rgb.to_ndarray())
         image = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+        if self._form is not None:
+            return self._form.of(image, aspect)
         height, width = image.shape[1:]
-        if self._size is None:
-            return _resized(image, height, max(round(width * aspect), 1))
-        side = min(Fraction(height), width * aspect)
-        rows, columns = max(round(side), 1), max(round(side / aspect), 1)
-        top, left = (height - rows) // 2, (width - columns) // 2
-        return _resized(image[:, top : top + rows, left : left + columns], self._size, self._size)
-
-
-def _resized(image: Tensor, height: int, width: int) -> Tensor:
-    if image.shape[1:] == (height, width):
-        return image
-    return functional.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+        return resized(image, height, max(round(width * aspect), 1))

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from cogvid.config import load_experiment
 from cogvid.config.partial import load_attention
+from cogvid.config.ranges import said
+from cogvid.errors import UserError
 from cogvid.inspect.mask import Subject
+from cogvid.interfaces.frame_tokenizer import token_grid
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage
 from cogvid.plugins.manager import create_plugin_manager
@@ -43,8 +46,10 @@ def attention_of_experiment(name: str, overrides: Sequence[str], grid: Grid | No
     if grid is None:
         coder = config.frame_tokenizer
         tokenizer = manager.create("frame_tokenizer", coder.name, coder.options, "frame_tokenizer", resolved.provenance)
-        side = config.video.size // tokenizer.downsampling
-        grid = Grid(config.video.frames, side, side)
+        try:
+            grid = token_grid(tokenizer, config.video.frames, *config.video.sides)
+        except UserError as error:
+            raise UserError(f"{said('video.size', resolved.provenance)}video.size: {error}") from error
     model = config.model
     return _checked(Subject(component.name, backend, grid, stage, model.width // model.heads, model.layers))
 

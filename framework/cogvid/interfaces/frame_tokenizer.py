@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cogvid.errors import UserError
+from cogvid.interfaces.grid import Grid
+
 
 class FrameTokenizer(nn.Module):
     """An autoencoder with a discrete code. Frames are float (B, 3, height, width) in [0, 1]."""
@@ -38,11 +41,12 @@ class FrameTokenizer(nn.Module):
         """
         return None
 
-    def check(self, size: int) -> None:
+    def check(self, height: int, width: int) -> None:
         """Refuse frames that this cannot be trained on; called before anything is made.
 
         Args:
-            size: height and width of a frame in pixels, a multiple of `downsampling`.
+            height: of a frame in pixels, a multiple of `downsampling`.
+            width: the same.
 
         Raises:
             UserError: it cannot; the message names the option.
@@ -51,3 +55,18 @@ class FrameTokenizer(nn.Module):
     @abstractmethod
     def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one training step on whole frames, and scalars to log (`reconstruction`, `codes_used`)."""
+
+
+def token_grid(tokenizer: FrameTokenizer, frames: int, height: int, width: int) -> Grid:
+    """The tokens that a tokenizer makes of `frames` frames of `height` x `width` pixels.
+
+    Raises:
+        UserError: a side is not a whole number of tokens.
+    """
+    pixels = tokenizer.downsampling
+    for name, side in (("height", height), ("width", width)):
+        if side % pixels:
+            raise UserError(
+                f"the {name} of {side} pixels is not a multiple of the frame tokenizer's {pixels} pixels a token"
+            )
+    return Grid(frames, height // pixels, width // pixels)

@@ -103,7 +103,9 @@ def check_plan(name: str, places: Sequence[int], plan: Sequence[Round], target: 
         raise UserError(f"interpolation: {name} makes {len(made)} frames where {target} are wanted.")
 
 
-def check_fill(name: str, strategy: InterpolationStrategy, key_frames: int, target: int, size: int) -> None:
+def check_fill(
+    name: str, strategy: InterpolationStrategy, key_frames: int, target: int, height: int, width: int
+) -> None:
     """Refuse a strategy without a model that does not fill in the wanted frames: it is tried on a black clip.
 
     Args:
@@ -111,16 +113,17 @@ def check_fill(name: str, strategy: InterpolationStrategy, key_frames: int, targ
         strategy: one that is not learned.
         key_frames: how many frames it is given.
         target: frames of the finished clip.
-        size: height and width of them, in pixels.
+        height: of them, in pixels.
+        width: the same.
 
     Raises:
         UserError: it cannot reach so many frames, or what it makes is no such clip.
     """
-    filled = strategy.fill(torch.zeros(1, key_frames, 3, size, size, dtype=torch.uint8), target)
-    if filled.dtype is not torch.uint8 or filled.shape != (1, target, 3, size, size):
+    filled = strategy.fill(torch.zeros(1, key_frames, 3, height, width, dtype=torch.uint8), target)
+    if filled.dtype is not torch.uint8 or filled.shape != (1, target, 3, height, width):
         raise UserError(
             f"{name} fills in {str(filled.dtype).removeprefix('torch.')} {tuple(filled.shape)} where uint8 "
-            f"{(1, target, 3, size, size)} is wanted: (clips, frames, 3, height, width)"
+            f"{(1, target, 3, height, width)} is wanted: (clips, frames, 3, height, width)"
         )
 
 

@@ -34,12 +34,13 @@ class VideoMetric(Metric):
         super().__init__()
         self.config: Any = self.Config() if config is None else config
 
-    def check(self, frames: int, size: int) -> None:
+    def check(self, frames: int, height: int, width: int) -> None:
         """Refuse what is known before any clip is made; called when everything else about the experiment is right.
 
         Args:
             frames: of the clips that will be scored.
-            size: height and width of them, in pixels.
+            height: of them, in pixels.
+            width: the same.
 
         Raises:
             UserError: such clips cannot be scored, or a file that this needs does not do.

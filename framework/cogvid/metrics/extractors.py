@@ -164,9 +164,9 @@ class ExtractorMetric(VideoMetric):
         # Frames, height and width of all videos seen, zeros before the first.
         self.add_state("clip_shape", torch.zeros(3, dtype=torch.long), dist_reduce_fx="max")
 
-    def check(self, frames: int, size: int) -> None:
+    def check(self, frames: int, height: int, width: int) -> None:
         """See `VideoMetric`; the network reads one black clip."""
-        self.extractor.features(torch.zeros(1, frames, 3, size, size, dtype=torch.uint8))
+        self.extractor.features(torch.zeros(1, frames, 3, height, width, dtype=torch.uint8))
 
     def _add_rows_state(self, name: str, size: int) -> None:
         """A state of float64 rows (n, size), one a video, that grows."""

@@ -171,18 +171,18 @@ def check_tokenizer(lab: Lab) -> None:
     Raises:
         UserError: it cannot do its work; the message names its key.
     """
-    name, size, grid = lab.config.frame_tokenizer.name, lab.config.video.size, lab.grid
+    name, (height, width), grid = lab.config.frame_tokenizer.name, lab.config.video.sides, lab.grid
     weights = lab.config.stages.tokenizer.weights
     if weights is not None:
         given_tokenizer(lab, Path(weights))
     with _of("frame_tokenizer", lab, name), torch.no_grad():
         tokenizer = lab.build_tokenizer().eval()
-        tokenizer.check(size)
-        codes = tokenizer.encode(torch.zeros(1, 3, size, size))
+        tokenizer.check(height, width)
+        codes = tokenizer.encode(torch.zeros(1, 3, height, width))
         frames = tokenizer.decode(codes)
     for what, found, wanted in (
         ("encode", codes.shape, (1, grid.height, grid.width)),
-        ("decode", frames.shape, (1, 3, size, size)),
+        ("decode", frames.shape, (1, 3, height, width)),
     ):
         if found != wanted:
             raise UserError(f"frame_tokenizer: {name}: {what} gives shape {tuple(found)} where {wanted} is wanted.")
@@ -203,7 +203,7 @@ def _check_text_tokenizer(lab: Lab) -> None:
 def _check_metrics(lab: Lab) -> None:
     for key in lab.config.evaluation.metrics:
         with _of(f"evaluation.metrics.{key}", lab):
-            lab.build_metric(key).check(lab.config.generation.frames, lab.config.video.size)
+            lab.build_metric(key).check(lab.config.generation.frames, *lab.config.video.sides)
 
 
 @contextmanager

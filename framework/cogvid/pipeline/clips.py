@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import VideoFile
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import read_frames
 from cogvid.data.sequences import sequences
 from cogvid.data.table import ClipTable, TimedClip
@@ -125,14 +126,14 @@ def rates_and_windows(lab: Lab) -> Info:
 
 
 def decode_clips(
-    clips: Sequence[TimedClip], numbers: Iterable[NDArray[np.int64]], size: int, title: str
+    clips: Sequence[TimedClip], numbers: Iterable[NDArray[np.int64]], form: FrameFormat, title: str
 ) -> Iterator[Tensor]:
-    """Frames uint8 (T, 3, size, size) of each clip by their numbers, in order, with progress."""
+    """Frames uint8 (T, 3, height, width) of each clip by their numbers, in order, with progress."""
 
     def work(wanted: tuple[int, NDArray[np.int64]]) -> Tensor:
         place, own = wanted
         clip = clips[place]
-        return read_frames(VideoFile.of(clip.clip), (own + clip.first).tolist(), size)
+        return read_frames(VideoFile.of(clip.clip), (own + clip.first).tolist(), form)
 
     count = len(clips)
     with stage_progress() as bar, closing(in_order(work, enumerate(numbers), workers_for(count))) as decoded:

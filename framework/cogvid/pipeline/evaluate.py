@@ -22,6 +22,7 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
     `generation.samples`, as many where there are as many.
     """
     config = lab.config
+    height, width = config.video.sides
     depends = {
         "samples": samples.key,
         "metrics": {key: lab.identity("metric", metric) for key, metric in config.evaluation.metrics.items()},
@@ -41,7 +42,7 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
                 count,
             )
         target = config.generation.frames
-        decoded = [*decode_clips(others.clips, others.numbers(target), config.video.size, "evaluate: real")]
+        decoded = [*decode_clips(others.clips, others.numbers(target), lab.frame_format, "evaluate: real")]
         reference = torch.stack(decoded) if decoded else videos["real"][:0]
         sets: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in videos}
         protocol: dict[str, Info] = {}
@@ -58,7 +59,8 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
                     if name == "generated":
                         shared = {
                             "frames": target,
-                            "resolution": config.video.size,
+                            "resolution": height if height == width else f"{height}x{width}",
+                            "fit": config.video.fit.value,
                             "samples": count,
                             "split": "test",
                         }

@@ -125,8 +125,8 @@ def generation_stage(
     def work(folder: Path) -> Info:
         chosen = usable_test_clips(lab, data).first(config.generation.samples)
         network, target = tokenizer[1], config.generation.frames
-        size = config.video.size
-        real = torch.stack([*decode_clips(chosen.clips, chosen.numbers(target), size, "generate: real clips")])
+        decoded = decode_clips(chosen.clips, chosen.numbers(target), lab.frame_format, "generate: real clips")
+        real = torch.stack([*decoded])
         clips = _generate(generator, chosen, config.seed)
         codes = {"real": encode(network, real.flatten(0, 1)).flatten(1).unflatten(0, real.shape[:2])}
         if lab.strategy.learned:

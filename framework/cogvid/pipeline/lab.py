@@ -13,12 +13,13 @@ import torch
 
 from cogvid.config.ranges import said
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.sequences import FrameTimes
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.data_source import DataSource
 from cogvid.interfaces.frame_rate import FrameRateScheduler
-from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer, token_grid
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_fill, check_plan
 from cogvid.interfaces.mask import Stage
@@ -67,13 +68,10 @@ class Lab:
         )
         self.build_text_tokenizer()  # options that are wrong are said here
         tokenizer = self.build_tokenizer()
-        side, remainder = divmod(config.video.size, tokenizer.downsampling)
-        if remainder:
-            raise UserError(
-                f"{said('video.size', sources)}video.size: {config.video.size} pixels are not a multiple of the frame "
-                f"tokenizer's {tokenizer.downsampling} pixels a token"
-            )
-        self.grid = Grid(config.video.frames, side, side)
+        try:
+            self.grid = token_grid(tokenizer, config.video.frames, *config.video.sides)
+        except UserError as error:
+            raise UserError(f"{said('video.size', sources)}video.size: {error}") from error
         self.codes = tokenizer.codebook_size
         self.places = self.strategy.key_frame_places(config.video.frames, config.generation.frames)
         self.plan = self._plan()
@@ -87,6 +85,12 @@ class Lab:
         """Where finished models generate: a GPU if there is one and the trainer may use it."""
         allowed = self.config.trainer.accelerator in ("auto", "gpu", "cuda")
         return torch.device("cuda" if allowed and torch.cuda.is_available() else "cpu")
+
+    @property
+    def frame_format(self) -> FrameFormat:
+        """What the pictures of videos are made to fit, wherever they are read."""
+        video = self.config.video
+        return FrameFormat(*video.sides, video.fit.value)
 
     def build_tokenizer(self) -> FrameTokenizer:
         """A fresh frame tokenizer."""
@@ -135,7 +139,7 @@ class Lab:
 
     def _check_fill(self, name: str, strategy: InterpolationStrategy) -> None:
         config = self.config
-        check_fill(name, strategy, config.video.frames, config.generation.frames, config.video.size)
+        check_fill(name, strategy, config.video.frames, config.generation.frames, *config.video.sides)
 
     def _check_guidance(self) -> None:
         """Guidance asks a model for what it has learned without captions only where some are left out in training."""

@@ -17,7 +17,7 @@ _GAP, _TEXT = 4, 14  # pixels of a contact sheet
 
 def enlarge(video: Tensor) -> Tensor:
     """A video uint8 (F, 3, height, width), enlarged by a whole factor where it is small."""
-    factor = max(1, _VIEW // video.shape[-1])
+    factor = max(1, _VIEW // max(video.shape[2:]))
     return video.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 

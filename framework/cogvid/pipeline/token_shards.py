@@ -15,6 +15,7 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from cogvid.data.files import VideoFile
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import read_frames
 from cogvid.data.tokens import Shard, code_type, shard_path, write_shard
 from cogvid.data.workers import in_order
@@ -126,7 +127,7 @@ class ShardMaker:
                 shard.codes[start:end], numbers, shard.errors[place] = found
                 assert (numbers == clip.numbers).all(), clip
                 bar.advance(task)
-        for place, frames in zip(rest, in_order(frames_of(clips, self.lab.config.video.size), rest), strict=True):
+        for place, frames in zip(rest, in_order(frames_of(clips, self.lab.frame_format), rest), strict=True):
             codes = encode(self._network, frames)
             start, middle = starts[place], len(frames) // 2
             shard.codes[start : start + len(frames)] = codes.numpy()
@@ -137,8 +138,8 @@ class ShardMaker:
         write_shard(self._path(number), shard, self.plan.digest(number), part.name)
 
 
-def frames_of(clips: Sequence[PlannedClip], size: int) -> Callable[[int], Tensor]:
-    """Decodes a clip of these by its place, as uint8 (frames, 3, size, size).
+def frames_of(clips: Sequence[PlannedClip], form: FrameFormat) -> Callable[[int], Tensor]:
+    """Decodes a clip of these by its place, as uint8 (frames, 3, height, width).
 
     What it gives raises UserError for a video that is no longer what the data stage found.
     """
@@ -152,7 +153,7 @@ def frames_of(clips: Sequence[PlannedClip], size: int) -> Callable[[int], Tensor
                     f"tokens: the video {file} of clip {name} is not the file that the data stage read: it was changed "
                     "since. Run the command again, which reads changed files anew, or put the old file back."
                 )
-            return read_frames(file, (clip.numbers + clip.timed.first).tolist(), size)
+            return read_frames(file, (clip.numbers + clip.timed.first).tolist(), form)
         except OSError as error:
             raise UserError(
                 f"tokens: the video {file} of clip {name} cannot be read any more: {error.strerror}. Put it back, or "

@@ -39,7 +39,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         "data": data.key,
         "frame_tokenizer": lab.identity("frame_tokenizer", config.frame_tokenizer),
         "stage": settings,
-        "size": config.video.size,
+        "frames": lab.frame_format,
         "precision": config.trainer.precision,
         "processes": config.trainer.devices,
         "seed": config.seed,
@@ -55,7 +55,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         if frames is None:
             lengths = clips.column("frames").to_numpy()
             numbers = (random.integers(length, size=each) for length in lengths)
-            write_frames(path, count, decode_clips(clips, numbers, config.video.size, "tokenizer: frames"))
+            write_frames(path, count, decode_clips(clips, numbers, lab.frame_format, "tokenizer: frames"))
             frames = read_frames_file(path, count)
             assert frames is not None
         samples = FrameSamples(frames, settings.batch_size, config.seed)

@@ -68,12 +68,12 @@ class VQVAE(cogvid.FrameTokenizer):
             accept_image_fmap=True,
         )
 
-    def check(self, size: int) -> None:
+    def check(self, height: int, width: int) -> None:
         """See `FrameTokenizer`."""
-        if self.config.crop > size:
+        if self.config.crop > min(height, width):
             raise cogvid.UserError(
-                f"vqvae: crop {self.config.crop} is larger than the frames of {size} pixels (video.size): use a "
-                "smaller one, or 0 for whole frames"
+                f"vqvae: crop {self.config.crop} is larger than the frames of {height}x{width} pixels "
+                "(video.size): use a smaller one, or 0 for whole frames"
             )
 
     def encode(self, frames: Tensor) -> Tensor:

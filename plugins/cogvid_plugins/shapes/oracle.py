@@ -89,11 +89,10 @@ def measure(videos: NDArray[np.uint8]) -> Measured:
     """Measure each frame for itself.
 
     Args:
-        videos: uint8 (B, F, 3, pixels, pixels).
+        videos: uint8 (B, F, 3, height, width).
     """
-    batch, frames, _, pixels, width = videos.shape
-    assert pixels == width, videos.shape
-    images = videos.reshape(-1, 3, pixels, pixels).transpose(0, 2, 3, 1).astype(np.float32)
+    batch, frames = videos.shape[:2]
+    images = videos.reshape(-1, *videos.shape[2:]).transpose(0, 2, 3, 1).astype(np.float32)
     colour, weights = _segment(images)
     centre = _centroid(weights)
     shape, size = _match(weights, centre)
@@ -107,7 +106,7 @@ def measure(videos: NDArray[np.uint8]) -> Measured:
 
 
 def _segment(images: NDArray[np.float32]) -> tuple[Integers, NDArray[np.float32]]:
-    """The object's colour (N,), and the weight of each pixel in it (N, pixels, pixels)."""
+    """The object's colour (N,), and the weight of each pixel in it (N, height, width)."""
     background = np.median(images, axis=(1, 2), keepdims=True)
     difference = images - background
     strength = (difference**2).sum(-1)
@@ -124,7 +123,7 @@ def _segment(images: NDArray[np.float32]) -> tuple[Integers, NDArray[np.float32]
     mass = weights.sum((2, 3))
     colour = mass.argmax(0)
     most = mass.max(0)
-    smallest = 2 * (min(RADII.values()) * images.shape[1]) ** 2
+    smallest = 2 * (min(RADII.values()) * min(images.shape[1:3])) ** 2
     present = (most >= LEAST_MASS * smallest) & (most >= LEAST_PURITY * mass.sum(0))
     return np.where(present, colour, NONE), weights[colour, np.arange(len(images))]
 
@@ -137,17 +136,18 @@ def _weight(share: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _centroid(weights: NDArray[np.float32]) -> Floats:
     """(N, 2) as (x, y) in pixels; the middle of the canvas where nothing has weight."""
-    places = np.arange(weights.shape[-1]) + 0.5
-    columns, rows = weights.sum(1) + 1e-9, weights.sum(2) + 1e-9
-    return np.stack([columns @ places / columns.sum(1), rows @ places / rows.sum(1)], axis=-1)
+    profiles = weights.sum(1) + 1e-9, weights.sum(2) + 1e-9
+    means = [profile @ (np.arange(profile.shape[1]) + 0.5) / profile.sum(1) for profile in profiles]
+    return np.stack(means, axis=-1)
 
 
 def _match(weights: NDArray[np.float32], centre: Floats) -> tuple[Integers, Integers]:
     """Shape and size (N,) of the nearest template at the centre, `NONE` where it is far off."""
-    pixels = weights.shape[-1]
+    height, width = weights.shape[1:]
+    unit = min(height, width)
     errors, misfits = [], []
     for size, shape in product(SIZES, SHAPES):
-        template = _weight(coverage(shape, RADII[size] * pixels, centre, pixels))
+        template = _weight(coverage(shape, RADII[size] * unit, centre, height, width))
         error = ((weights - template) ** 2).sum((1, 2))
         errors.append(error)
         misfits.append(error / np.maximum((template**2).sum((1, 2)), 1e-9))
@@ -157,13 +157,13 @@ def _match(weights: NDArray[np.float32], centre: Floats) -> tuple[Integers, Inte
     return np.where(fits, shape_index, NONE), np.where(fits, size_index, NONE)
 
 
-def classify_motion(centres: Floats, pixels: int) -> Integers:
+def classify_motion(centres: Floats, unit: int) -> Integers:
     """Which motion each video shows.
 
     Args:
         centres: (B, F, 2) as (x, y) in pixels at equally spaced times from the clip's start to its end; NaN
             where there is no object.
-        pixels: side of the canvas.
+        unit: the canvas's shorter side, in pixels.
 
     Returns:
         (B,) indices into `MOTIONS`, `NONE` where the centres follow none of them.
@@ -176,7 +176,7 @@ def classify_motion(centres: Floats, pixels: int) -> Integers:
     scale = np.einsum("bfx,mfx->bm", moved, paths) / lengths
     explained = np.maximum(scale, 0) ** 2 * lengths
     best = explained.argmax(1)
-    shortest = np.asarray([LEAST_TRAVEL * TRAVEL[len(motion)] * pixels for motion in MOTIONS])
+    shortest = np.asarray([LEAST_TRAVEL * TRAVEL[len(motion)] * unit for motion in MOTIONS])
     rows = np.arange(len(centres))
     # Comparisons with NaN are false: a video without an object in some frame follows nothing.
     enough = scale[rows, best] >= shortest[best]
@@ -250,7 +250,7 @@ class ShapesOracle(VideoMetric):
         self.add_state("paths", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, videos: Tensor, captions: Sequence[str], real: bool) -> None:
-        """Measure the videos (B, F, 3, pixels, pixels) if they are the ones to be scored.
+        """Measure the videos (B, F, 3, height, width) if they are the ones to be scored.
 
         Raises:
             UserError: these are no such videos, or a caption is not of the shapes world.
@@ -260,11 +260,11 @@ class ShapesOracle(VideoMetric):
             return
         wanted = [parse_caption(caption) for caption in captions]
         measured = measure(videos.cpu().numpy())
-        pixels, frames = videos.shape[-1], videos.shape[1]
-        self.hits += torch.from_numpy(_score(measured, wanted, pixels).sum(0)).to(self.hits)
+        unit, frames = min(videos.shape[3:]), videos.shape[1]
+        self.hits += torch.from_numpy(_score(measured, wanted, unit).sum(0)).to(self.hits)
         self.videos += len(wanted)
         step = max(1, (frames - 1) // (self.config.key_frames - 1))
-        spanned = classify_motion(measured.centre[:, ::step], pixels)
+        spanned = classify_motion(measured.centre[:, ::step], unit)
         for centres, index, attributes in zip(measured.centre, spanned, wanted, strict=True):
             if index != NONE and MOTIONS[index] == attributes.motion:
                 error = path_error(centres, attributes.motion, self.config.key_frames)
@@ -283,7 +283,7 @@ class ShapesOracle(VideoMetric):
         return {"version": VERSION, "key_frames": self.config.key_frames}
 
 
-def _score(measured: Measured, wanted: list[Attributes], pixels: int) -> Floats:
+def _score(measured: Measured, wanted: list[Attributes], unit: int) -> Floats:
     """(B, len(SCORES)) in the order of `SCORES`."""
     colours = list(COLOURS)
     colour = measured.colour == np.asarray([[colours.index(attributes.colour)] for attributes in wanted])
@@ -292,7 +292,7 @@ def _score(measured: Measured, wanted: list[Attributes], pixels: int) -> Floats:
     moves = [MOTIONS.index(attributes.motion) for attributes in wanted]
     always = measured.present.all(1)
     videos = [always & (frames.mean(1) > 0.5) for frames in (colour, shape, size)]
-    videos.append(classify_motion(measured.centre, pixels) == moves)
+    videos.append(classify_motion(measured.centre, unit) == moves)
     everything = np.all(videos, axis=0)
     shares = [colour.mean(1), shape.mean(1), measured.present.mean(1)]
     return np.stack([*videos, everything, *shares], axis=1).astype(np.float64)

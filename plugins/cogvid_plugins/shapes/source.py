@@ -19,9 +19,10 @@ import numpy as np
 
 from cogvid import Clip, DataSource, UserError, hookimpl
 from cogvid.config.ranges import above, at_least, between, each, option
+from cogvid.config.sides import height_and_width, sides
 from cogvid.data.video import write_video
 from cogvid.interfaces.data_source import Progress, Split
-from cogvid_plugins.shapes.world import ALL_ATTRIBUTES, RASTER, Attributes, Scene, sample_scene
+from cogvid_plugins.shapes.world import ALL_ATTRIBUTES, RASTER, Attributes, Point, Scene, canvas, sample_scene
 
 # The share of all combinations of attributes that only the test split shows.
 HELD_OUT = 0.25
@@ -49,9 +50,9 @@ class Shapes(DataSource):
     class Config:
         clips: int = option(2000, at_least(1))  # for training
         test_clips: int = option(256, at_least(0))
-        size: int = option(32, between(16, 4096))  # pixels
+        size: Any = option(32, sides(between(16, 4096)))  # pixels, for both sides or as [height, width]
         fps: int = option(16, between(1, 1000))
-        raster: int = option(RASTER, at_least(8))  # steps across the canvas between starts; finer is harder
+        raster: int = option(RASTER, at_least(8))  # steps across the shorter side between starts; finer is harder
         durations: list[float] = option([1.0, 2.0, 4.0, 8.0], each(above(0, 3600)))  # seconds
 
     def __init__(self, config: Any = None) -> None:
@@ -64,16 +65,15 @@ class Shapes(DataSource):
 
     def clips(self, folder: Path, seed: int, progress: Progress) -> list[Clip]:
         """Render the clips that are not there yet, then `captions.jsonl`."""
-        jobs = [
-            *list_jobs("train", self.config.clips, list(self.config.durations), seed, self.config.raster),
-            *list_jobs("test", self.config.test_clips, list(self.config.durations), seed, self.config.raster),
-        ]
+        c, (height, width) = self.config, height_and_width(self.config.size)
+        how = list(c.durations), seed, c.raster, canvas(height, width)
+        jobs = [*list_jobs("train", c.clips, *how), *list_jobs("test", c.test_clips, *how)]
         clips = folder / "clips"
         clips.mkdir(parents=True, exist_ok=True)
         # Videos get their names when they are complete: what has one was finished before a stop.
         finished = {file.name for file in clips.iterdir()}
         missing = [job for job in jobs if f"{job.id}.mp4" not in finished]
-        render = partial(_render, folder=clips, size=self.config.size, fps=self.config.fps)
+        render = partial(_render, folder=clips, height=height, width=width, fps=c.fps)
         progress(len(jobs) - len(missing), len(jobs))
         for done, _ in enumerate(_run(render, missing), start=len(jobs) - len(missing) + 1):
             progress(done, len(jobs))
@@ -81,7 +81,9 @@ class Shapes(DataSource):
         return [Clip(job.id, clips / f"{job.id}.mp4", job.scene.caption, job.split) for job in jobs]
 
 
-def list_jobs(split: Split, count: int, durations: list[float], seed: int, raster: int = RASTER) -> list[Job]:
+def list_jobs(
+    split: Split, count: int, durations: list[float], seed: int, raster: int = RASTER, size: Point = (1.0, 1.0)
+) -> list[Job]:
     """What `count` clips of a split show; each depends on the seed and its number alone.
 
     The split's combinations take turns, so captions repeat as late as they can.
@@ -94,7 +96,7 @@ def list_jobs(split: Split, count: int, durations: list[float], seed: int, raste
         rng = np.random.default_rng([seed, split == "test", number])
         duration = float(rng.choice(durations))
         attributes = ALL_ATTRIBUTES[own[number % len(own)]]
-        jobs.append(Job(f"{split}-{number:05d}", split, sample_scene(rng, attributes, duration, raster)))
+        jobs.append(Job(f"{split}-{number:05d}", split, sample_scene(rng, attributes, duration, raster, size)))
     return jobs
 
 
@@ -161,10 +163,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _render(job: Job, folder: Path, size: int, fps: int) -> None:
+def _render(job: Job, folder: Path, height: int, width: int, fps: int) -> None:
     duration = job.scene.duration
     times = np.linspace(0, duration, round(duration * fps) + 1)
-    write_video(folder / f"{job.id}.mp4", job.scene.render(times, size), fps)
+    write_video(folder / f"{job.id}.mp4", job.scene.render(times, height, width), fps)
 
 
 @hookimpl

@@ -1,7 +1,7 @@
 """A procedural world of captioned clips: one shape moves over a quiet background.
 
-Lengths are shares of the canvas, so a scene renders at any size; `pixels` is the canvas side. x grows to the
-right, y downwards, and pixel i covers [i, i + 1).
+Lengths are shares of the canvas's shorter side, so a scene renders at any size of the canvas's proportions. x grows
+to the right, y downwards, and pixel i covers [i, i + 1).
 """
 
 from __future__ import annotations
@@ -108,19 +108,20 @@ class Scene:
     def caption(self) -> str:
         return self.attributes.caption
 
-    def position(self, times: ArrayLike, pixels: int) -> NDArray[np.float64]:
-        """The centroid in pixels, (..., 2) as (x, y), at `times` (...) in seconds."""
+    def position(self, times: ArrayLike, unit: int) -> NDArray[np.float64]:
+        """The centroid in pixels, (..., 2) as (x, y), at `times` (...) in seconds; `unit` is the shorter side."""
         progress = np.asarray(times, dtype=np.float64) / self.duration
         offset = self.travel * motion_path(self.attributes.motion, progress)
-        centre: NDArray[np.float64] = (np.asarray(self.start) + offset) * pixels
+        centre: NDArray[np.float64] = (np.asarray(self.start) + offset) * unit
         return centre
 
-    def render(self, times: ArrayLike, pixels: int) -> NDArray[np.uint8]:
-        """Frames uint8 (T, pixels, pixels, 3) at `times` (T,) in seconds."""
-        centres = self.position(times, pixels)
+    def render(self, times: ArrayLike, height: int, width: int) -> NDArray[np.uint8]:
+        """Frames uint8 (T, height, width, 3) at `times` (T,) in seconds."""
+        unit = min(height, width)
+        centres = self.position(times, unit)
         background = np.asarray(self.background, dtype=np.float32)
         colour = np.asarray(COLOURS[self.attributes.colour], dtype=np.float32)
-        alpha = coverage(self.attributes.shape, RADII[self.attributes.size] * pixels, centres, pixels)
+        alpha = coverage(self.attributes.shape, RADII[self.attributes.size] * unit, centres, height, width)
         frames: NDArray[np.float32] = alpha[..., None] * (colour - background)
         frames += background + np.float32(0.5)
         return frames.astype(np.uint8)
@@ -134,18 +135,19 @@ def motion_path(motion: Motion, progress: ArrayLike) -> NDArray[np.float64]:
     return path
 
 
-def coverage(shape: str, radius: float, centres: NDArray[np.float64], pixels: int) -> NDArray[np.float32]:
-    """The share of each pixel that a shape covers, float32 (T, pixels, pixels).
+def coverage(shape: str, radius: float, centres: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
+    """The share of each pixel that a shape covers, float32 (T, height, width).
 
     Args:
         shape: one of `SHAPES`.
         radius: half the width of the bounding box, in pixels.
         centres: centroids (T, 2) as (x, y), in pixels.
-        pixels: side of the canvas.
+        height: of the canvas, in pixels.
+        width: the same.
     """
-    grid = np.arange(pixels, dtype=np.float32) + np.float32(0.5)
-    offsets = grid - centres.astype(np.float32)[..., None]
-    x, y = offsets[:, 0, None, :], offsets[:, 1, :, None]
+    columns, rows = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in (width, height))
+    across, down = centres.astype(np.float32).T
+    x, y = (columns - across[:, None])[:, None, :], (rows - down[:, None])[:, :, None]
     if shape == "circle":
         return _inside(np.sqrt(x * x + y * y) - np.float32(radius))
     if shape == "square":
@@ -175,24 +177,37 @@ def extent(shape: str, radius: float) -> tuple[Point, Point]:
     return (radius, radius), (up, down)
 
 
-def sample_scene(rng: np.random.Generator, attributes: Attributes, duration: float, raster: int = RASTER) -> Scene:
+def canvas(height: int, width: int) -> Point:
+    """Width and height of a canvas as lengths of this world."""
+    unit = min(height, width)
+    return width / unit, height / unit
+
+
+def sample_scene(
+    rng: np.random.Generator,
+    attributes: Attributes,
+    duration: float,
+    raster: int = RASTER,
+    size: Point = (1.0, 1.0),
+) -> Scene:
     """A scene with these attributes: start and background at random, the shape always inside.
 
     Args:
         rng: of the start and the background.
         attributes: what the caption will say.
         duration: seconds.
-        raster: the middle of the shape's bounding box starts at a multiple of 1 / raster of the canvas. A
+        raster: the middle of the shape's bounding box starts at a multiple of 1 / raster. A
             coarse raster is easy to learn: at 8, the key frames at 32 pixels show each shape in one alignment
             to the grid of 4x4-pixel tokens; at 32, in sixteen.
+        size: width and height of the canvas, see `canvas`.
     """
     travel = TRAVEL[len(attributes.motion)]
     corners = travel * motion_path(attributes.motion, np.linspace(0, 1, len(attributes.motion) + 1))
     reach = extent(attributes.shape, RADII[attributes.size])
     start = []
-    for (before, after), way in zip(reach, corners.T, strict=True):
+    for side, (before, after), way in zip(size, reach, corners.T, strict=True):
         half = (before + after) / 2
-        first, last = math.ceil((half - way.min()) * raster), math.floor((1 - half - way.max()) * raster)
+        first, last = math.ceil((half - way.min()) * raster), math.floor((side - half - way.max()) * raster)
         start.append(float(rng.integers(first, last + 1) / raster + (before - after) / 2))
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     return Scene(attributes, duration, (start[0], start[1]), travel, background)
