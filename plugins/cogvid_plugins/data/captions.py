@@ -81,17 +81,20 @@ class CaptionsFile:
 def _row(place: str, values: dict[str, Any], line: int, offset: int) -> Row:
     """Check one line."""
     for column in ("file", "caption"):
-        if column not in values:
+        value = values.get(column)
+        if not isinstance(value, str) or not value.strip():
             columns = ", ".join(map(str, values)) or "none"
-            raise UserError(f"{place}: the column {column!r} is missing; the line has these: {columns}.")
-        if not isinstance(values[column], str) or not values[column].strip():
-            raise UserError(f"{place}: the {column} is empty or no text: {values[column]!r}.")
-    for column in ("file", "caption", "id"):
-        if not is_text(str(values.get(column))):
-            raise UserError(f"{place}: the {column} has characters that are no text: {values[column]!r}.")
-    split = checked_split(place, values.get("split"))
-    file = Path(values["file"].strip()).as_posix()
-    return Row(file, values["caption"].strip(), split, str(values.get("id") or ""), line, offset)
+            raise UserError(
+                f"{place}: the {column} is empty or no text: {value!r}."
+                if column in values
+                else f"{place}: the column {column!r} is missing; the line has these: {columns}."
+            )
+    own = str(values.get("id") or "")
+    for column, value in (("file", values["file"]), ("caption", values["caption"]), ("id", own)):
+        if not is_text(value):
+            raise UserError(f"{place}: the {column} has characters that are no text: {value!r}.")
+    file, split = Path(values["file"].strip()).as_posix(), checked_split(place, values.get("split"))
+    return Row(file, values["caption"].strip(), split, own, line, offset)
 
 
 def checked_split(place: str, split: Any) -> str:

@@ -17,9 +17,9 @@ from cogvid.config.ranges import file_name, from_to_below, option
 from cogvid.interfaces.data_source import Progress
 from cogvid_plugins.data.captions import EXAMPLE, CaptionsFile, text_captions
 from cogvid_plugins.data.trees import (
-    NAMED,
     SPLITS,
     VIDEO_SUFFIXES,
+    LeftOut,
     RealPaths,
     digest,
     existing_folder,
@@ -129,9 +129,9 @@ def _from_file(home: Path, captions: CaptionsFile, share: float, seed: int, prog
 
 def _read(home: Path, captions: CaptionsFile, seed: int) -> Iterator[tuple[Any, ...]]:
     """What is kept of each line."""
-    real = RealPaths()
+    real, root = RealPaths(), str(home)
     for row in captions:
-        path, state = real(os.path.join(home, row.file))
+        path, state = real(os.path.join(root, row.file))
         split = ("", *SPLITS).index(row.split)
         key = share_key(seed, row.file)
         yield digest(path), digest(row.id) if row.id else 0, key, split, bool(state), row.line, row.offset
@@ -179,41 +179,34 @@ def _check_ids(captions: CaptionsFile, rows: NDArray[Any], ids: NDArray[Any]) ->
 def _from_beside(home: Path, share: float, seed: int, progress: Progress) -> Iterator[Clip]:
     # Several names of one file choose the same split.
     real, root = RealPaths(), os.path.realpath(home) + os.sep
-    silent = _Silent()
+    silent = LeftOut()
 
     def key(name: str) -> int:
         return share_key(seed, real(os.path.join(home, name))[0].removeprefix(root))
 
-    keys = np.fromiter((key(name) for name, captions in _beside_all(home) if silent.has(name, captions)), np.uint64)
+    def find() -> Iterator[int]:
+        for name, captions in _beside_all(home):
+            if captions:
+                yield key(name)
+            else:
+                silent.add(name)
+
+    keys = np.fromiter(find(), np.uint64)
     if silent.count and not len(keys):
         raise UserError(
             f"The folder {home} holds {silent.count} videos ({listed(silent.names)}) and no captions of them. Expected "
             f"is {' or '.join(FILES)} in it, with lines such as {EXAMPLE}, or a text file beside each video, such as "
-            f"{_text(home, silent.names[0]).name}. There are {there_is(home)}."
+            f"{_text(home, silent.names[0]).name}. What is there: {there_is(home)}."
         )
     if not len(keys):
         raise _no_videos(home)
-    warn_left_out(home, f"no {BESIDE} file with captions lies beside them", silent.count, silent.names)
+    silent.warn(home, f"no {BESIDE} file with captions lies beside them")
     end, number = share_end(keys, share), 0
     for name, captions in _beside_all(home):
         if captions:
             yield Clip(name, home / name, captions[0], "test" if key(name) < end else "train", tuple(captions[1:]))
             number += 1
             report(progress, number, len(keys))
-
-
-class _Silent:
-    """Counts videos without captions, and keeps the names of the first."""
-
-    def __init__(self) -> None:
-        self.count, self.names = 0, list[str]()
-
-    def has(self, name: str, captions: list[str]) -> bool:
-        if not captions:
-            self.count += 1
-            if len(self.names) <= NAMED:
-                self.names.append(name)
-        return bool(captions)
 
 
 def _beside_all(home: Path) -> Iterator[tuple[str, list[str]]]:
@@ -234,7 +227,7 @@ def _text(home: Path, name: str) -> Path:
 
 def _no_videos(home: Path) -> UserError:
     return UserError(
-        f"The folder {home} holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))}). There is {there_is(home)}."
+        f"The folder {home} holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))}). What is there: {there_is(home)}."
     )
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from stat import S_ISLNK, S_ISREG
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,23 @@ def warn_left_out(place: object, why: str, count: int, names: Iterable[str], wha
     """Say how many are left out, and the first of them by name; nothing where there are none."""
     if count:
         log.warning("%s: left out, because %s: %d of the %s (%s)", place, why, count, what, listed(names))
+
+
+class LeftOut:
+    """Counts what is left out for one reason, and keeps the first names."""
+
+    def __init__(self) -> None:
+        self.count, self.names = 0, list[str]()
+
+    def add(self, name: str) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.names) <= NAMED:
+            self.names.append(name)
+
+    def warn(self, place: object, why: str, what: str = "videos") -> None:
+        """Say it."""
+        warn_left_out(place, why, self.count, self.names, what)
 
 
 def is_text(value: str) -> bool:
@@ -190,8 +207,6 @@ def report(progress: Progress, done: int, total: int) -> None:
         progress(done, total)
 
 
-def log_counts(source: str, classes: int, counts: dict[Any, int]) -> None:
-    """Say what was found."""
-    log.info(
-        "data: %s: %d classes, %d clips for training, %d for testing", source, classes, counts["train"], counts["test"]
-    )
+def log_classes(source: str, classes: int, train: int, test: int) -> None:
+    """Say what was found in a tree of classes."""
+    log.info("data: %s: %d classes, %d clips for training, %d for testing", source, classes, train, test)
