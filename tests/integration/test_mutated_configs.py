@@ -18,6 +18,7 @@ from typing import Any, get_origin, get_type_hints
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from cogvid.cli import app
@@ -109,14 +110,15 @@ def mutations(tree: dict[str, Any]) -> Iterator[Mutation]:
     where = {"metric": "evaluation.metrics.extra"}
     for info in create_plugin_manager().components():
         key = where.get(info.kind, info.kind)
-        component = {"name": info.name, "options": _required(info.name)}
+        component = {"name": info.name, "options": _required(info.cls.Config)}
         for option, expected in get_type_hints(info.cls.Config).items():
             yield from _of_key(f"{key}.options.{option}", expected, ((key, component),))
         yield Mutation("typo", f"{key}.options.optoin", 1, ((key, component),))
 
 
-def _required(name: str) -> dict[str, Any]:
-    return {"path": "."} if name == "folder" else {}
+def _required(options: type) -> dict[str, Any]:
+    """The options that have to be set, all of them paths."""
+    return dict.fromkeys(OmegaConf.missing_keys(OmegaConf.structured(options)), ".")
 
 
 def _keys(expected: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,15 +71,17 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         yield
 
 
-def test_a_video_is_decoded_once_for_all_its_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_with_several_captions_is_one_clip_and_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_video(tmp_path / "a.mp4", 20, 8)
     read: list[Path] = []
     monkeypatch.setattr(look, "probe", lambda file: read.append(file.path) or probe(file))
     data = prepared(make_lab(tmp_path, [row("a.mp4"), row("a.mp4", caption="a big cat")]), tmp_path)
     assert [path.name for path in read] == ["a.mp4"]
-    one, other = read_clips(data.folder, "train")
-    assert [one.clip.caption, other.clip.caption] == ["a cat", "a big cat"]
-    assert one.times.ticks.tolist() == other.times.ticks.tolist() == list(range(20))
+    (clip,) = read_clips(data.folder, "train")
+    assert clip.captions == ("a cat", "a big cat")
+    assert clip.times.ticks.tolist() == list(range(20))
 
 
 def test_a_file_damaged_behind_its_first_frame_is_left_out_with_the_reason(
@@ -177,10 +181,14 @@ def test_a_scheduler_whose_rates_do_not_fit_is_named_with_the_clip(tmp_path: Pat
 
 
 def test_generated_clips_are_compared_with_other_videos(tmp_path: Path) -> None:
+    lines = ["label,youtube_id,time_start,time_end,split"]
     for number in range(5):
-        make_video(tmp_path / f"{number}.mp4", 20, 8)
-    rows = [row("0.mp4"), *(row(f"{number}.mp4", "test", f"a cat {i}") for number in (1, 2, 3, 4) for i in range(3))]
-    lab = make_lab(tmp_path, rows)
+        make_video(tmp_path / f"{number}.mp4", 60, 8)
+        split = "val" if number else "train"
+        lines += [f"a cat {start},{number},{start},{start + 2},{split}" for start in (0, 2, 4)]
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    options = f"{{path: {tmp_path}, annotations: [{tmp_path / 'all.csv'}]}}"
+    lab = make_lab(tmp_path, [], f"data={{name: kinetics, options: {options}}}")
     tests = usable_test_clips(lab, prepared(lab, tmp_path))
     chosen = tests.first(4)
     assert [timed.clip.path.name for timed in chosen.clips] == ["1.mp4", "1.mp4", "1.mp4", "2.mp4"]
@@ -188,6 +196,21 @@ def test_generated_clips_are_compared_with_other_videos(tmp_path: Path) -> None:
     assert [timed.clip.path.name for timed in others.clips] == ["3.mp4", "4.mp4"]
     assert others.captions == ["a cat 0", "a cat 0"]
     assert len(tests.beside(chosen, 1).clips) == 1
+
+
+def test_generated_clips_are_compared_with_other_videos_of_a_shard(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for number in range(5):
+            make_video(tmp_path / f"{number}.mp4", 20, 8)
+            (tmp_path / "said.json").write_text(
+                json.dumps({"caption": "a cat", "split": "test" if number else "train"})
+            )
+            shard.add(tmp_path / f"{number}.mp4", f"{number}.mp4")
+            shard.add(tmp_path / "said.json", f"{number}.json")
+    lab = make_lab(tmp_path, [], f"data={{name: webdataset, options: {{path: {tmp_path}}}}}")
+    tests = usable_test_clips(lab, prepared(lab, tmp_path))
+    others = tests.beside(tests.first(2), 4)
+    assert [timed.clip.id for timed in others.clips] == ["3.mp4", "4.mp4"]
 
 
 def test_decoded_frames_are_those_of_the_numbers(tmp_path: Path) -> None:
@@ -199,9 +222,10 @@ def test_decoded_frames_are_those_of_the_numbers(tmp_path: Path) -> None:
 
 
 def test_frames_for_the_tokenizer_do_not_grow_with_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_video(tmp_path / "a.mp4", 20, 8)
-    captions = [row("a.mp4", caption=f"a cat {i}") for i in range(30)]
-    lab = make_lab(tmp_path, captions, "stages.tokenizer.frames=20")
+    make_video(tmp_path / "0.mp4", 20, 8)
+    for number in range(1, 30):
+        shutil.copy(tmp_path / "0.mp4", tmp_path / f"{number}.mp4")
+    lab = make_lab(tmp_path, [row(f"{number}.mp4") for number in range(30)], "stages.tokenizer.frames=20")
     data = prepared(lab, tmp_path)
     asked: list[int] = []
 

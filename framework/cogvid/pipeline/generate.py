@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.config.schema import ComponentConfig
+from cogvid.data.files import VideoFile
 from cogvid.data.table import TimedClip
 from cogvid.data.video import write_video
 from cogvid.generation.clips import ClipGenerator, OnStep
@@ -81,11 +82,11 @@ class TestClips:
 
     def beside(self, others: TestClips, count: int) -> TestClips:
         """The first `count` videos of which `others` has no clip, each with its first caption."""
-        seen = {timed.clip.path for timed in others.clips}
-        places: dict[Path, int] = {}
+        seen = {VideoFile.of(timed.clip) for timed in others.clips}
+        places: dict[VideoFile, int] = {}
         for place, timed in enumerate(self.clips):
-            if timed.clip.path not in seen:
-                places.setdefault(timed.clip.path, place)
+            if (video := VideoFile.of(timed.clip)) not in seen:
+                places.setdefault(video, place)
         return self._pick(list(places.values())[:count])
 
     def _pick(self, places: Iterable[int]) -> TestClips:

@@ -1,128 +1,123 @@
-"""The captions file of a folder of videos: JSON Lines or CSV, each line checked."""
+"""The captions of a folder of videos: a file of JSON Lines or CSV, or a text file beside each video; each checked."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from cogvid import UserError
-from cogvid.interfaces.data_source import Split
+from cogvid_plugins.data.lines import TextLines, csv_rows, json_rows
+from cogvid_plugins.data.trees import SPLITS, is_text
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 EXAMPLE = '{"file": "cats/one.mp4", "caption": "a cat jumps off a table"}'
+_MISSING = (
+    f"Write one line for each video, such as {EXAMPLE}, or set the option captions of the data source 'folder' to a "
+    ".csv file with columns file and caption, or to .txt where a text file lies beside each video."
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the captions file; an empty `split` is still to be chosen."""
+    """One line of a captions file.
 
-    id: str
+    Attributes:
+        file: relative to the folder.
+        caption: not empty.
+        split: `train`, `test`, or empty where it is still to be chosen.
+        id: empty where the line gives none.
+        line: its number, from 1; in a CSV that of its first.
+        offset: of its first byte in the file.
+    """
+
     file: str
     caption: str
     split: str
+    id: str
     line: int
+    offset: int
 
 
-def read_captions(path: Path) -> list[Row]:
-    """The rows of a captions file: CSV by the suffix `.csv`, else JSON Lines.
+class CaptionsFile:
+    """The rows of a captions file: CSV by the suffix `.csv`, else JSON Lines. One of them is in memory at a time.
 
     Raises:
-        UserError: the file cannot be read or is empty, or a line in it is not as it must be.
+        UserError: the file cannot be read or is empty, or a line in it is not as it must be; while iterating, too.
     """
-    text = _text(path)
-    lines = _csv_lines(path, text) if path.suffix.lower() == ".csv" else _json_lines(path, text)
-    rows: dict[str, Row] = {}
-    captions: Counter[str] = Counter()
-    for number, values in lines:
-        row = _row(path, number, values)
-        captions[row.file] += 1
-        if not row.id:
-            row = replace(row, id=row.file if captions[row.file] == 1 else f"{row.file}#{captions[row.file]}")
-        if row.id in rows:
-            raise UserError(f"{path}:{number}: the id {row.id!r} stands on an earlier line, too. Ids are unique.")
-        rows[row.id] = row
-    if not rows:
-        raise UserError(f"The captions file {path} has no lines.")
-    return list(rows.values())
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._csv = path.suffix.lower() == ".csv"
+        self._lines = TextLines(path, "captions file", _MISSING, returns=self._csv)
+        self._header: list[str] = []
+
+    def __enter__(self) -> CaptionsFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lines.__exit__(*error)
+
+    def __iter__(self) -> Iterator[Row]:
+        """All rows."""
+        self._lines.seek()
+        self._header, row = [], None
+        for row in self._rows():
+            yield row
+        if row is None:
+            raise UserError(f"The captions file {self.path} has no lines.")
+
+    def at(self, offset: int) -> Row:
+        """The row that begins at a byte; its `line` is not right. All rows have been read once before."""
+        if offset != self._lines.offset:
+            self._lines.seek(offset)
+        return next(self._rows())
+
+    def _rows(self) -> Iterator[Row]:
+        rows = csv_rows(self._lines, self._header) if self._csv else json_rows(self._lines)
+        return (_row(f"{self.path}:{line}", values, line, offset) for line, offset, values in rows)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(
-            f"The captions file {path} does not exist. Write one line for each video, such as {EXAMPLE}, or "
-            "set the option captions of the data source 'folder' to a .csv file with columns file and "
-            "caption."
-        ) from error
-    except OSError as error:
-        raise UserError(f"The captions file {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"The captions file {path} is not in UTF-8. Save it in that encoding.") from error
-
-
-def _json_lines(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    # Other characters that Python counts as line ends, such as U+2028, are text.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                cause = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                raise UserError(f"{path}:{number}: no valid JSON ({cause}): {line[:80]}") from error
-            if not isinstance(values, dict):
-                raise UserError(f"{path}:{number}: each line is a JSON object, not {line[:80]}")
-            yield number, values
-
-
-def _csv_lines(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    number = 1
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            raise UserError(
-                f"{path}:{number}: no valid CSV ({error}). A caption with a comma, a quote or a line break stands in "
-                "double quotes, with its own quotes doubled."
-            ) from error
-        if values is None:
-            return
-        if values and not header:
-            header = values
-            if len(set(header)) < len(header):
-                raise UserError(f"{path}:{number}: a column stands twice in the header: {', '.join(header)}.")
-        elif values:
-            if len(values) > len(header):
-                raise UserError(
-                    f"{path}:{number}: the line has {len(values)} columns, the header {len(header)} "
-                    f"({', '.join(header)}). A caption with a comma stands in double quotes."
-                )
-            yield number, dict(zip(header, values, strict=False))
-        number = reader.line_num + 1
-
-
-def _row(path: Path, number: int, values: dict[str, Any]) -> Row:
+def _row(place: str, values: dict[str, Any], line: int, offset: int) -> Row:
     """Check one line."""
-    place = f"{path}:{number}"
     for column in ("file", "caption"):
-        if column not in values:
+        value = values.get(column)
+        if not isinstance(value, str) or not value.strip():
             columns = ", ".join(map(str, values)) or "none"
-            raise UserError(f"{place}: the column {column!r} is missing; the line has these: {columns}.")
-        if not isinstance(values[column], str) or not values[column].strip():
-            raise UserError(f"{place}: the {column} is empty or no text: {values[column]!r}.")
-    for column in ("file", "caption", "id"):
-        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in str(values.get(column))):
-            raise UserError(f"{place}: the {column} has characters that are no text: {values[column]!r}.")
-    split = values.get("split") or ""
+            raise UserError(
+                f"{place}: the {column} is empty or no text: {value!r}."
+                if column in values
+                else f"{place}: the column {column!r} is missing; the line has these: {columns}."
+            )
+    own = str(values.get("id") or "")
+    for column, value in (("file", values["file"]), ("caption", values["caption"]), ("id", own)):
+        if not is_text(value):
+            raise UserError(f"{place}: the {column} has characters that are no text: {value!r}.")
+    file, split = Path(values["file"].strip()).as_posix(), checked_split(place, values.get("split"))
+    return Row(file, values["caption"].strip(), split, own, line, offset)
+
+
+def checked_split(place: str, split: Any) -> str:
+    """A split that a file gives, empty where it gives none.
+
+    Raises:
+        UserError: it is no split; the message begins with `place`.
+    """
     if split and split not in SPLITS:
         raise UserError(f"{place}: the split is {' or '.join(SPLITS)}, not {split!r}.")
-    file = Path(values["file"].strip()).as_posix()
-    return Row(str(values.get("id") or ""), file, values["caption"].strip(), split, number)
+    return split or ""
+
+
+def text_captions(place: object, content: bytes) -> list[str]:
+    """The captions in a text file: each of its lines that is not empty.
+
+    Raises:
+        UserError: it is no text; the message begins with `place`.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: the captions are not in UTF-8. Save them in that encoding.") from error
+    if not is_text(text):
+        raise UserError(f"{place}: the captions have characters that are no text: {text[:80]!r}.")
+    return [line.strip() for line in text.split("\n") if line.strip()]
