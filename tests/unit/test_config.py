@@ -484,3 +484,11 @@ def test_shapes_are_drawn_at_the_size_of_the_frames(size: str) -> None:
 def test_an_empty_mapping_empties_what_the_bases_said() -> None:
     assert load_experiment("quickstart").config.evaluation.metrics
     assert not load_experiment("quickstart", None, ["evaluation.metrics={}"]).config.evaluation.metrics
+
+
+def test_a_key_that_has_moved_is_answered_with_its_new_place(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text("text: {vocabulary: 400, length: 16}\n")
+    with pytest.raises(
+        UserError, match=r"old\.yaml:1: unknown key 'text\.vocabulary'\. It is text_tokenizer\.options\."
+    ):
+        load_experiment(tmp_path / "old.yaml")
