@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ _WORTH_IT = 16
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Of prctl: which signal a process gets when the one that started it has ended.
 _PARENT_DEATH_SIGNAL = 1
+# Seconds.
+_A_MOMENT = 5
 
 
 def processors() -> int:
@@ -78,11 +81,13 @@ def in_order(
             if isinstance(item, UserError):
                 raise item
             yield item
+    except UserError:
+        raise
     except Exception as error:
-        killed = [process for process in processes if process.exitcode]
-        if not killed or isinstance(error, UserError):
+        killed = _first_killed(processes, error)
+        if killed is None:
             raise
-        raise _killed(killed[0]) from error
+        raise _killed(killed) from error
     finally:
         with _signals_held():
             for process in processes:
@@ -118,6 +123,19 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _first_killed(processes: Sequence[BaseProcess], error: Exception) -> BaseProcess | None:
+    """The process whose end made the error, if one did."""
+    # Its connections break a moment before it has ended.
+    broken = isinstance(error, OSError | EOFError)
+    ended = wait([process.sentinel for process in processes], timeout=_A_MOMENT if broken else 0)
+    for process in processes:
+        if process.sentinel in ended:
+            process.join(_A_MOMENT)
+            if process.exitcode:
+                return process
+    return None
 
 
 def _killed(process: BaseProcess) -> UserError:
