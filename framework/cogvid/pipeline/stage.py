@@ -83,15 +83,18 @@ class StageStore:
         key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
         folder = self.root / f"{name}-{key}"
         if not (folder / DONE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with alone(folder / LOCK, folder, self.wait):
-                if not (folder / DONE).exists():
-                    self._make(name, key, folder, plain, work)
+            self._finish(name, key, folder, plain, work)
         stage = read_stage(folder, name)
         if stage.key != key:
             raise UserError(f"{folder / DONE} is that of another stage, {stage.key}. {_remove(folder)}")
         stage.check()
         return stage
+
+    def _finish(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder / LOCK, folder, self.wait):
+            if not (folder / DONE).exists():
+                self._make(name, key, folder, plain, work)
 
     def _make(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
         resumed = any(path.name != LOCK for path in folder.iterdir())
@@ -139,6 +142,17 @@ class StageStore:
             if all(place[-2:-1] in (("sources",), ("files",)) for place in differences):
                 return sorted({place[-1] for place in differences})
         return []
+
+
+class Unfinished(Exception):
+    """A stage that is not there, and is not to be made."""
+
+
+class FinishedStages(StageStore):
+    """Stages that are taken if they are there, and not made: `finish` raises `Unfinished` where one is not."""
+
+    def _finish(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
+        raise Unfinished(name)
 
 
 def read_stage(folder: Path, name: str) -> StageResult:
