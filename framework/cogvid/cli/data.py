@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from cogvid.cli import data_check
+from cogvid.cli import data_check, data_show
 
 
 def register(app: typer.Typer) -> None:
     """Add the command group `data`."""
     data = typer.Typer(no_args_is_help=True, help="Check, show and tokenise the clips of a data set.")
     data_check.register(data)
+    data_show.register(data)
     app.add_typer(data, name="data")
-
-    # A group of one command would run it without its name.
-    data.callback()(lambda: None)

@@ -89,6 +89,30 @@ def _starts(times: ClipTimes, rate: float, frames: int) -> int:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A training sequence that was drawn.
+
+    Attributes:
+        clip: its place among the clips.
+        numbers: int64 (F,), of the frames in the clip.
+        caption: one of the clip's.
+        rate: of the key frames (1/s).
+        window: when the frames stand, in intervals of the rate.
+    """
+
+    clip: int
+    numbers: NDArray[np.int64]
+    caption: str
+    rate: float
+    window: FrameTimes
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame to the last."""
+        return (self.window[-1] - self.window[0]) / self.rate
+
+
+@dataclass(frozen=True)
 class SequenceSampler:
     """Draws the n-th training sequence; the same n always gives the same one.
 
@@ -106,8 +130,8 @@ class SequenceSampler:
     frames: int
     seed: int
 
-    def draw(self, number: int) -> tuple[Tensor, str, float]:
-        """Codes int64 (F, height, width), the caption, and the sequence's length in seconds."""
+    def choose(self, number: int) -> Drawn:
+        """What the n-th sequence is, before any of it is read."""
         epoch, place = divmod(number, len(self._usable))
         clip = self._usable[_order(self.seed, epoch, len(self._usable))[place]]
         random = np.random.default_rng((self.seed, number, 1))
@@ -119,7 +143,12 @@ class SequenceSampler:
         (numbers,) = times.frames([start], window, rate)
         captions = self.clips.captions[clip]
         caption = captions[int(np.random.default_rng((self.seed, number, 4)).integers(len(captions)))]
-        return self.clips.frames(clip, numbers), caption, (window[-1] - window[0]) / rate
+        return Drawn(clip, numbers, caption, rate, window)
+
+    def draw(self, number: int) -> tuple[Tensor, str, float]:
+        """Codes int64 (F, height, width), the caption, and the sequence's length in seconds."""
+        drawn = self.choose(number)
+        return self.clips.frames(drawn.clip, drawn.numbers), drawn.caption, drawn.seconds
 
     @cached_property
     def _usable(self) -> list[int]:
