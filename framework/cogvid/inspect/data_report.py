@@ -64,8 +64,8 @@ class DataReport:
     def left_out(self) -> list[Finding]:
         """Why clips cannot be used, the most frequent first."""
         clips, kinds, examples = self.checked.clips, Counter[str](), dict[str, str]()
-        broken = clips.filter(pc.not_equal(clips["problem"], ""))
-        for row in table_rows(broken.select(["file", "member", "offset", "bytes", "problem"])):
+        named = clips.select(["file", "member", "offset", "bytes", "problem"])
+        for row in table_rows(named.filter(pc.not_equal(clips["problem"], ""))):
             file = self._file(row)
             kind = kind_of(row["problem"], file)
             kinds[kind] += 1
@@ -80,7 +80,7 @@ class DataReport:
         """What should be known of clips that can be used."""
         clips, findings = self.checked.clips, []
         if lab := self.checked.lab:
-            shown = clips.filter(pa.array(self.usable))["times"].combine_chunks().dictionary_encode()
+            shown = self._used("times")["times"].combine_chunks().dictionary_encode()
             twice = [repeats(lab, ClipTimes.from_json(json.loads(times))) for times in shown.dictionary.to_pylist()]
             rows = np.zeros(len(clips), dtype=bool)
             rows[np.flatnonzero(self.usable)] = np.array(twice, dtype=bool)[shown.indices.to_numpy()]
@@ -92,7 +92,7 @@ class DataReport:
 
     def totals(self) -> list[tuple[str, str]]:
         """What there is, in words and numbers."""
-        clips = self.checked.clips.filter(pa.array(self.usable))
+        clips = self._used("duration", "frames", "width", "height", "codec", "split")
         seconds, frames = clips["duration"].to_pylist(), clips["frames"].to_pylist()
         mean = list(map(_frame_rate, frames, seconds))
         rates = Counter(f"{rate:.4g}" if rate else "single frames" for rate in mean)
@@ -129,7 +129,7 @@ class DataReport:
         except OSError as error:
             raise UserError(f"The table {path} cannot be written: {error.strerror}. Choose another --out.") from error
 
-    @property
+    @cached_property
     def _schema(self) -> pa.Schema:
         aside = _INNER if self.checked.lab else _INNER | _OF_EXPERIMENTS
         rates = [("rates", pa.list_(pa.float64()))] if self.checked.lab else []
@@ -159,6 +159,10 @@ class DataReport:
     def _fitting(self) -> NDArray[np.bool_]:
         return np.array([bool(self._rates.get(each)) for each in self._column("reach").to_pylist()], dtype=bool)
 
+    def _used(self, *names: str) -> pa.Table:
+        """Some columns of the usable clips."""
+        return self.checked.clips.select(list(names)).filter(pa.array(self.usable))
+
     def _column(self, name: str) -> pa.ChunkedArray:
         return self.checked.clips[name]
 
@@ -174,7 +178,7 @@ class DataReport:
 
     def _copies(self) -> list[Finding]:
         """Videos that are there more than once."""
-        clips = self.checked.clips.filter(pa.array(self.usable))
+        clips = self._used("sha256", "file", "offset", "split")
         videos = clips.group_by(["sha256", "file", "offset"]).aggregate([("split", "min"), ("split", "max")])
         contents = videos.group_by("sha256").aggregate([([], "count_all"), ("split_min", "min"), ("split_max", "max")])
         findings = []

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cogvid.data.files import VIDEO_SUFFIXES
 from cogvid.interfaces.data_source import Clip, Member
 
-SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 # Of these only uncompressed ones can be read where they lie; the others are answered so.
 _SHARDS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -41,7 +41,7 @@ class Videos:
                 # What is neither a file nor a link to nothing may be a pipe, which would be waited for.
                 if name.startswith(".") or not (file.is_file() or not file.exists()):
                     continue
-                if _is_shard(file) or file.suffix.lower() in SUFFIXES:
+                if _is_shard(file) or file.suffix.lower() in VIDEO_SUFFIXES:
                     yield from self._of(file, file.relative_to(self.path).as_posix())
                 else:
                     self.others[_ending(file)] += 1
@@ -56,7 +56,7 @@ class Videos:
                     inside = Path(info.name)
                     if not info.isreg() or info.issparse() or inside.name.startswith("."):
                         continue
-                    if inside.suffix.lower() in SUFFIXES:
+                    if inside.suffix.lower() in VIDEO_SUFFIXES:
                         member = Member(info.name, info.offset_data, info.size)
                         yield Clip(f"{name}/{info.name}", file, "", "train", member=member)
                     else:
