@@ -38,16 +38,18 @@ evaluation: {metrics: {oracle: {name: shapes_oracle}}}
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[[str], list[str]]:
-    """Does what a page says, and returns its commands. `<!-- file: NAME -->` above a block writes it, `<!-- tree -->`
-    makes the videos it lists."""
+def read(tmp_path: Path) -> Callable[..., list[str]]:
+    """Does what a page says, and returns its commands; `commands=False` runs none of them.
+
+    `<!-- file: NAME -->` above a block writes it, `<!-- tree -->` makes the videos it lists.
+    """
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "quickstart.yaml").write_text(SMALL)
     (tmp_path / "experiments" / "ablation_attention.yaml").write_text(
         "base: [quickstart]\nvariants: {local3d: {}, naive: {attention: naive}}\n"
     )
 
-    def read(page: str) -> list[str]:
+    def read(page: str, commands: bool = True) -> list[str]:
         ran = []
         for block in BLOCK.finditer(page):
             if block["file"]:
@@ -58,7 +60,7 @@ def read(tmp_path: Path) -> Callable[[str], list[str]]:
                     make_video(tmp_path / name)
             else:
                 assert block["language"] == "sh", f"a block that nothing checks: {block['body'][:60]}"
-                for line in block["body"].strip().splitlines():
+                for line in block["body"].strip().splitlines() if commands else ():
                     ran.append(line)
                     _run(line, tmp_path)
         return ran

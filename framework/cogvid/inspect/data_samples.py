@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import cycle
 from math import log10
 from pathlib import Path
+from typing import cast
 
-import torch
 from torch import Tensor
 
+from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import VideoFile
 from cogvid.data.sequences import Drawn, FrameTimes, SequenceSampler, TokenClips
 from cogvid.data.table import ClipTable, TimedClip
@@ -134,15 +135,25 @@ def draw_samples(lab: Lab, store: StageStore, count: int, seed: int) -> Samples:
     return Samples(lab, len(clips), samples, tokenizer is not None)
 
 
+@dataclass(frozen=True)
+class _Clips:
+    """All that is asked of clips to choose from them."""
+
+    captions: Sequence[tuple[str, ...]]
+    times: Sequence[ClipTimes]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
 def _draw(lab: Lab, clips: ClipTable, count: int, seed: int) -> list[tuple[Stage, Drawn]]:
     captions, times = zip(*((clip.captions, clip.times) for clip in clips), strict=True)
-    none = torch.zeros(0)
-    tokens = TokenClips(none, none, none, captions, times)
+    untokenised = cast(TokenClips, _Clips(captions, times))
     windows: dict[Stage, list[FrameTimes]] = {"sequential": [lab.key_frame_times]}
     if lab.window_times:
         windows["interpolation"] = lab.window_times
     frames = lab.config.video.frames
-    samplers = {stage: SequenceSampler(tokens, lab.scheduler, windows[stage], frames, seed) for stage in windows}
+    samplers = {stage: SequenceSampler(untokenised, lab.scheduler, windows[stage], frames, seed) for stage in windows}
     turns = zip(range(count), cycle(samplers.items()), strict=False)
     return [(stage, sampler.choose(number)) for number, (stage, sampler) in turns]
 
