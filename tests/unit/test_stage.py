@@ -16,7 +16,7 @@ import pytest
 from cogvid.errors import UserError
 from cogvid.pipeline import stage as stage_module
 from cogvid.pipeline.digests import named_files
-from cogvid.pipeline.stage import LOCK, StageResult, StageStore
+from cogvid.pipeline.stage import LOCK, FinishedStages, StageResult, StageStore, Unfinished
 
 
 def make(runs: Path, depends: dict[str, object] | None = None, *, wait: bool = True) -> StageResult:
@@ -45,6 +45,17 @@ def test_a_finished_stage_is_taken_as_it_is(tmp_path: Path) -> None:
     before = (first.folder / "stage.json").stat().st_mtime_ns
     assert make(tmp_path).key == first.key
     assert (first.folder / "stage.json").stat().st_mtime_ns == before
+
+
+def test_stages_that_are_not_to_be_made_are_taken_or_said_to_be_missing(tmp_path: Path) -> None:
+    def work(folder: Path) -> dict[str, object]:
+        raise AssertionError(folder)
+
+    with pytest.raises(Unfinished, match="sequential"):
+        FinishedStages(tmp_path).finish("sequential", {"steps": 3}, work)
+    assert not list(tmp_path.iterdir())
+    key = make(tmp_path).key
+    assert FinishedStages(tmp_path).finish("sequential", {"steps": 3}, work).key == key
 
 
 def flip(path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_tokens_are_what_the_tokenizer_makes_of_each_clips_frames(work: Work
         frames = read_frames(VideoFile.of(timed.clip), wanted.tolist(), 16)
         codes = clips.frames(number, wanted)
         assert codes.equal(encode(network, frames)), timed.clip.id
-        assert clips.captions[number] == (timed.clip.caption,)
+        assert clips[number].captions == (timed.clip.caption,)
         used |= set(codes.flatten().tolist())
     assert len(used) > 5
 

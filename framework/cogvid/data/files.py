@@ -9,6 +9,8 @@ from pathlib import Path
 from cogvid.data.clip_times import ClipTimes
 from cogvid.interfaces.data_source import Clip, Member
 
+# What a file is called that is taken for a video where nobody names it.
+VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 _CHUNK = 1 << 20
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cogvid.data.sequences import FrameTimes, starts
+from cogvid.data.table import TimedClip
 from cogvid.data.text import CaptionEncoder
 from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.frame_rate import FrameRateScheduler
@@ -32,36 +33,66 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int32]:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A training sequence that was drawn.
+
+    Attributes:
+        clip: its place among the clips.
+        numbers: int64 (F,), of the frames in the clip.
+        caption: one of the clip's.
+        rate: of the key frames (1/s).
+        window: when the frames stand, in intervals of the rate.
+    """
+
+    clip: int
+    numbers: NDArray[np.int64]
+    caption: str
+    rate: float
+    window: FrameTimes
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame to the last."""
+        return (self.window[-1] - self.window[0]) / self.rate
+
+
+@dataclass(frozen=True)
 class SequenceSampler:
     """Draws the n-th training sequence; the same n always gives the same one.
 
     Attributes:
-        clips: to draw from, each once an epoch in an order of the epoch's own.
+        clips: to draw from, each once an epoch in an order of the epoch's own; `TokenClips` where codes are wanted.
         scheduler: which rates a clip is shown at; some for each of the clips.
         windows: which frames of a clip a sequence may have: the key frames, the interpolation's windows.
         frames: key frames of a clip.
         seed: of the stage.
     """
 
-    clips: TokenClips
+    clips: Sequence[TimedClip]
     scheduler: FrameRateScheduler
     windows: Sequence[FrameTimes]
     frames: int
     seed: int
 
-    def draw(self, number: int) -> tuple[Tensor, str, float]:
-        """Codes int64 (F, height, width), the caption, and the sequence's length in seconds."""
+    def choose(self, number: int) -> Drawn:
+        """What the n-th sequence is, before any of it is read."""
         clip = shuffled(number, len(self.clips), self.seed)
         random = np.random.default_rng((self.seed, number, 1))
-        times = self.clips.times[clip]
+        timed = self.clips[clip]
+        times = timed.times
         rates = self.scheduler.training_rates(times.reach, self.frames)
         rate = rates[int(random.integers(len(rates)))]
         window = self.windows[int(random.integers(len(self.windows)))]
         start = int(random.integers(starts(times, rate, self.frames)))
         (numbers,) = times.frames([start], window, rate)
-        captions = self.clips.captions[clip]
-        caption = captions[int(np.random.default_rng((self.seed, number, 4)).integers(len(captions)))]
-        return self.clips.frames(clip, numbers), caption, (window[-1] - window[0]) / rate
+        place = np.random.default_rng((self.seed, number, 4)).integers(len(timed.captions))
+        return Drawn(clip, numbers, timed.captions[int(place)], rate, window)
+
+    def draw(self, number: int) -> tuple[Tensor, str, float]:
+        """Codes int64 (F, height, width), the caption, and the sequence's length in seconds."""
+        drawn = self.choose(number)
+        assert isinstance(self.clips, TokenClips)
+        return self.clips.frames(drawn.clip, drawn.numbers), drawn.caption, drawn.seconds
 
 
 @dataclass(frozen=True)

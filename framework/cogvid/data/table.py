@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cogvid.data.clip_times import ClipTimes
-from cogvid.data.files import Video
+from cogvid.data.files import Video, VideoFile
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Clip, Member, Split
 
@@ -156,10 +156,17 @@ _CLIP_COLUMNS = [*LISTED.names, "first", "times"]
 
 
 def listed_row(clip: Clip, folder: Path) -> dict[str, Any]:
-    """What the table says of a clip that a source gave."""
+    """What the table says of a clip that a source gave.
+
+    Raises:
+        UserError: its name is no text.
+    """
     inside = clip.path.is_relative_to(folder)
     path = clip.path.relative_to(folder) if inside else Path(os.path.abspath(clip.path))
     member, (start, end) = clip.member, clip.span or (None, None)
+    if any("\ud800" <= character <= "\udfff" for character in f"{clip.id}{VideoFile.of(clip)}"):
+        problem = f"The video {VideoFile.of(clip)} has a name that is no UTF-8 text. Rename it, or leave it out."
+        raise UserError(problem.encode(errors="backslashreplace").decode())  # on disk, a name is any bytes
     return {
         "id": clip.id,
         "file": str(path),
@@ -192,7 +199,8 @@ def found_row(clip: Clip, video: Video | UserError) -> dict[str, Any]:
         first, stop = video.times.between(*clip.span)
         if first == stop:
             start, end = clip.span
-            return {**facts, "problem": f"The video {clip.path} has no frame from second {start:g} to {end:g}."}
+            problem = f"The video {VideoFile.of(clip)} has no frame from second {start:g} to {end:g}."
+            return {**facts, "problem": problem}
         times = video.times[first:stop]
     return {
         **facts,

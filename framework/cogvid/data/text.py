@@ -59,7 +59,7 @@ class CaptionEncoder:
         tokens = torch.full((len(captions), self.length), self.tokenizer.padding + self._first)
         mask = torch.zeros(len(captions), self.length, dtype=torch.bool)
         for row, (caption, own) in enumerate(zip(captions, seconds, strict=True)):
-            ids = self._fitting(caption, own)[1]
+            ids = self.fitting(caption, own)[1]
             tokens[row, self.length - len(ids) :] = torch.tensor(ids) + self._first
             mask[row, self.length - len(ids) :] = True
         return tokens, mask
@@ -74,15 +74,23 @@ class CaptionEncoder:
         Raises:
             UserError: as `encode` does.
         """
-        return min((self._fitting(caption, own)[0] or "" for own in seconds), key=len)
+        return min((self.fitting(caption, own)[0] or "" for own in seconds), key=len)
 
     def _form(self, caption: str | None, seconds: float) -> list[int]:
         if caption is None:
             return self.tokenizer.guidance(seconds)
         return self.tokenizer.video(caption, seconds) if seconds else self.tokenizer.first_frame(caption)
 
-    def _fitting(self, caption: str | None, seconds: float) -> tuple[str | None, list[int]]:
-        """What is kept of a caption, and its tokens."""
+    def fitting(self, caption: str | None, seconds: float) -> tuple[str | None, list[int]]:
+        """What there is room for of a caption, and the text tokens of its form.
+
+        Args:
+            caption: None for a sequence without one.
+            seconds: of the sequence; 0 for a first frame.
+
+        Raises:
+            UserError: as `encode` does.
+        """
         if caption is not None:
             self._check(caption)
         ids = self._form(caption, seconds)

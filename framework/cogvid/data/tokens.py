@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from cogvid.data.clip_times import ClipTimes
-from cogvid.data.table import clip_times, read_table
+from cogvid.data.table import ClipTable, TimedClip, read_table
 from cogvid.errors import UserError
 
-Value = TypeVar("Value")
 TABLE = "tokens.arrow"
 TOKENS = pa.schema(
     [
@@ -140,10 +138,10 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-class TokenClips:
-    """Tokenised clips, read from their shards as they are asked for.
+class TokenClips(Sequence[TimedClip]):
+    """Tokenised clips, read from the clip table and their shards as they are asked for.
 
-    Its memory does not grow with their number. It may go to other processes, pickled or forked: each opens the files
+    Its memory grows by four bytes a clip. It may go to other processes, pickled or forked: each opens the files
     itself.
 
     Args:
@@ -160,6 +158,13 @@ class TokenClips:
     def __len__(self) -> int:
         return len(self._places)
 
+    @overload
+    def __getitem__(self, clip: int) -> TimedClip: ...
+    @overload
+    def __getitem__(self, clip: slice) -> ClipTable: ...
+    def __getitem__(self, clip: int | slice) -> TimedClip | ClipTable:
+        return self._clips[clip]
+
     def frames(self, clip: int, numbers: NDArray[np.int64]) -> Tensor:
         """Codes of the frames with these numbers (F,), which the clip has; int64 (F, rows, columns).
 
@@ -169,31 +174,18 @@ class TokenClips:
         shard, first, count = (self._places.column(name)[clip].as_py() for name in ("shard", "first", "count"))
         return torch.from_numpy(self._shard(shard).frames(first, count, numbers).astype(np.int64))
 
-    @property
-    def captions(self) -> Sequence[tuple[str, ...]]:
-        """Of the clips, one or more each."""
-        return _Column(self, "captions", tuple)
-
-    @property
-    def times(self) -> Sequence[ClipTimes]:
-        """Of the clips' frames."""
-        return _Column(self, "times", clip_times)
-
     @cached_property
     def _places(self) -> pa.Table:
         return read_table(self.folder / TABLE)
 
     @cached_property
-    def _clips(self) -> pa.Table:
-        return read_table(self.clip_table)
+    def _clips(self) -> ClipTable:
+        rows = self._places.column("row").to_numpy()
+        return ClipTable.open(self.clip_table).pick(rows)
 
     @cached_property
     def _shard(self) -> Callable[[int], ShardReader]:
         return lru_cache(maxsize=_OPEN)(lambda number: ShardReader(shard_path(self.folder, number)))
-
-    def said(self, clip: int, column: str) -> Any:
-        """What the clip table says of a clip."""
-        return self._clips.column(column)[self._places.column("row")[clip].as_py()].as_py()
 
 
 class ShardReader:
@@ -221,22 +213,3 @@ class ShardReader:
         low, high = int(places.min()), int(places.max()) + 1
         codes: NDArray[Any] = self._codes[first + low : first + high]
         return codes[places - low]
-
-
-class _Column(Sequence[Value], Generic[Value]):
-    """A column of the clip table, at the clips that have tokens."""
-
-    def __init__(self, clips: TokenClips, name: str, read: Callable[[Any], Value]) -> None:
-        self._clips, self._name, self._read = clips, name, read
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    @overload
-    def __getitem__(self, clip: int) -> Value: ...
-    @overload
-    def __getitem__(self, clip: slice) -> Sequence[Value]: ...
-    def __getitem__(self, clip: int | slice) -> Value | Sequence[Value]:
-        if isinstance(clip, slice):
-            return [self[number] for number in range(*clip.indices(len(self)))]
-        return self._read(self._clips.said(range(len(self))[clip], self._name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cogvid.interfaces.component import Component
@@ -50,6 +50,10 @@ class TextTokenizer(Component):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The tokens of a text as it is."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, for people to read; their numbers by default."""
+        return " ".join(map(str, tokens))
 
     @abstractmethod
     def ends(self, text: str) -> list[int]:

@@ -59,8 +59,12 @@ def check_lab(lab: Lab) -> None:
         _check_metrics(lab)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, option: str = "--runs") -> None:
     """Refuse a folder that cannot be made or written to; nothing is left behind in it.
+
+    Args:
+        folder: to write in.
+        option: that names it.
 
     Raises:
         UserError: it cannot; the message names it and the cause.
@@ -71,7 +75,7 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{folder}: nothing can be written there: {error.strerror}. Choose another folder with --runs."
+            f"{folder}: nothing can be written there: {error.strerror}. Choose another folder with {option}."
         ) from error
 
 

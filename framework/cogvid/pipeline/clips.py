@@ -105,10 +105,14 @@ def _repeating(lab: Lab, clips: ClipTable) -> int:
     """How many of the clips are shown with some frame twice in a row."""
     count = 0
     for timing in clips.column("times").value_counts().to_pylist():  # few timings are many clips'
-        times = ClipTimes.from_json(json.loads(timing["values"]))
-        if any((np.diff(numbers) == 0).any() for numbers in drawn_frames(lab, times)):
+        if repeats(lab, ClipTimes.from_json(json.loads(timing["values"]))):
             count += timing["counts"]
     return count
+
+
+def repeats(lab: Lab, times: ClipTimes) -> bool:
+    """Whether training may show a clip with some frame twice in a row: it has fewer a second than are asked for."""
+    return any((np.diff(numbers) == 0).any() for numbers in drawn_frames(lab, times))
 
 
 def drawn_frames(lab: Lab, times: ClipTimes) -> list[NDArray[np.int64]]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cogvid.data.table import CLIPS, LISTED, ClipTable, listed_row, read_table, table_rows, write_table
 from cogvid.errors import UserError
+from cogvid.interfaces.data_source import Clip
 from cogvid.pipeline.clips import TABLE, warn_of_data
 from cogvid.pipeline.lab import Lab, log
-from cogvid.pipeline.look import look_at
+from cogvid.pipeline.look import FOUND_PARTS, look_at_all
 from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.progress import stage_progress
 
-# Clips whose files are looked at between two points that an interrupted stage goes on from.
-_PART = 1024
 # Broken clips that are named in warnings; the table names all.
 _NAMED = 20
 
@@ -36,27 +34,17 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
     def work(folder: Path) -> Info:
         listed = folder / ".listed.arrow"
         if not listed.exists():
-            write_table(listed, LISTED, _list(lab, folder))
+            write_table(listed, LISTED, (listed_row(clip, folder) for clip in source_clips(lab, folder)))
         clips = read_table(listed)
-        _check(clips)
+        check_listed(clips)
         earlier = [read_table(stage.folder / TABLE) for stage in store.earlier("data")]
-        parts = []
-        with stage_progress() as bar:
-            task = bar.add_task("data: decode", total=len(clips))
-            for start in range(0, len(clips), _PART):
-                parts.append(folder / f".found-{start}.arrow")
-                if not parts[-1].exists():
-                    part = clips.slice(start, _PART).to_pylist()
-                    look_at(parts[-1], folder, part, earlier, lambda: bar.advance(task))
-                bar.update(task, completed=start + _PART)
-        found = pa.concat_tables([read_table(part) for part in parts])
-        rows = pa.table([*clips.columns, *found.columns], schema=CLIPS)
+        rows = look_at_all(folder, clips, earlier)
         broken = rows.filter(pc.not_equal(rows["problem"], ""))
         _warn(broken)
         if not len(ClipTable(rows, folder).used("train")):
             raise UserError(f"data: none of the {len(rows)} clips can be read for training; see the warnings above")
         write_table(folder / TABLE, CLIPS, table_rows(rows))
-        for path in (listed, *parts):
+        for path in (listed, *folder.glob(FOUND_PARTS)):
             path.unlink()
         return {"clips": len(rows) - len(broken), "broken": len(broken)}
 
@@ -65,17 +53,25 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
     return result
 
 
-def _list(lab: Lab, folder: Path) -> Iterator[dict[str, Any]]:
+def source_clips(lab: Lab, folder: Path) -> Iterator[Clip]:
+    """The clips of an experiment's data source, as they come, with progress.
+
+    Args:
+        folder: that a source makes its clips in, if it makes them.
+    """
     with stage_progress() as bar:
         task = bar.add_task("data: clips", total=None)
-        clips = lab.data.clips(
+        yield from lab.data.clips(
             folder, lab.config.data_seed, lambda done, total: bar.update(task, completed=done, total=total)
         )
-        for clip in clips:
-            yield listed_row(clip, folder)
 
 
-def _check(clips: pa.Table) -> None:
+def check_listed(clips: pa.Table) -> None:
+    """Refuse clips that cannot be told apart, and videos that a model would be tested on after training on them.
+
+    Raises:
+        UserError: two have one id, or a video is in both splits.
+    """
     ids = clips.group_by("id").aggregate([([], "count_all")])
     twice = ids.filter(pc.greater(ids["count_all"], 1))
     if len(twice):

@@ -11,12 +11,37 @@ import pyarrow.compute as pc
 
 from cogvid.data.files import VideoFile
 from cogvid.data.reading import probe
-from cogvid.data.table import FOUND, found_row, listed_clip, write_table
+from cogvid.data.table import CLIPS, FOUND, found_row, listed_clip, read_table, write_table
 from cogvid.data.workers import in_order
 from cogvid.errors import UserError
+from cogvid.progress import stage_progress
 
+# What is known so far, in parts: an interrupted look goes on behind the last of them.
+FOUND_PARTS = ".found-*.arrow"
+_PART = 1024
 # What makes a clip the same, as long as its file is.
 _PLACE = ("file", "offset", "bytes", "start", "end")
+
+
+def look_at_all(folder: Path, clips: pa.Table, earlier: Sequence[pa.Table] = ()) -> pa.Table:
+    """The clip table of listed clips, with progress.
+
+    Args:
+        folder: that relative files start from; files `FOUND_PARTS` are left in it, and taken from there.
+        clips: as listed.
+        earlier: clip tables of other folders: what they say of a file that is still the same is taken from there.
+    """
+    parts = []
+    with stage_progress() as bar:
+        task = bar.add_task("data: decode", total=len(clips))
+        for start in range(0, len(clips), _PART):
+            parts.append(folder / FOUND_PARTS.replace("*", str(start)))
+            if not parts[-1].exists():
+                part = clips.slice(start, _PART).to_pylist()
+                look_at(parts[-1], folder, part, earlier, lambda: bar.advance(task))
+            bar.update(task, completed=start + _PART)
+    found = pa.concat_tables([FOUND.empty_table(), *map(read_table, parts)])
+    return pa.table([*clips.columns, *found.columns], schema=CLIPS)
 
 
 def look_at(

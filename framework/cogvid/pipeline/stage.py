@@ -81,10 +81,7 @@ class StageStore:
         """
         folder, key, plain = self._place(name, depends)
         if not (folder / DONE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with alone(folder / LOCK, folder, self.wait):
-                if not (folder / DONE).exists():
-                    self._make(name, key, folder, plain, work)
+            self._finish(name, key, folder, plain, work)
         stage = read_stage(folder, name)
         if stage.key != key:
             raise UserError(f"{folder / DONE} is that of another stage, {stage.key}. {_remove(folder)}")
@@ -120,6 +117,12 @@ class StageStore:
         plain = as_plain({**depends, "sources": stage_code(name), "cogvid": version("cogvid")})
         key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
         return self.root / f"{name}-{key}", key, plain
+
+    def _finish(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder / LOCK, folder, self.wait):
+            if not (folder / DONE).exists():
+                self._make(name, key, folder, plain, work)
 
     def _make(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
         resumed = any(path.name != LOCK for path in folder.iterdir())
@@ -169,6 +172,17 @@ class StageStore:
             if all(place[-2:-1] in (("sources",), ("files",)) for place in differences):
                 return sorted({place[-1] for place in differences})
         return []
+
+
+class Unfinished(Exception):
+    """A stage that is not there, and is not to be made."""
+
+
+class FinishedStages(StageStore):
+    """Stages that are taken if they are there, and not made: `finish` raises `Unfinished` where one is not."""
+
+    def _finish(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
+        raise Unfinished(name)
 
 
 def read_stage(folder: Path, name: str) -> StageResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,10 @@ class BytePairs(cogvid.TextTokenizer):
     def encode(self, text: str) -> list[int]:
         """See `TextTokenizer`."""
         return self._tokenizer.encode(text).ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """See `TextTokenizer`."""
+        return self._tokenizer.decode(tokens).strip()
 
     def ends(self, text: str) -> list[int]:
         """See `TextTokenizer`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -81,6 +82,16 @@ class SentencePiece(cogvid.TextTokenizer):
     def encode(self, text: str) -> list[int]:
         """See `TextTokenizer`."""
         return self._pieces.encode(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """See `TextTokenizer`; <n> by its name, without the tokens that are appended, which stand for no text."""
+        break_, texts = self._pieces.piece_to_id(_BREAK), list[list[int]]([[]])
+        for token in tokens:
+            if token == break_:
+                texts.append([])
+            elif token < len(self._pieces):
+                texts[-1].append(token)
+        return _BREAK.join(self._pieces.decode(text) for text in texts)
 
     def ends(self, text: str) -> list[int]:
         """See `TextTokenizer`."""

@@ -1,0 +1,87 @@
+"""Reads a page as its reader would: writes its files, and runs its commands from top to bottom in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cogvid.data.video import write_video
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(
+    r"(?:<!-- (?:file: (?P<file>\S+)|(?P<tree>tree)) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)```", re.DOTALL
+)
+
+# In place of the experiments of these names: the same, as small as they go.
+SMALL = """
+base: [model/small, attention/local3d, frame_rate/lowest_fit, interpolation/recursive, data/shapes, trainer/cpu]
+data: {name: shapes, options: {clips: 12, test_clips: 8, durations: [1]}}
+frame_tokenizer: {name: vqvae, options: {downsampling: 8, channels: 16, codes: 32, code_size: 8, crop: 16}}
+model: {layers: 1, width: 32, heads: 2}
+text: {length: 60}
+text_tokenizer: {name: bpe, options: {vocabulary: 300}}
+stages:
+  tokenizer: {steps: 2, batch_size: 2}
+  image_base: {steps: 2, batch_size: 2}
+  sequential: {steps: 2, batch_size: 2}
+  interpolation: {steps: 2, batch_size: 2}
+generation: {samples: 2}
+evaluation: {metrics: {oracle: {name: shapes_oracle}}}
+"""
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., list[str]]:
+    """Does what a page says, and returns its commands; `commands=False` runs none of them.
+
+    `<!-- file: NAME -->` above a block writes it, `<!-- tree -->` makes the videos it lists.
+    """
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "quickstart.yaml").write_text(SMALL)
+    (tmp_path / "experiments" / "ablation_attention.yaml").write_text(
+        "base: [quickstart]\nvariants: {local3d: {}, naive: {attention: naive}}\n"
+    )
+
+    def read(page: str, commands: bool = True) -> list[str]:
+        ran = []
+        for block in BLOCK.finditer(page):
+            if block["file"]:
+                (tmp_path / block["file"]).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / block["file"]).write_text(block["body"])
+            elif block["tree"]:
+                for name in block["body"].strip().splitlines():
+                    make_video(tmp_path / name)
+            else:
+                assert block["language"] == "sh", f"a block that nothing checks: {block['body'][:60]}"
+                for line in block["body"].strip().splitlines() if commands else ():
+                    ran.append(line)
+                    _run(line, tmp_path)
+        return ran
+
+    return read
+
+
+def make_video(path: Path) -> None:
+    """A small video of its own: 20 frames of noise, 8 a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(zlib.crc32(path.name.encode()))
+    partial = path.with_suffix(".mp4")
+    write_video(partial, np.repeat(random.integers(0, 255, (1, 48, 64, 3), dtype=np.uint8), 20, axis=0), fps=8)
+    partial.rename(path)
+
+
+def _run(line: str, folder: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if line.startswith("make "):
+        # The targets themselves take minutes; that they exist and what they call is cheap to see.
+        line, folder = line.replace("make ", "make --dry-run "), ROOT
+    done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
