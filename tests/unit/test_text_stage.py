@@ -96,8 +96,13 @@ def test_captions_that_are_too_long_end_the_run_where_they_are_an_error(tmp_path
 
 
 def test_slots_that_the_durations_alone_do_not_fit_into_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"text\.length: the duration of a sequence alone"):
-        made(lab_of("text.length=1"), table(tmp_path / "data", ("a",)), tmp_path)
+    data = table(tmp_path / "data", ("a",))
+    with pytest.raises(UserError, match=r"text\.length: a sequence of .* without a caption; there is room for 1"):
+        made(lab_of("text.length=1"), data, tmp_path)
+    (tmp_path / "bytes.py").write_text(BYTES + "Bytes.first_frame = lambda self, caption: list(range(21))\n")
+    plugin = f"plugins=[{tmp_path}/bytes.py]", "text_tokenizer=bytes"
+    with pytest.raises(UserError, match=r"a sequence of 0 seconds has 21 tokens of text without a caption"):
+        made(lab_of(*plugin, "text.length=20"), data, tmp_path)
 
 
 def test_characters_that_cannot_be_read_are_counted_and_left_out(

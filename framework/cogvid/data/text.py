@@ -110,8 +110,8 @@ class CaptionEncoder:
             room -= 1
         if len(ids) > self.length:
             raise UserError(
-                f"text.length: the duration of a sequence alone, {seconds:g} seconds, has {len(ids)} tokens; there is "
-                f"room for {self.length}. Raise text.length."
+                f"text.length: a sequence of {seconds:g} seconds has {len(ids)} tokens of text without a caption; "
+                f"there is room for {self.length}. Raise text.length."
             )
         return caption, ids
 

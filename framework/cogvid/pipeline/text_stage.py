@@ -126,7 +126,8 @@ def _look(lab: Lab, folder: Path, tokenizer: TextTokenizer) -> Info:
                     first = {"count": 0, "clip": clip, "caption": caption}
                     too_long = found.setdefault("too_long", first)
                     too_long["count"] += 1
-    text.encode([None] * len(seen), [*seen])  # slots that durations alone do not fit into end here
+    # Slots that what stands around a caption does not fit into end here.
+    text.encode([None] * len(seen) + [""] * len(seen), [*seen, *seen])
     return found
 
 
