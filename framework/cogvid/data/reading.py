@@ -64,7 +64,7 @@ def probe(file: VideoFile | Path) -> Video:
             raise _unreadable(file, "its frames have no timestamps, as in a raw stream outside a container")
         if frame.format.name != converted:  # once for each format, to know that it can be
             converted = frame.format.name
-            height, width = pixels.of(frame, placement).shape[1:]
+            height, width = pixels.of(frame, placement).shape[:2]
         unit = unit or frame.time_base
         stamps.append(frame.pts)
     if unit is None:
@@ -88,14 +88,21 @@ def read_frames(file: VideoFile | Path, numbers: Sequence[int], size: int | None
         UserError: the file is no video that can be read, or has no such frame.
     """
     file = _video_file(file)
-    wanted, last = set(numbers), max(numbers)
+    places: dict[int, list[int]] = {}
+    for place, number in enumerate(numbers):
+        places.setdefault(number, []).append(place)
+    last = max(numbers)
     pixels = _Pixels(size)
-    images: dict[int, Tensor] = {}
+    images: NDArray[np.uint8] | None = None
     for number, (frame, placement, _) in enumerate(_decoded(file)):
-        if number in wanted:
-            images[number] = pixels.of(frame, placement)
+        if number in places:
+            image = pixels.of(frame, placement).transpose(2, 0, 1)
+            # Each pixel is written once: most of the time beside decoding goes into touching memory.
+            images = np.empty((len(numbers), *image.shape), dtype=np.uint8) if images is None else images
+            for place in places[number]:
+                images[place] = image
         if number == last:
-            return torch.stack([images[number] for number in numbers])
+            return torch.from_numpy(images)
     raise _unreadable(file, f"it has no frame {last}")
 
 
@@ -111,7 +118,7 @@ def _decoded(file: VideoFile) -> Iterator[tuple[VideoFrame, _Placement, str]]:
     count = 0
     try:
         with _opened(file) as (container, stream):
-            size, placement = (0, 0), None
+            size, placement, codec = (0, 0), None, stream.codec_context.name
             for frame in container.decode(stream):
                 if placement is None:
                     size, placement = (frame.width, frame.height), _placement(file, frame, stream)
@@ -119,7 +126,7 @@ def _decoded(file: VideoFile) -> Iterator[tuple[VideoFrame, _Placement, str]]:
                     raise _unreadable(file, f"its frame {count} is damaged")
                 if (frame.width, frame.height) != size:
                     raise _unreadable(file, f"its frame {count} has another size than those before it")
-                yield frame, placement, stream.codec_context.name
+                yield frame, placement, codec
                 count += 1
     except (av.FFmpegError, MemoryError) as error:
         cause = getattr(error, "strerror", None) or "FFmpeg cannot decode it"
@@ -187,6 +194,8 @@ class _Placement:
 
     def place(self, image: NDArray[Any]) -> tuple[NDArray[Any], Fraction]:
         """An array (height, width, 3) turned and mirrored, and its pixels' width by their height."""
+        if not self.transposed and self.mirrored == (False, False):
+            return image, self.aspect
         if self.transposed:
             image = image.transpose(1, 0, 2)
         columns, rows = (slice(None, None, -1 if mirrored else 1) for mirrored in self.mirrored)
@@ -205,21 +214,24 @@ class _Pixels:
         # One for all frames: setting up a conversion costs forty times as much as converting a small frame.
         self._converter = VideoReformatter()
 
-    def of(self, frame: VideoFrame, placement: _Placement) -> Tensor:
-        """Uint8 (3, height, width)."""
+    def of(self, frame: VideoFrame, placement: _Placement) -> NDArray[np.uint8]:
+        """Uint8 (height, width, 3)."""
         rgb = self._converter.reformat(frame, format="rgb24", threads=1)
         array, aspect = placement.place(rgb.to_ndarray())
-        image = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-        height, width = image.shape[1:]
+        height, width = array.shape[:2]
+        if aspect == 1 and self._size in (None, height) and self._size in (None, width):  # small frames are many
+            return array
         if self._size is None:
-            return _resized(image, height, max(round(width * aspect), 1))
+            return _resized(array, height, max(round(width * aspect), 1))
         side = min(Fraction(height), width * aspect)
         rows, columns = max(round(side), 1), max(round(side / aspect), 1)
         top, left = (height - rows) // 2, (width - columns) // 2
-        return _resized(image[:, top : top + rows, left : left + columns], self._size, self._size)
+        return _resized(array[top : top + rows, left : left + columns], self._size, self._size)
 
 
-def _resized(image: Tensor, height: int, width: int) -> Tensor:
-    if image.shape[1:] == (height, width):
-        return image
-    return functional.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+def _resized(array: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    if array.shape[:2] == (height, width):
+        return array
+    image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)[None]
+    resized = functional.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from fractions import Fraction
+from functools import lru_cache
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import VideoFile
 from cogvid.data.reading import read_frames
-from cogvid.data.sequences import sequences
+from cogvid.data.sequences import FrameTimes, sequences
 from cogvid.data.table import ClipTable, TimedClip
 from cogvid.data.text import known_characters, known_part
 from cogvid.data.workers import in_order
@@ -117,26 +119,37 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
 
 def captions(clips: ClipTable) -> Iterator[str]:
     """All captions of some clips, one after the other."""
-    return chain.from_iterable(own.as_py() for own in clips.column("captions"))
+    for batch in clips.batches(["captions"]):
+        yield from chain.from_iterable(batch["captions"].to_pylist())
 
 
 def _repeating(lab: Lab, clips: ClipTable) -> int:
     """How many of the clips are shown with some frame twice in a row."""
-    count = 0
-    for timing in clips.column("times").value_counts().to_pylist():  # few timings are many clips'
-        times = ClipTimes.from_json(json.loads(timing["values"]))
-        if any((np.diff(numbers) == 0).any() for numbers in drawn_frames(lab, times)):
-            count += timing["counts"]
+    count, frames = 0, lab.config.video.frames
+    steps = (after - before for window in _windows(lab) for before, after in pairwise(window))
+    closest = min(steps, default=0.0)
+    highest = lru_cache(maxsize=None)(lambda reach: max(lab.scheduler.training_rates(reach, frames)))
+    for timing, reach, having in clips.timings():
+        said = json.loads(timing)
+        longest = max((gap for _, gap in said["gaps"]), default=0) * Fraction(said["unit"])
+        # Frames that all stand for less than the closest times are apart need not be looked at one by one.
+        if float(longest) * highest(reach) < closest * (1 - 1e-9):
+            continue
+        if any((np.diff(numbers) == 0).any() for numbers in drawn_frames(lab, ClipTimes.from_json(said))):
+            count += having
     return count
+
+
+def _windows(lab: Lab) -> list[FrameTimes]:
+    return [lab.key_frame_times, *lab.window_times]
 
 
 def drawn_frames(lab: Lab, times: ClipTimes) -> list[NDArray[np.int64]]:
     """The numbers of the frames of all sequences that training may draw from a clip, an array (starts, frames) for each
     rate and window."""
     frames = lab.config.video.frames
-    windows = [lab.key_frame_times, *lab.window_times]
     rates = lab.scheduler.training_rates(times.reach, frames)
-    return [sequences(times, rate, window, frames) for rate in rates for window in windows]
+    return [sequences(times, rate, window, frames) for rate in rates for window in _windows(lab)]
 
 
 def rates_and_windows(lab: Lab) -> Info:
