@@ -51,24 +51,3 @@ def test_many_items_are_worth_processes_of_their_own() -> None:
     many = {int(pid) for pid in in_order(lambda _: torch.tensor(os.getpid()), range(100))}
     assert one == {os.getpid()}
     assert os.getpid() not in many
-
-
-def test_results_sent_together_are_what_they_are_alone() -> None:
-    def work(number: int) -> torch.Tensor | int:
-        return torch.full((number % 3, 2), number, dtype=torch.uint8) if number < 20 else number
-
-    alone, together = (list(in_order(work, range(25), workers, 4)) for workers in (0, 2))
-    for one, other in zip(alone, together, strict=True):
-        assert one == other if isinstance(one, int) else torch.equal(one, other)
-
-
-def test_an_error_among_results_sent_together_is_raised_in_its_place() -> None:
-    def work(number: int) -> torch.Tensor:
-        if number == 6:
-            raise UserError("six")
-        return torch.tensor(number)
-
-    done: list[int] = []
-    with pytest.raises(UserError, match=r"^six$"):
-        done.extend(int(item) for item in in_order(work, range(50), 2, 4))
-    assert done == list(range(6))

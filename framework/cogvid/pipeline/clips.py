@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,11 @@ from torch import Tensor
 
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import VideoFile
+from cogvid.data.messages import in_messages
 from cogvid.data.reading import read_frames
 from cogvid.data.sequences import FrameTimes, sequences
 from cogvid.data.table import ClipTable, TimedClip
 from cogvid.data.text import known_characters, known_part
-from cogvid.data.workers import in_order
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Split
 from cogvid.interfaces.frame_rate import frames_at
@@ -28,7 +27,6 @@ from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.stage import Info
 from cogvid.progress import stage_progress
 
-Item = TypeVar("Item")
 TABLE = "clips.arrow"
 # A warning names so many characters.
 _NAMED = 10
@@ -166,10 +164,6 @@ def decode_clips(
         clip = clips[place]
         return read_frames(VideoFile.of(clip.clip), (numbers[place] + clip.first).tolist(), size)
 
-    return with_progress(work, len(clips), title)
-
-
-def with_progress(work: Callable[[int], Item], count: int, title: str) -> Iterator[Item]:
-    """`work(0)`, `work(1)`, ... in processes of its own where that is worth it, shown as a progress bar."""
+    each = max(map(len, numbers[:16]), default=0) * 3 * size * size
     with stage_progress() as bar:
-        yield from bar.track(in_order(work, range(count)), total=count, description=title)
+        yield from bar.track(in_messages(work, range(len(clips)), each), total=len(clips), description=title)
