@@ -67,7 +67,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
-    return _kilobytes("/proc/meminfo", "MemAvailable") or 1 << 62
+    return kilobytes("/proc/meminfo", "MemAvailable") or 1 << 62
 
 
 def check_fits(size: int, device: torch.device, what: str) -> None:
@@ -109,9 +109,9 @@ class PeakMemory:
             _CLEAR_REFS.write_text("5")  # the peak begins anew
         except OSError:
             return None
-        start = _kilobytes("/proc/self/status", "VmRSS")
+        start = kilobytes("/proc/self/status", "VmRSS")
         call()
-        peak = _kilobytes("/proc/self/status", "VmHWM")
+        peak = kilobytes("/proc/self/status", "VmHWM")
         return None if start is None or peak is None else kept + max(0, peak - start)
 
     def _kept(self) -> int:
@@ -127,7 +127,7 @@ def _has_storage(x: Tensor) -> bool:
     return x.layout is torch.strided and x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
 
 
-def _kilobytes(path: str, key: str) -> int | None:
+def kilobytes(path: str, key: str) -> int | None:
     """The bytes of a line `key:  123 kB`, None without one."""
     file = Path(path)
     lines = file.read_text().splitlines() if file.exists() else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cogvid.cli.bench_attention import attention
+from cogvid.cli.bench_data import data
 from cogvid.cli.bench_decode import decode
 
 
@@ -13,4 +14,5 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(no_args_is_help=True, help="Measure speed and memory of what has passed its check.")
     bench.command()(attention)
     bench.command()(decode)
+    bench.command()(data)
     app.add_typer(bench, name="bench")

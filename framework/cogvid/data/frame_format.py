@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from torch.nn import functional
 
 Fit = Literal["crop", "pad", "stretch"]
+Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -32,44 +34,48 @@ class FrameFormat:
     width: int
     fit: Fit = "crop"
 
-    def of(self, image: Tensor, aspect: Fraction = Fraction(1)) -> Tensor:
+    def of(self, image: Picture, aspect: Fraction = Fraction(1)) -> Picture:
         """A picture as a frame, resized with antialiasing; its pixels stay exact where nothing has to be resized.
 
         Args:
-            image: uint8 (3, rows, columns).
+            image: uint8 (rows, columns, 3).
             aspect: width of one of its pixels by the pixel's height.
 
         Returns:
-            uint8 (3, height, width), of square pixels.
+            uint8 (height, width, 3), of square pixels.
         """
+        if aspect == 1 and image.shape[:2] == (self.height, self.width):  # small frames are many
+            return image
         if self.fit == "stretch":
             return resized(image, self.height, self.width)
         return self._padded(image, aspect) if self.fit == "pad" else self._cropped(image, aspect)
 
-    def _cropped(self, image: Tensor, aspect: Fraction) -> Tensor:
-        rows, columns = image.shape[1:]
+    def _cropped(self, image: Picture, aspect: Fraction) -> Picture:
+        rows, columns = image.shape[:2]
         across = Fraction(self.width, self.height)
         tall = min(Fraction(rows), columns * aspect / across)
         inner = max(round(tall), 1), max(round(tall * across / aspect), 1)
         top, left = _before(rows, inner[0]), _before(columns, inner[1])
-        return resized(image[:, top : top + inner[0], left : left + inner[1]], self.height, self.width)
+        return resized(image[top : top + inner[0], left : left + inner[1]], self.height, self.width)
 
-    def _padded(self, image: Tensor, aspect: Fraction) -> Tensor:
-        rows, columns = image.shape[1:]
+    def _padded(self, image: Picture, aspect: Fraction) -> Picture:
+        rows, columns = image.shape[:2]
         scale = min(Fraction(self.height, rows), self.width / (columns * aspect))
         picture = resized(image, max(round(rows * scale), 1), max(round(columns * aspect * scale), 1))
-        height, width = picture.shape[1:]
+        height, width = picture.shape[:2]
         top, left = _before(self.height, height), _before(self.width, width)
-        frame = torch.zeros(3, self.height, self.width, dtype=torch.uint8)
-        frame[:, top : top + height, left : left + width] = picture
+        frame = np.zeros((self.height, self.width, 3), dtype=np.uint8)
+        frame[top : top + height, left : left + width] = picture
         return frame
 
 
-def resized(image: Tensor, height: int, width: int) -> Tensor:
-    """A picture uint8 (3, rows, columns) as (3, height, width), antialiased; itself where it has that size."""
-    if image.shape[1:] == (height, width):
+def resized(image: Picture, height: int, width: int) -> Picture:
+    """A picture uint8 (rows, columns, 3) as (height, width, 3), antialiased; itself where it has that size."""
+    if image.shape[:2] == (height, width):
         return image
-    return functional.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    result = functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
+    return result[0].permute(1, 2, 0).numpy()
 
 
 def _before(outer: int, inner: int) -> int:

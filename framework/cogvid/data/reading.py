@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.format import ContainerFormat, Flags
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -27,6 +29,9 @@ from cogvid.errors import UserError
 
 # A frame that follows the one before it this many seconds later is a damaged time stamp, not a video.
 LONGEST_GAP = 3600
+# Containers without times of showing, by FFmpeg's names.
+_DECODING_TIMES = ("avi", "asf")
+_NO_TIMES = "its frames have no timestamps, as in a raw stream outside a container"
 # Pixels are stretched by this factor at most: what says more is damage.
 MOST_STRETCHED = 16
 
@@ -42,16 +47,22 @@ def probe(file: VideoFile | Path) -> Video:
     unit: Fraction | None = None
     pixels = _Pixels(None)
     converted, codec, height, width = "", "", 0, 0
-    for frame, placement, codec in _decoded(file):  # noqa: B007
+    container: ContainerFormat | None = None
+    for frame, placement, stream in _decoded(file):
         if frame.pts is None or frame.time_base is None:
-            raise _unreadable(file, "its frames have no timestamps, as in a raw stream outside a container")
+            raise _unreadable(file, _NO_TIMES)
         if frame.format.name != converted:  # once for each format, to know that it can be
             converted = frame.format.name
-            height, width = pixels.of(frame, placement).shape[1:]
-        unit = unit or frame.time_base
+            height, width = pixels.of(frame, placement).shape[:2]
+        if unit is None:
+            unit, codec, container = frame.time_base, stream.codec_context.name, stream.container.format
         stamps.append(frame.pts)
-    if unit is None:
+    if unit is None or container is None:
         raise _unreadable(file, "it has no frames")
+    if len(stamps) > 1 and container.flags & Flags.no_timestamps.value:  # FFmpeg takes 25 frames a second
+        raise _unreadable(file, _NO_TIMES)
+    if container.name in _DECODING_TIMES:
+        stamps = _packet_stamps(file, unit, len(stamps)) or stamps
     _check_gaps(file, stamps, unit)
     return Video(ClipTimes.of(stamps, unit), width, height, codec)
 
@@ -71,23 +82,42 @@ def read_frames(file: VideoFile | Path, numbers: Sequence[int], form: FrameForma
         UserError: the file is no video that can be read, or has no such frame.
     """
     file = _video_file(file)
-    wanted, last = set(numbers), max(numbers)
+    places: dict[int, list[int]] = {}
+    for place, number in enumerate(numbers):
+        places.setdefault(number, []).append(place)
+    last = max(numbers)
     pixels = _Pixels(form)
-    images: dict[int, Tensor] = {}
+    images: NDArray[np.uint8] | None = None
     for number, (frame, placement, _) in enumerate(_decoded(file)):
-        if number in wanted:
-            images[number] = pixels.of(frame, placement)
+        if number in places:
+            image = pixels.of(frame, placement).transpose(2, 0, 1)
+            # Each pixel is written once: most of the time beside decoding goes into touching memory.
+            images = np.empty((len(numbers), *image.shape), dtype=np.uint8) if images is None else images
+            for place in places[number]:
+                images[place] = image
         if number == last:
-            return torch.stack([images[number] for number in numbers])
+            return torch.from_numpy(images)
     raise _unreadable(file, f"it has no frame {last}")
+
+
+def _packet_stamps(file: VideoFile, unit: Fraction, frames: int) -> list[int]:
+    """The times of the packets, where each is a frame: of a container that has no others, FFmpeg guesses those of frames,
+    and not always well. Empty where a packet is not a frame."""
+    try:
+        with _opened(file) as (container, stream):
+            stamps = [packet.dts for packet in container.demux(stream) if packet.size and packet.time_base == unit]
+    except av.FFmpegError:
+        return []
+    known = [stamp for stamp in stamps if stamp is not None]
+    return known if len(known) == len(stamps) == frames else []
 
 
 def _video_file(file: VideoFile | Path) -> VideoFile:
     return VideoFile(file) if isinstance(file, Path) else file
 
 
-def _decoded(file: VideoFile) -> Iterator[tuple[VideoFrame, _Placement, str]]:
-    """The frames in the order they are shown in, all of one size, and the codec.
+def _decoded(file: VideoFile) -> Iterator[tuple[VideoFrame, _Placement, VideoStream]]:
+    """The frames in the order they are shown in, all of one size, and their stream.
 
     Whatever is wrong with the file is a `UserError`.
     """
@@ -102,7 +132,7 @@ def _decoded(file: VideoFile) -> Iterator[tuple[VideoFrame, _Placement, str]]:
                     raise _unreadable(file, f"its frame {count} is damaged")
                 if (frame.width, frame.height) != size:
                     raise _unreadable(file, f"its frame {count} has another size than those before it")
-                yield frame, placement, stream.codec_context.name
+                yield frame, placement, stream
                 count += 1
     except (av.FFmpegError, MemoryError) as error:
         cause = getattr(error, "strerror", None) or "FFmpeg cannot decode it"
@@ -159,21 +189,32 @@ class _Placement:
     def of(cls, frame: VideoFrame, stream: VideoStream) -> _Placement:
         """What the file says beside a frame, to the nearest quarter turn."""
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
         # What is shown at x', y': x' = a x + c y and y' = b x + d y (ISO 14496-12), each in whole numbers.
-        a, b, _, c, d = (
-            np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist() if matrix is not None else (1, 0, 0, 0, 1)
-        )
+        a, b, _, c, d = _matrix(frame)
         if abs(a) + abs(d) >= abs(b) + abs(c):
             return cls(aspect, False, (a < 0, d < 0))
         return cls(aspect, True, (c < 0, b < 0))
 
     def place(self, image: NDArray[Any]) -> tuple[NDArray[Any], Fraction]:
         """An array (height, width, 3) turned and mirrored, and its pixels' width by their height."""
+        if not self.transposed and self.mirrored == (False, False):
+            return image, self.aspect
         if self.transposed:
             image = image.transpose(1, 0, 2)
         columns, rows = (slice(None, None, -1 if mirrored else 1) for mirrored in self.mirrored)
         return image[rows, columns], 1 / self.aspect if self.transposed else self.aspect
+
+
+def _matrix(frame: VideoFrame) -> list[int]:
+    """The first five numbers of a frame's display matrix."""
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        # Beside it lies something that PyAV has no name for, such as EXIF; then it tells only how the frame is turned.
+        turned = math.radians(frame.rotation)
+        a, b = round(math.cos(turned)), round(-math.sin(turned))
+        return [a, b, 0, -b, a]
+    return np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist() if matrix is not None else [1, 0, 0, 0, 1]
 
 
 class _Pixels:
@@ -188,12 +229,11 @@ class _Pixels:
         # One for all frames: setting up a conversion costs forty times as much as converting a small frame.
         self._converter = VideoReformatter()
 
-    def of(self, frame: VideoFrame, placement: _Placement) -> Tensor:
-        """Uint8 (3, height, width)."""
+    def of(self, frame: VideoFrame, placement: _Placement) -> NDArray[np.uint8]:
+        """Uint8 (height, width, 3)."""
         rgb = self._converter.reformat(frame, format="rgb24", threads=1)
         array, aspect = placement.place(rgb.to_ndarray())
-        image = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-        if self._form is not None:
-            return self._form.of(image, aspect)
-        height, width = image.shape[1:]
-        return resized(image, height, max(round(width * aspect), 1))
+        if self._form is None:
+            height, width = array.shape[:2]
+            return resized(array, height, max(round(width * aspect), 1))
+        return self._form.of(array, aspect)

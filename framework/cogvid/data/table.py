@@ -123,12 +123,16 @@ class ClipTable(Sequence[TimedClip]):
 
     def used(self, split: Split) -> ClipTable:
         """The clips of a split that have no problem."""
-        columns = self._table.select(["split", "problem"])
-        wanted = pc.and_(pc.equal(columns["split"], split), pc.equal(columns["problem"], ""))
-        return self.pick(np.intersect1d(self.rows, np.flatnonzero(wanted.to_numpy()).astype(np.int32)))
+        wanted = np.zeros(len(self._table), dtype=bool)
+        start = 0
+        for batch in self._table.select(["split", "problem"]).to_batches():
+            good = pc.and_(pc.equal(batch["split"], split), pc.equal(batch["problem"], ""))
+            wanted[start : start + len(good)] = good.to_numpy(zero_copy_only=False)
+            start += len(good)
+        return self.pick(self.rows[wanted[self.rows]])
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One column of these clips."""
+        """One column of these clips: a copy, for what is small."""
         return self._table.column(name).take(pa.array(self.rows))
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -139,6 +143,13 @@ class ClipTable(Sequence[TimedClip]):
             if start < stop:
                 yield batch.take(pa.array(self.rows[start:stop] - first))
             first, start = first + len(batch), stop
+
+    def timings(self) -> Iterator[tuple[str, float, int]]:
+        """The timings of these clips, each with its reach in seconds and how many clips have it."""
+        columns = pa.table({name: self.column(name) for name in ("times", "reach")})
+        groups = columns.group_by("times", use_threads=False).aggregate([("reach", "min"), ([], "count_all")])
+        for batch in groups.to_batches(max_chunksize=_BATCH):
+            yield from zip(*(batch[name].to_pylist() for name in ("times", "reach_min", "count_all")), strict=True)
 
     def values(self, *names: str) -> Iterator[dict[str, Any]]:
         """Some columns of each of these clips, in memory that their number does not change."""

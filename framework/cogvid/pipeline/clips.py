@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,10 @@ from torch import Tensor
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import VideoFile
 from cogvid.data.frame_format import FrameFormat
+from cogvid.data.messages import in_messages
 from cogvid.data.reading import read_frames
-from cogvid.data.sequences import sequences
+from cogvid.data.sequences import FrameTimes, sequences
 from cogvid.data.table import ClipTable, TimedClip
-from cogvid.data.workers import in_order, workers_for
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Split
 from cogvid.interfaces.frame_rate import frames_at
@@ -103,10 +105,18 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
 
 def _repeating(lab: Lab, clips: ClipTable) -> int:
     """How many of the clips are shown with some frame twice in a row."""
-    count = 0
-    for timing in clips.column("times").value_counts().to_pylist():  # few timings are many clips'
-        if repeats(lab, ClipTimes.from_json(json.loads(timing["values"]))):
-            count += timing["counts"]
+    count, frames = 0, lab.config.video.frames
+    steps = (after - before for window in _windows(lab) for before, after in pairwise(window))
+    closest = min(steps, default=0.0)
+    highest = lru_cache(maxsize=None)(lambda reach: max(lab.scheduler.training_rates(reach, frames)))
+    for timing, reach, having in clips.timings():
+        said = json.loads(timing)
+        longest = max((gap for _, gap in said["gaps"]), default=0) * Fraction(said["unit"])
+        # Frames that all stand for less than the closest times are apart need not be looked at one by one.
+        if float(longest) * highest(reach) < closest * (1 - 1e-9):
+            continue
+        if repeats(lab, ClipTimes.from_json(said)):
+            count += having
     return count
 
 
@@ -115,13 +125,16 @@ def repeats(lab: Lab, times: ClipTimes) -> bool:
     return any((np.diff(numbers) == 0).any() for numbers in drawn_frames(lab, times))
 
 
+def _windows(lab: Lab) -> list[FrameTimes]:
+    return [lab.key_frame_times, *lab.window_times]
+
+
 def drawn_frames(lab: Lab, times: ClipTimes) -> list[NDArray[np.int64]]:
     """The numbers of the frames of all sequences that training may draw from a clip, an array (starts, frames) for each
     rate and window."""
     frames = lab.config.video.frames
-    windows = [lab.key_frame_times, *lab.window_times]
     rates = lab.scheduler.training_rates(times.reach, frames)
-    return [sequences(times, rate, window, frames) for rate in rates for window in windows]
+    return [sequences(times, rate, window, frames) for rate in rates for window in _windows(lab)]
 
 
 def rates_and_windows(lab: Lab) -> Info:
@@ -130,15 +143,14 @@ def rates_and_windows(lab: Lab) -> Info:
 
 
 def decode_clips(
-    clips: Sequence[TimedClip], numbers: Iterable[NDArray[np.int64]], form: FrameFormat, title: str
+    clips: Sequence[TimedClip], numbers: Sequence[NDArray[np.int64]], form: FrameFormat, title: str
 ) -> Iterator[Tensor]:
     """Frames uint8 (T, 3, height, width) of each clip by their numbers, in order, with progress."""
 
-    def work(wanted: tuple[int, NDArray[np.int64]]) -> Tensor:
-        place, own = wanted
+    def work(place: int) -> Tensor:
         clip = clips[place]
-        return read_frames(VideoFile.of(clip.clip), (own + clip.first).tolist(), form)
+        return read_frames(VideoFile.of(clip.clip), (numbers[place] + clip.first).tolist(), form)
 
-    count = len(clips)
-    with stage_progress() as bar, closing(in_order(work, enumerate(numbers), workers_for(count))) as decoded:
-        yield from bar.track(decoded, total=count, description=title)
+    each = max(map(len, numbers[:16]), default=0) * 3 * form.height * form.width
+    with stage_progress() as bar:
+        yield from bar.track(in_messages(work, range(len(clips)), each), total=len(clips), description=title)

@@ -54,7 +54,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         frames = read_frames_file(path, count)
         if frames is None:
             lengths = clips.column("frames").to_numpy()
-            numbers = (random.integers(length, size=each) for length in lengths)
+            numbers = [random.integers(length, size=each) for length in lengths]
             write_frames(path, count, decode_clips(clips, numbers, lab.frame_format, "tokenizer: frames"))
             frames = read_frames_file(path, count)
             assert frames is not None
