@@ -16,9 +16,9 @@ from torch import Tensor
 
 from cogvid.data.files import VideoFile
 from cogvid.data.frame_format import FrameFormat
+from cogvid.data.messages import in_messages
 from cogvid.data.reading import read_frames
 from cogvid.data.tokens import Shard, code_type, shard_path, write_shard
-from cogvid.data.workers import in_order
 from cogvid.errors import UserError
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.lab import Lab, log
@@ -127,7 +127,9 @@ class ShardMaker:
                 shard.codes[start:end], numbers, shard.errors[place] = found
                 assert (numbers == clip.numbers).all(), clip
                 bar.advance(task)
-        for place, frames in zip(rest, in_order(frames_of(clips, self.lab.frame_format), rest), strict=True):
+        form = self.lab.frame_format
+        size = 3 * form.height * form.width * max((len(clips[place].numbers) for place in rest), default=0)
+        for place, frames in zip(rest, in_messages(frames_of(clips, form), rest, size), strict=True):
             codes = encode(self._network, frames)
             start, middle = starts[place], len(frames) // 2
             shard.codes[start : start + len(frames)] = codes.numpy()
