@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, UnionType
+from typing import Any, get_args
 
 import pluggy
 from omegaconf import OmegaConf
@@ -33,15 +33,16 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.interfaces.metric import VideoMetric
 from cogvid.interfaces.text_tokenizer import TextTokenizer
+from cogvid.interfaces.token_source import TokenSource
 from cogvid.plugins.importing import PluginSource, import_entry_point, import_named, origin_of, plugin_code
 from cogvid.plugins.source import source_files
 
-# What each hook registers: the kind, and the class its components derive from.
-HOOKS: dict[str, tuple[Kind, type]] = {
+# What each hook registers: the kind, and the class, or one of the classes, that its components derive from.
+HOOKS: dict[str, tuple[Kind, type | UnionType]] = {
     "register_attention_backends": ("attention", AttentionBackend),
     "register_frame_rate_schedulers": ("frame_rate", FrameRateScheduler),
     "register_interpolation_strategies": ("interpolation", InterpolationStrategy),
-    "register_data_sources": ("data", DataSource),
+    "register_data_sources": ("data", DataSource | TokenSource),
     "register_frame_tokenizers": ("frame_tokenizer", FrameTokenizer),
     "register_text_tokenizers": ("text_tokenizer", TextTokenizer),
     "register_metrics": ("metric", VideoMetric),
@@ -291,7 +292,7 @@ def _clash(claims: Sequence[ComponentInfo]) -> str:
     )
 
 
-def _check_classes(hook: str, classes: Any, base: type) -> None:
+def _check_classes(hook: str, classes: Any, base: type | UnionType) -> None:
     if not isinstance(classes, Mapping):
         raise UserError(f"{hook} must return a mapping from name to class, not {type(classes).__name__}.")
     for name, cls in classes.items():
@@ -299,12 +300,16 @@ def _check_classes(hook: str, classes: Any, base: type) -> None:
             raise UserError(f"{hook} must return a mapping from name to class; it has {name!r}: {cls!r}.")
         registers = f"{hook} registers {cls.__name__}"
         if not issubclass(cls, base):
-            raise UserError(f"{registers}, which is no subclass of cogvid's {base.__name__}.")
+            raise UserError(f"{registers}, which is no subclass of cogvid's {_names(base)}.")
         # `abc` guards only classes with its metaclass, and only when they are instantiated.
         missing = [member for member in dir(cls) if getattr(getattr(cls, member, None), "__isabstractmethod__", False)]
         if missing:
             raise UserError(f"{registers}, which does not define {', '.join(missing)}.")
         _check_config_class(registers, getattr(cls, "Config", None))
+
+
+def _names(base: type | UnionType) -> str:
+    return " or ".join(cls.__name__ for cls in get_args(base) or (base,))
 
 
 def _check_config_class(registers: str, config: Any) -> None:
