@@ -21,7 +21,7 @@ from cogvid.data.messages import in_messages
 from cogvid.data.reading import probe, read_frames
 from cogvid.data.video import VideoWriter
 from cogvid.errors import UserError
-from cogvid.interfaces.data_source import Clip
+from cogvid.interfaces.data_source import Clip, DataSource
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.tokenizer_stage import encode
@@ -215,6 +215,8 @@ def clip_set(name: str, clips: Sequence[Clip], form: FrameFormat | None) -> tupl
 def first_clips(lab: Lab, folder: Path, count: int) -> list[Clip]:
     """The first clips of the experiment's own source."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(lab.data, DataSource):
+        raise UserError(f"data: {lab.config.data.name} gives tokens, and has no videos to decode.")
     return list(islice(lab.data.clips(folder, lab.config.data_seed, lambda done, total: None), count))
 
 

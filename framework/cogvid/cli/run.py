@@ -95,6 +95,11 @@ def _checked(resolved: Resolved, runs: Path, wait: bool) -> Run:
 def _finish(current: Run) -> None:
     metrics = current.finish()
     console.print(f"Finished {current.folder}")
+    if metrics is None:
+        console.print(
+            "The models are trained. The data has no videos, so nothing was generated to be compared with any."
+        )
+        return
     for key, values in metrics.info["sets"]["generated"].items():
         console.print(f"  {key}: " + ", ".join(f"{n} {v:.3f}" for n, v in values.items() if v is not None))
     console.print(f"Videos: {current.folder / 'samples' / 'generated'}")

@@ -143,6 +143,10 @@ class TokenSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     text: CaptionEncoder
     caption_dropout: float = 0.0
 
+    def name(self, number: int) -> str:
+        """What tells people which sample it is: the caption."""
+        return self.sampler.draw(number)[1]
+
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Codes int64 (F, N), text tokens int64 (T,) as the model reads them, and text mask bool (T,)."""
         codes, caption, seconds = self.sampler.draw(number)

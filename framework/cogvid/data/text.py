@@ -64,6 +64,10 @@ class CaptionEncoder:
             mask[row, self.length - len(ids) :] = True
         return tokens, mask
 
+    def slots(self, tokens: Tensor) -> Tensor:
+        """Text tokens in the model's vocabulary."""
+        return tokens + self._first
+
     def fits(self, caption: str, seconds: float) -> bool:
         """Whether there is room for all of a caption."""
         return len(self._form(caption, seconds)) <= self.length

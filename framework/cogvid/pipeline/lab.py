@@ -25,6 +25,7 @@ from cogvid.interfaces.interpolation import InterpolationStrategy, Round, check_
 from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.metric import VideoMetric
 from cogvid.interfaces.text_tokenizer import TextTokenizer
+from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.digests import named_files
 from cogvid.plugins.manager import create_plugin_manager, plugin_sources
@@ -58,7 +59,7 @@ class Lab:
             self.plugins = create_plugin_manager(config.plugins)
         except UserError as error:
             raise UserError(f"{said('plugins', sources)}plugins: {error}") from error
-        self.data: DataSource = self._build("data", config.data, "data")
+        self.data: DataSource | TokenSource = self._build("data", config.data, "data")
         self.scheduler: FrameRateScheduler = self._build("frame_rate", config.frame_rate, "frame_rate")
         self.strategy: InterpolationStrategy = self._build("interpolation", config.interpolation, "interpolation")
         self.attention: AttentionBackend = self._build("attention", config.attention, "attention")

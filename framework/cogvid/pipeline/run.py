@@ -18,6 +18,7 @@ from cogvid.errors import UserError
 from cogvid.generation.clips import ClipGenerator
 from cogvid.generation.packed import packed
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.interfaces.token_source import TokenSource
 from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_test_clips
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
@@ -82,34 +83,44 @@ class Run:
             return stage
 
         data = keep("data", data_stage(lab, store))
-        check_test_clips(lab, data)
-        text = keep("text_tokenizer", text_stage(lab, store, data))
-        check_prompts(lab, data, text)
-        tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
-        tokens = keep("tokens", TokensStage(lab, store, data, tokenizer).finish())
-        samples = self._sample_videos(data, text, tokenizer)
-        clips = training_clips(data, tokens)
-        transformers = TransformerStages(lab, store, text, tokens, clips, samples)
+        if isinstance(lab.data, TokenSource):
+            text = keep("text_tokenizer", text_stage(lab, store, data))
+            transformers = TransformerStages(lab, store, text, data, lab.data, None)
+            if self.config.stages.tokenizer.weights is not None:
+                keep("tokenizer", tokenizer_stage(lab, store, data))
+        else:
+            check_test_clips(lab, data)
+            text = keep("text_tokenizer", text_stage(lab, store, data))
+            check_prompts(lab, data, text)
+            tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
+            tokens = keep("tokens", TokensStage(lab, store, data, tokenizer).finish())
+            previews = self._previews(data, text, tokenizer)
+            transformers = TransformerStages(lab, store, text, tokens, training_clips(data, tokens), previews)
         base = keep("image_base", transformers.image_base())
-        vocabulary = transformers.text.vocabulary
-        samples.models["image_base"] = load_model(lab.image_model(vocabulary), base)
+        transformers.show("image_base", base)
         sequential = keep("sequential", transformers.video("sequential", base))
-        samples.models["sequential"] = load_model(lab.video_model("sequential", vocabulary), sequential)
+        transformers.show("sequential", sequential)
         if lab.interpolates:
             start = self.config.stages.interpolation.start
             inherited = sequential if start is InterpolationStart.sequential else None
             keep("interpolation", transformers.video("interpolation", base, inherited))
         return stages
 
-    def finish(self) -> StageResult:
-        """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`."""
+    def finish(self) -> StageResult | None:
+        """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`.
+
+        Returns:
+            The evaluation; None on data that is tokens already, with no video to compare generated ones with.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with log_to_file(self.folder / "log.txt"), alone(self.folder / LOCK, self.folder, self.store.wait):
             self._describe()
             return self._finish()
 
-    def _finish(self) -> StageResult:
+    def _finish(self) -> StageResult | None:
         stages = self._train()
+        if isinstance(self.lab.data, TokenSource):
+            return None
         trained = trained_models(self.lab, stages)
         models = {str(name): stages[name] for name in TRANSFORMERS if name in stages}
         tokenizer = (stages["tokenizer"], trained.tokenizer)
@@ -140,7 +151,7 @@ class Run:
         fresh.symlink_to(target)
         os.replace(fresh, link)
 
-    def _sample_videos(self, data: StageResult, text: StageResult, tokenizer: StageResult) -> Previews:
+    def _previews(self, data: StageResult, text: StageResult, tokenizer: StageResult) -> Previews:
         tests = usable_test_clips(self.lab, data).first(4)
         words = load_text(self.lab, text)
         prompts = self.config.trainer.sample_prompts or tests.prompts(words.tokenizer)

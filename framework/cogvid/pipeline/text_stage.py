@@ -12,6 +12,7 @@ from cogvid.data.text import CaptionEncoder
 from cogvid.errors import UserError
 from cogvid.interfaces.data_source import Split
 from cogvid.interfaces.text_tokenizer import TextTokenizer
+from cogvid.interfaces.token_source import TokenSource
 from cogvid.pipeline.clips import rates_and_windows, usable_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.stage import Info, StageResult, StageStore
@@ -38,6 +39,9 @@ def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
 
     def work(folder: Path) -> Info:
         tokenizer = lab.build_text_tokenizer()
+        if isinstance(lab.data, TokenSource):
+            tokenizer.save(folder)
+            return {"vocabulary": tokenizer.vocabulary}
         tokenizer.train(
             (caption, seconds)
             for _, captions, durations in _captions(lab, data.folder, "train", "text: learn")

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from cogvid.config.schema import StageConfig
+from cogvid.data.rows import RowSamples
 from cogvid.data.samples import FrameSampler, SequenceSampler, TokenSamples
 from cogvid.data.sequences import FrameTimes
 from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.mask import Stage
+from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
@@ -31,7 +33,8 @@ class TransformerStages:
         store: of the stages.
         text: the finished text tokenizer.
         tokens: the finished tokens.
-        clips: the tokenised training clips.
+        clips: the tokenised training clips, or the source of sequences that are tokens already.
+        previews: write videos while a stage trains, if there is something to write.
     """
 
     def __init__(
@@ -40,12 +43,12 @@ class TransformerStages:
         store: StageStore,
         text: StageResult,
         tokens: StageResult,
-        clips: TokenClips,
-        samples: Previews,
+        clips: TokenClips | TokenSource,
+        previews: Previews | None,
     ) -> None:
         self.lab, self.store, self.text_stage, self.tokens, self.clips = lab, store, text, tokens, clips
         self.text = load_text(lab, text)
-        self.samples = samples
+        self.previews = previews
 
     def image_base(self) -> StageResult:
         """Text to one frame: the model that the video stages build on and never change."""
@@ -55,10 +58,7 @@ class TransformerStages:
         def work(folder: Path) -> Info:
             torch.manual_seed(config.seed)
             network = self.lab.image_model(self.text.vocabulary)
-            sequences = self._sampler("image_base", [self.lab.key_frame_times])
-            anywhere = replace(sequences, windows=[self.lab.key_frame_times, *self.lab.window_times])
-            sampler = FrameSampler(sequences, anywhere, config.stages.image_base.stills)
-            return self._train("image_base", folder, network, config.stages.image_base, sampler)
+            return self._train("image_base", folder, network, config.stages.image_base, [self.lab.key_frame_times])
 
         return self.store.finish("image_base", depends, work)
 
@@ -96,9 +96,20 @@ class TransformerStages:
                 same = network.state_dict().keys() if self.lab.interpolation_attention is self.lab.attention else ()
                 kept = {name: w for name, w in weights.items() if name in same or ".bias." not in name}
                 network.load_state_dict(kept, strict=False)
-            return self._train(stage, folder, network, settings, self._sampler(stage, windows))
+            return self._train(stage, folder, network, settings, windows)
 
         return self.store.finish(stage, depends, work)
+
+    def show(self, name: str, stage: StageResult) -> None:
+        """Let the previews of later stages use the model of a finished one."""
+        if self.previews is not None:
+            vocabulary = self.text.vocabulary
+            network = (
+                self.lab.image_model(vocabulary)
+                if name == "image_base"
+                else self.lab.video_model("sequential", vocabulary)
+            )
+            self.previews.models[name] = load_model(network, stage)
 
     def _common(self, model: TransformerConfig) -> Info:
         config = self.lab.config
@@ -111,8 +122,16 @@ class TransformerStages:
             "seed": config.seed,
         }
 
-    def _sampler(self, name: str, windows: list[FrameTimes]) -> SequenceSampler:
-        return SequenceSampler(self.clips, self.lab.scheduler, windows, self.lab.config.video.frames, self._seed(name))
+    def _samples(self, name: str, windows: list[FrameTimes], caption_dropout: float) -> TokenSamples | RowSamples:
+        lab, config, seed = self.lab, self.lab.config, self._seed(name)
+        stills = config.stages.image_base.stills if name == "image_base" else None
+        if isinstance(self.clips, TokenSource):
+            return RowSamples(self.clips, self.text, seed, stills, caption_dropout)
+        sequences = SequenceSampler(self.clips, lab.scheduler, windows, config.video.frames, seed)
+        if stills is None:
+            return TokenSamples(sequences, self.text, caption_dropout)
+        anywhere = replace(sequences, windows=[*windows, *lab.window_times])
+        return TokenSamples(FrameSampler(sequences, anywhere, stills), self.text, caption_dropout)
 
     def _seed(self, name: str) -> int:
         return self.lab.config.seed * 10 + ("image_base", "sequential", "interpolation").index(name)
@@ -123,10 +142,10 @@ class TransformerStages:
         folder: Path,
         network: CogVideoTransformer,
         settings: StageConfig,
-        sampler: SequenceSampler | FrameSampler,
+        windows: list[FrameTimes],
     ) -> Info:
         config = self.lab.config
-        samples = TokenSamples(sampler, self.text, settings.caption_dropout)
+        samples = self._samples(name, windows, settings.caption_dropout)
         first = config.generation.image_model_first
         module = TransformerModule(network, settings, self.text.begin_of_image, image_model_first=first)
         fit(
@@ -136,8 +155,8 @@ class TransformerStages:
             config.trainer,
             title=name,
             seed=self._seed(name),
-            names=lambda numbers: [sampler.draw(number)[1] for number in numbers],
-            callbacks=[self.samples.callback(name)],
+            names=lambda numbers: [samples.name(number) for number in numbers],
+            callbacks=[self.previews.callback(name)] if self.previews else [],
         )
         write_tensors(folder / "model.safetensors", network.cpu().state_dict())
         (folder / LAST).unlink(missing_ok=True)
