@@ -18,7 +18,7 @@ from cogvid import UserError
 from cogvid.config.compose import load_experiment
 from cogvid.data.files import VideoFile
 from cogvid.data.reading import read_frames
-from cogvid.data.tokens import TABLE, read_shard, shard_path
+from cogvid.data.tokens import TABLE, read_shard, shard_path, write_shard
 from cogvid.data.video import write_video
 from cogvid.pipeline import token_plan, token_shards
 from cogvid.pipeline.clips import usable_clips
@@ -252,7 +252,13 @@ def test_a_damaged_or_foreign_shard_is_not_merged(work: Work, tmp_path: Path) ->
     stage = work.stage(tmp_path / "runs")
     folder = stage.part(Part(1, 1))
     whole = shard_path(folder, 1).read_bytes()
-    for other, words in ((whole[:-1], "damaged"), (shard_path(folder, 2).read_bytes(), "those of other clips")):
+    same_size = tmp_path / "same_size"
+    write_shard(same_size, read_shard(shard_path(folder, 1)), "others")
+    for other, words in (
+        (whole[:-1], "damaged"),
+        (shard_path(folder, 2).read_bytes(), "those of other clips"),
+        (same_size.read_bytes(), "those of other clips"),
+    ):
         shard_path(folder, 1).write_bytes(other)
         with pytest.raises(UserError, match=rf"00001\.safetensors are {words}"):
             stage.merge()
