@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -59,7 +59,7 @@ def probe(file: VideoFile | Path) -> Video:
         stamps.append(frame.pts)
     if unit is None or container is None:
         raise _unreadable(file, "it has no frames")
-    if len(stamps) > 1 and container.flags & Flags.no_timestamps.value:  # FFmpeg takes 25 frames a second
+    if len(stamps) > 1 and _timeless(container):
         raise _unreadable(file, _NO_TIMES)
     if container.name in _DECODING_TIMES:
         stamps = _packet_stamps(file, unit, len(stamps)) or stamps
@@ -100,9 +100,14 @@ def read_frames(file: VideoFile | Path, numbers: Sequence[int], form: FrameForma
     raise _unreadable(file, f"it has no frame {last}")
 
 
+def _timeless(container: ContainerFormat) -> bool:
+    """Whether it is a raw stream, or pictures one after the other: FFmpeg takes 25 a second for granted."""
+    return bool(container.flags & cast(int, Flags.no_timestamps.value)) or container.name.endswith("_pipe")
+
+
 def _packet_stamps(file: VideoFile, unit: Fraction, frames: int) -> list[int]:
-    """The times of the packets, where each is a frame: of a container that has no others, FFmpeg guesses those of frames,
-    and not always well. Empty where a packet is not a frame."""
+    """The times of the packets, where each is a frame: of a container that has no others, FFmpeg guesses those of
+    frames, and not always well. Empty where a packet is not a frame."""
     try:
         with _opened(file) as (container, stream):
             stamps = [packet.dts for packet in container.demux(stream) if packet.size and packet.time_base == unit]
