@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import cycle
 from math import log10
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
 from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import VideoFile
-from cogvid.data.sequences import Drawn, FrameTimes, SequenceSampler, TokenClips
+from cogvid.data.sequences import Drawn, FrameTimes, SequenceSampler
 from cogvid.data.table import ClipTable, TimedClip
 from cogvid.data.text import TextTokenizer, with_duration
 from cogvid.errors import UserError
@@ -148,7 +148,7 @@ class _Clips:
 
 def _draw(lab: Lab, clips: ClipTable, count: int, seed: int) -> list[tuple[Stage, Drawn]]:
     captions, times = zip(*((clip.captions, clip.times) for clip in clips), strict=True)
-    untokenised = cast(TokenClips, _Clips(captions, times))
+    untokenised = cast(Any, _Clips(captions, times))
     windows: dict[Stage, list[FrameTimes]] = {"sequential": [lab.key_frame_times]}
     if lab.window_times:
         windows["interpolation"] = lab.window_times
