@@ -204,7 +204,7 @@ def _whole_logits(model: CogVideoTransformer, codes: Tensor) -> Tensor:
     plain.backend = PatternRunner(SimpleNamespace(pattern=model.backend))
     text, text_mask = _text(model, len(codes))
     begin = model.config.image_vocabulary
-    return plain.image_logits(torch.cat([text + begin + 1, frame_inputs(codes, begin)], dim=1), text_mask)
+    return plain.image_logits(torch.cat([text, frame_inputs(codes, begin)], dim=1), text_mask)
 
 
 def run_case(case: DecodeCase, settings: DecodeSettings, say: Say) -> DecodeResult:
