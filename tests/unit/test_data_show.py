@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 
 from cogvid.cli import app
 from cogvid.config.compose import load_experiment
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import read_frames
 from cogvid.data.video import write_video
 from cogvid.inspect.data_page import write_samples
@@ -193,7 +193,7 @@ def test_the_page_shows_every_frame_as_it_is_and_needs_nothing_else(home: Path) 
         for words in (sample.file, sample.text, f"frame {sample.numbers[2]}, {sample.times[2]:.2f} s"):
             assert words in page.text
         assert f"{sample.drawn.rate:g}/s, {sample.drawn.seconds:.3g} s in all" in page.text
-    assert "size: 16, frames: 5" in page.text
+    assert "size: 16, fit: crop, frames: 5" in page.text
     assert "is not trained yet" in page.text
 
 
@@ -207,16 +207,19 @@ def test_captions_and_names_are_text_on_the_page(home: Path) -> None:
 
 def test_what_is_cut_of_a_text_is_struck_out(home: Path) -> None:
     write_captions("a small cat sleeps", "a small cat sleeps", "a cat")
-    drawn = draw(1)
-    sample = drawn.samples[0]
-    cut = replace(drawn, samples=[replace(sample, kept="a small", tokens=7)])
+    whole = draw(1)
+    length = whole.samples[0].tokens - 1
+    cut = draw(1, 0, f"text.length={length}")
+    (sample,) = cut.samples
+    assert sample.drawn.caption == sample.kept + sample.cut
+    assert sample.kept
+    assert sample.cut
+    assert sample.text.endswith(f" s: {sample.kept}")
     page = Page(write_samples(cut, home / "out")[0].read_text())
     assert "del" in page.tags
-    assert f"{sample.drawn.seconds:.3g} s: a small" in page.texts
-    assert " cat sleeps" in page.texts
-    assert "a small cat sleeps" in page.texts  # the caption as it is
-    assert "7 in 60 slots" in page.text
-    assert "del" not in Page(write_samples(drawn, home / "out")[0].read_text()).tags
+    assert {sample.text, sample.cut, sample.drawn.caption} <= {*page.texts}
+    assert f"{sample.tokens} in {length} slots" in page.text
+    assert "del" not in Page(write_samples(whole, home / "out")[0].read_text()).tags
 
 
 def test_frames_of_a_part_of_a_video_have_the_numbers_of_the_file(home: Path) -> None:
@@ -224,7 +227,7 @@ def test_frames_of_a_part_of_a_video_have_the_numbers_of_the_file(home: Path) ->
     (sample, *_) = draw(8, 0, "plugins=[./parts.py]", "data=parts").samples
     assert sample.clip.first == 8
     assert min(sample.numbers) >= 8
-    assert torch.equal(sample.frames, read_frames(Path("videos/0.mp4"), sample.numbers, 16))
+    assert torch.equal(sample.frames, read_frames(Path("videos/0.mp4"), sample.numbers, FrameFormat(16, 16)))
     assert sample.times == [(number - 8) / 8 for number in sample.numbers]
     page = write_samples(draw(8, 0, "plugins=[./parts.py]", "data=parts"), home / "out")[0].read_text()
     assert "one more (one of 2)" in page

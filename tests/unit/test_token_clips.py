@@ -42,9 +42,9 @@ def test_frames_captions_and_times_are_those_of_the_clip(clips: TokenClips) -> N
     assert frames[:, 0, 0].tolist() == [207, 200, 207, 206]
     assert [clip.captions for clip in clips] == CAPTIONS
     assert [clip.times.unit for clip in clips] == [Fraction(1, rate) for rate in (4, 8, 16)]
-    assert clips.captions[-1] == CAPTIONS[-1]
+    assert clips[-1].captions == CAPTIONS[-1]
     with pytest.raises(IndexError):
-        clips.captions[3]
+        clips[3]
 
 
 def test_a_frame_that_was_not_tokenised_is_never_given(clips: TokenClips) -> None:

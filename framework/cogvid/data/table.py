@@ -43,7 +43,7 @@ LISTED = pa.schema(
 # What its file holds.
 FOUND = pa.schema(
     [
-        ("state", pa.string()),  # size and time of the file when it was read; empty for one inside the table's folder
+        ("state", pa.string()),  # size and time of the file when it was read; inside the table's folder, its size
         ("sha256", pa.string()),  # of the file's, or the member's, bytes
         ("codec", pa.string()),
         ("width", pa.int32()),  # pixels, as shown

@@ -65,7 +65,7 @@ def _page(samples: Samples) -> str:
         variant=config.variant,
         settings={
             key: _words(as_plain(getattr(config, key)))
-            for key in ("data", "video", "frame_rate", "frame_tokenizer", "text")
+            for key in ("data", "video", "frame_rate", "frame_tokenizer", "text_tokenizer", "text")
         },
         samples=samples,
         slots=config.text.length,

@@ -74,7 +74,7 @@ def look_at(
                 return [row for row in said if row]
             # Files that the source has made are held to their SHA-256 with the stage; their times are by chance.
             made = file.path.is_relative_to(folder)
-            facts = {"state": "" if made else state, "sha256": file.sha256()}
+            facts = {"state": state.split()[0] if made else state, "sha256": file.sha256()}
             video = probe(file)
         except OSError as error:
             gone = UserError(f"The video {file} cannot be read: {error.strerror}.")

@@ -49,11 +49,6 @@ def wanted_by_timing(lab: Lab) -> Callable[[str], Wanted]:
     return wanted
 
 
-def picture(lab: Lab) -> Any:
-    """How frames are made of a video's: part of what decides their codes."""
-    return {name: value for name, value in as_plain(lab.config.video).items() if name != "frames"}
-
-
 class TokenPlan:
     """The shards of some clips.
 
@@ -73,7 +68,11 @@ class TokenPlan:
     """
 
     def __init__(self, lab: Lab, clips: ClipTable) -> None:
-        self.clips, self._wanted, self._picture = clips, wanted_by_timing(lab), json.dumps(picture(lab), sort_keys=True)
+        self.clips, self._wanted, self._picture = (
+            clips,
+            wanted_by_timing(lab),
+            json.dumps(as_plain(lab.frame_format), sort_keys=True),
+        )
         count = len(clips)
         self.shards = 1 << ((count - 1) // _CLIPS).bit_length()
         hashes, self.heads, self.count = (
@@ -145,7 +144,7 @@ class PlannedClip:
 
     Attributes:
         timed: the clip.
-        state: of its file when the clip table was made; empty where the data stage made it.
+        state: of its file when the clip table was made; its size alone where the data stage made it.
         sha256: of its video, then.
         numbers: int64 (frames,), the frames to tokenise.
         key: of all that decides its codes, beside the frame tokenizer.

@@ -150,7 +150,7 @@ def frames_of(clips: Sequence[PlannedClip], form: FrameFormat) -> Callable[[int]
         clip = clips[place]
         name, file = clip.timed.clip.id, VideoFile.of(clip.timed.clip)
         try:
-            if clip.state and file.state() != clip.state and file.sha256() != clip.sha256:
+            if not f"{file.state()} ".startswith(f"{clip.state} ") and file.sha256() != clip.sha256:
                 raise UserError(
                     f"tokens: the video {file} of clip {name} is not the file that the data stage read: it was changed "
                     "since. Run the command again, which reads changed files anew, or put the old file back."

@@ -27,7 +27,7 @@ from cogvid.errors import UserError
 from cogvid.pipeline.clips import TABLE, rates_and_windows, usable_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.stage import LOCK, Info, StageResult, StageStore, part_lock
-from cogvid.pipeline.token_plan import TokenPlan, picture
+from cogvid.pipeline.token_plan import TokenPlan
 from cogvid.pipeline.token_reuse import linked
 from cogvid.pipeline.token_shards import Part, ShardMaker
 
@@ -95,7 +95,7 @@ class TokensStage:
         return {
             "tokenizer": self._network(),
             "data": self.data.key,
-            "picture": picture(self.lab),
+            "picture": self.lab.frame_format,
             "frames": self.lab.config.video.frames,
             **rates_and_windows(self.lab),
         }
