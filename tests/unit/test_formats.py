@@ -241,6 +241,15 @@ def test_what_each_container_holds_is_read_or_reported(tmp_path: Path, container
         assert found == "read", (encoder, found)
 
 
+@pytest.mark.parametrize("container", ["avi", "asf"])
+@pytest.mark.parametrize("encoder", ["mpeg1video", "mpeg2video"])
+def test_times_that_a_container_has_for_packets_alone_are_those_of_the_frames(
+    tmp_path: Path, container: str, encoder: str
+) -> None:
+    write(tmp_path / "clip", container, encoder, 64, 48, "yuv420p")
+    assert outcome(tmp_path / "clip", encoder, 64, 48) == "read"
+
+
 @pytest.mark.skipif(os.environ.get("FORMATS") != "all", reason="FORMATS=all makes every pair, for minutes")
 def test_every_pair_is_read_or_reported(tmp_path: Path) -> None:
     pairs = [(container, encoder) for container in CONTAINERS if container not in PIPES for encoder in encoders()]
