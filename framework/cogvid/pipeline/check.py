@@ -28,6 +28,8 @@ from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
+from cogvid.interfaces.text_tokenizer import TextTokenizer
+from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clips import read_clips
 from cogvid.pipeline.generate import usable_test_clips
@@ -52,6 +54,7 @@ def check_lab(lab: Lab) -> None:
     # What is tried draws random numbers; those of the run are its own.
     with torch.random.fork_rng(devices=[]):
         _check_trainer(lab)
+        _check_token_source(lab)
         _check_memory(lab)
         _check_attention(lab)
         check_tokenizer(lab)
@@ -120,6 +123,30 @@ def _check_trainer(lab: Lab) -> None:
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
+
+
+def _check_token_source(lab: Lab) -> None:
+    """Sequences that are tokens already fit the models, and the text tokenizer that made them has learned already."""
+    source, config, grid = lab.data, lab.config, lab.grid
+    if not isinstance(source, TokenSource):
+        return
+    shape, name = source.shape, config.data.name
+    for key, what, own, wanted in (
+        ("text.length", "text slots", shape.text, config.text.length),
+        ("video.frames", "frames", shape.frames, grid.frames),
+        ("video.size", "tokens in a frame", shape.frame_tokens, grid.frame_tokens),
+        ("frame_tokenizer", "image tokens", shape.codes, lab.codes),
+    ):
+        if own != wanted:
+            raise UserError(
+                f"{said(key, lab.sources)}{key}: the sequences of {name} have {own} {what}, and the experiment has "
+                f"{wanted}. Change {key}, or the options of {name}."
+            )
+    if type(lab.build_text_tokenizer()).train is not TextTokenizer.train:
+        raise UserError(
+            f"{said('text_tokenizer', lab.sources)}text_tokenizer: {config.text_tokenizer.name} learns from captions, "
+            f"and {name} has none. Use the one that its texts were made with, such as sentencepiece."
+        )
 
 
 def _check_memory(lab: Lab) -> None:
