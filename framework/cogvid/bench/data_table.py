@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from cogvid.bench.measure import kilobytes
 from cogvid.config.schema import ExperimentConfig
-from cogvid.data.sequences import sequences
+from cogvid.data.samples import SequenceSampler
 from cogvid.data.table import CLIPS, ClipTable
 from cogvid.errors import UserError
 from cogvid.pipeline.clips import TABLE, usable_clips, warn_of_data
@@ -118,10 +117,11 @@ def _measured(folder: Path, config: ExperimentConfig, rows: int, draws: int) -> 
     peak = kilobytes("/proc/self/status", "VmHWM")
     if peak is not None and resident is not None:
         result.peak = peak - resident
-    seconds = []
+    frames, seconds = lab.config.video.frames, []
+    sampler = SequenceSampler(clips, lab.scheduler, [lab.key_frame_times], frames, lab.config.seed)
     for number in range(draws + 1):
         start = time.perf_counter()
-        draw_sample(lab, clips, number)
+        sampler.choose(number)
         seconds.append(time.perf_counter() - start)
     result.permutation_s, *result.draws_s = seconds
     drawn = kilobytes("/proc/self/status", "RssAnon")
@@ -131,22 +131,6 @@ def _measured(folder: Path, config: ExperimentConfig, rows: int, draws: int) -> 
     warn_of_data(lab, folder)
     result.warn_s = time.perf_counter() - start
     return result
-
-
-def draw_sample(lab: Lab, clips: ClipTable, number: int) -> tuple[NDArray[np.int64], str]:
-    """What the sample of a number is, up to its tokens: a place in the order of the epoch, the row, its times, and
-    which frames of it; and the caption."""
-    epoch, place = divmod(number, len(clips))
-    timed = clips[int(_order(lab.config.seed, epoch, len(clips))[place])]
-    random = np.random.default_rng((lab.config.seed, number, 1))
-    rates = lab.scheduler.training_rates(timed.times.reach, lab.config.video.frames)
-    starts = sequences(timed.times, random.choice(rates), lab.key_frame_times, lab.config.video.frames)
-    return random.choice(starts), random.choice(timed.captions)
-
-
-@lru_cache(maxsize=1)
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int32]:
-    return np.random.default_rng((seed, epoch, 0)).permutation(np.arange(count, dtype=np.int32))
 
 
 def write_made_table(path: Path, rows: int) -> None:
