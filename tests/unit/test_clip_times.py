@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -133,3 +134,19 @@ def test_times_are_kept_exactly(times: ClipTimes) -> None:
 )
 def test_frames_are_counted_as_the_numbers_are_written(duration: float, rate: float, frames: int) -> None:
     assert frames_at(duration, rate) == frames
+
+
+@pytest.mark.parametrize("times", [regular(100, 25), regular(100, Fraction(30000, 1001))], ids=["25", "29.97"])
+def test_spans_that_meet_share_no_frame_and_leave_none_out(times: ClipTimes) -> None:
+    cuts = [0, 0.5, 1, 1.04, 2.5, 9]
+    spans = [times.between(start, end) for start, end in pairwise(cuts)]
+    assert [number for first, stop in spans for number in range(first, stop)] == list(range(100))
+
+
+def test_a_span_begins_with_the_frame_nearest_its_start_although_times_are_rounded() -> None:
+    rounded = ClipTimes.of([0, 33, 67, 100, 133, 167, 200], MILLISECOND)
+    assert rounded.between(1 / 15, 0.2) == (2, 6)
+    assert regular(10, 2).between(1.2, 2.2) == (2, 4)
+    assert regular(10, 2).between(1.3, 2.3) == (3, 5)
+    first, stop = regular(10, 2).between(7, 9)
+    assert first == stop

@@ -53,18 +53,15 @@ class ClipTimes:
         return ClipTimes.of((ticks - ticks[0]).tolist(), self.unit)
 
     def between(self, start: float, end: float) -> tuple[int, int]:
-        """The first frame that stands at some time of a span, and the first behind it that does not.
+        """The first frame of a span, and the first behind it; spans that meet share no frame.
 
         Args:
-            start: seconds since the first frame.
-            end: the same, later; not in the span.
+            start: seconds since the first frame; the frame whose time is nearest is in the span.
+            end: the same, later; that frame is not.
         """
-        stands = 2 * self.ticks - self._gap  # in half units
-        first, stop = (2 * Fraction(str(time)) / self.unit for time in (start, min(end, self.reach)))
-        if start >= self.reach:
-            return len(self), len(self)
-        before = int(np.searchsorted(stands, float(first), "right"))
-        return max(before - 1, 0), int(np.searchsorted(stands, float(stop)))
+        nearest = 2 * self.ticks + self._gap  # in half units
+        first, stop = (np.searchsorted(nearest, float(2 * Fraction(str(time)) / self.unit)) for time in (start, end))
+        return int(first), int(stop)
 
     @property
     def seconds(self) -> NDArray[np.float64]:
