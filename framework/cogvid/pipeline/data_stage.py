@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,7 +42,10 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
             write_table(listed, LISTED, (listed_row(clip, folder) for clip in source_clips(lab, folder)))
         clips = read_table(listed)
         check_listed(clips)
-        earlier = [read_table(stage.folder / TABLE) for stage in store.earlier("data")]
+        earlier = []
+        for stage in store.earlier("data"):
+            with suppress(UserError):  # a damaged table is no reason not to make another
+                earlier.append(read_table(stage.folder / TABLE))
         rows = look_at_all(folder, clips, earlier)
         broken = rows.filter(pc.not_equal(rows["problem"], ""))
         _warn(broken)

@@ -68,18 +68,12 @@ class TokenPlan:
     """
 
     def __init__(self, lab: Lab, clips: ClipTable) -> None:
-        self.clips, self._wanted, self._picture = (
-            clips,
-            wanted_by_timing(lab),
-            json.dumps(as_plain(lab.frame_format), sort_keys=True),
-        )
+        self.clips, self._wanted = clips, wanted_by_timing(lab)
+        self._picture = json.dumps(as_plain(lab.frame_format), sort_keys=True)
         count = len(clips)
         self.shards = 1 << ((count - 1) // _CLIPS).bit_length()
-        hashes, self.heads, self.count = (
-            np.empty(count, np.uint64),
-            np.empty(count, np.uint64),
-            np.empty(count, np.int32),
-        )
+        hashes, self.heads = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        self.count = np.empty(count, np.int32)
         for place, row in enumerate(clips.values("id", "sha256", "first", "times")):
             hashes[place] = key_head(hashlib.sha256(row["id"].encode()).digest())
             self.heads[place] = key_head(self._key(row))

@@ -85,7 +85,7 @@ class ShardMaker:
             return
         clips = sum(len(self.plan.members(number)) for number in todo)
         work = _Estimate(self, todo)
-        work.check_room()
+        work.begin()
         with stage_progress() as bar:
             name = "tokens" if part.of == 1 else f"tokens, part {part}"
             task = bar.add_task(name, total=clips)
@@ -180,15 +180,14 @@ class _Estimate:
         self._clips = self._frames = 0
         self._started = time.perf_counter()
 
-    def check_room(self) -> None:
-        """Refuse a disk that is too small; nothing is written yet."""
+    def begin(self) -> None:
+        """Refuse a disk that is too small, while nothing is written yet; of a little work, say what it is."""
         free = shutil.disk_usage(self._folder).free
         if self.bytes > free:
             raise UserError(
                 f"tokens: {self.frames} frames of {self.clips} clips take {megabytes(self.bytes)}, and "
                 f"{self._folder} has {megabytes(free)} free. Make room there, or choose another folder with --runs."
             )
-
         if self._todo_clips <= _MEASURED:
             self._say("")
 
