@@ -23,6 +23,7 @@ from av.codec import Codec
 from av.video.frame import VideoFrame
 
 from cogvid import Clip, UserError
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import probe, read_frames
 from cogvid.data.table import listed_row, read_table
 from cogvid.pipeline.look import look_at
@@ -457,7 +458,7 @@ def test_real_clips_are_read(clips: Path, name: str) -> None:
     assert (video.height, len(video.times), video.codec) == (height, frames, "h264")
     assert video.width == pytest.approx(width * aspect(clips / name), abs=0.5)
     assert float(video.times.duration) == pytest.approx((frames - 1) / rate, abs=1 / rate)
-    images = read_frames(clips / name, [0, frames - 1], 64)
+    images = read_frames(clips / name, [0, frames - 1], FrameFormat(64, 64))
     assert images.shape == (2, 3, 64, 64)
     assert images.float().std() > 10
 

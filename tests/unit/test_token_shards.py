@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from cogvid import UserError
 from cogvid.config.compose import load_experiment
 from cogvid.data.files import VideoFile
+from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import read_frames
 from cogvid.data.tokens import TABLE, read_shard, shard_path, write_shard
 from cogvid.data.video import write_video
@@ -126,7 +127,7 @@ def test_the_tokens_are_what_the_tokenizer_makes_of_each_clips_frames(work: Work
     used = set()
     for number, timed in enumerate(usable_clips(stage.lab, stage.data.folder, "train")):
         wanted = np.array([0, 4, 8])  # at 2 frames a second
-        frames = read_frames(VideoFile.of(timed.clip), wanted.tolist(), 16)
+        frames = read_frames(VideoFile.of(timed.clip), wanted.tolist(), FrameFormat(16, 16))
         codes = clips.frames(number, wanted)
         assert codes.equal(encode(network, frames)), timed.clip.id
         assert clips[number].captions == (timed.clip.caption,)

@@ -27,11 +27,11 @@ _TEXT = {
 }
 # Modules that count with all that they import.
 _REACH = {
-    "data": ("data/reading", "data/table", "data/workers"),
+    "data": ("data/reading", "data/table", "data/workers", "interfaces/token_source"),
     "text_tokenizer": ("data/text",),
     "tokenizer": ("data/reading", "data/frames", "training/fit", "training/modules", "generation/clusters"),
-    "transformer": ("training/fit", "training/next_token", "model/transformer", "data/samples"),
-    "tokens": ("data/reading", "data/sequences", "data/tokens", "data/table"),
+    "transformer": ("training/fit", "training/next_token", "model/transformer", "data/samples", "data/rows"),
+    "tokens": ("data/reading", "data/messages", "data/sequences", "data/tokens", "data/table"),
     "samples": ("generation/clips", "generation/packed", "data/reading", "data/video", "interfaces/interpolation"),
     "metrics": ("data/reading", "interfaces/metric"),
 }
