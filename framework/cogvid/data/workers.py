@@ -34,7 +34,7 @@ def processors() -> int:
 
 def workers_for(items: int) -> int:
     """How many processes to start for so many items: as many as can run at once where that is worth it, else none."""
-    return processors() if items >= _WORTH_IT else 0
+    return processors() if items >= _WORTH_IT and processors() > 1 else 0
 
 
 def in_order(
