@@ -85,8 +85,10 @@ class SequenceSampler:
         window = self.windows[int(random.integers(len(self.windows)))]
         start = int(random.integers(starts(times, rate, self.frames)))
         (numbers,) = times.frames([start], window, rate)
-        place = np.random.default_rng((self.seed, number, 4)).integers(len(timed.captions))
-        return Drawn(clip, numbers, timed.captions[int(place)], rate, window)
+        captions, place = timed.captions, 0
+        if len(captions) > 1:
+            place = int(np.random.default_rng((self.seed, number, 4)).integers(len(captions)))
+        return Drawn(clip, numbers, captions[place], rate, window)
 
     def draw(self, number: int) -> tuple[Tensor, str, float]:
         """Codes int64 (F, height, width), the caption, and the sequence's length in seconds."""

@@ -40,8 +40,8 @@ TOKENS = pa.schema(
 )
 # The only entry of a shard's metadata: the library writes several in any order.
 _DIGESTS = "cogvid"
-# Files that one process keeps open.
-_OPEN = 64
+# Files that one process keeps open, and clips whose rows it keeps: small data sets are drawn from again and again.
+_OPEN, _KEPT = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class TokenClips(Sequence[TimedClip]):
     @overload
     def __getitem__(self, clip: slice) -> ClipTable: ...
     def __getitem__(self, clip: int | slice) -> TimedClip | ClipTable:
-        return self._clips[clip]
+        return self._clips[clip] if isinstance(clip, slice) else self._clip(clip)
 
     def frames(self, clip: int, numbers: NDArray[np.int64]) -> Tensor:
         """Codes of the frames with these numbers (F,), which the clip has; int64 (F, rows, columns).
@@ -171,7 +171,7 @@ class TokenClips(Sequence[TimedClip]):
         Raises:
             UserError: a shard is damaged.
         """
-        shard, first, count = (self._places.column(name)[clip].as_py() for name in ("shard", "first", "count"))
+        shard, first, count = self._place(clip)
         return torch.from_numpy(self._shard(shard).frames(first, count, numbers).astype(np.int64))
 
     @cached_property
@@ -182,6 +182,20 @@ class TokenClips(Sequence[TimedClip]):
     def _clips(self) -> ClipTable:
         rows = self._places.column("row").to_numpy()
         return ClipTable.open(self.clip_table).pick(rows)
+
+    @cached_property
+    def _clip(self) -> Callable[[int], TimedClip]:
+        return lru_cache(maxsize=_KEPT)(lambda clip: self._clips[clip])
+
+    @cached_property
+    def _place(self) -> Callable[[int], tuple[int, int, int]]:
+        """Shard, first frame in it, and number of frames, of a clip."""
+
+        def place(clip: int) -> tuple[int, int, int]:
+            shard, first, count = (self._places.column(name)[clip].as_py() for name in ("shard", "first", "count"))
+            return shard, first, count
+
+        return lru_cache(maxsize=_KEPT)(place)
 
     @cached_property
     def _shard(self) -> Callable[[int], ShardReader]:
