@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -303,6 +304,15 @@ def test_an_installed_plugin_neither_ends_a_command_nor_answers_it(
     assert capsys.readouterr().out == ""
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, in tests that a shell runs in the background too, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_during_an_import_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
     install(tmp_path, monkeypatch, "lab", {"lab_ctrl_c": "import signal\nsignal.raise_signal(signal.SIGINT)\n"})
