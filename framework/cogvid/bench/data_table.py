@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cogvid.bench.measure import kilobytes
+from cogvid.bench.memory import in_fresh_process
 from cogvid.config.schema import ExperimentConfig
 from cogvid.data.samples import SequenceSampler
 from cogvid.data.table import CLIPS, ClipTable
@@ -82,28 +81,10 @@ def run_table(folder: Path, config: ExperimentConfig, rows: int, draws: int) -> 
     for row in (0, rows // 2, rows - 1):
         if ClipTable.open(path)[row].clip.id != f"clip-{row}":
             raise UserError(f"Not timed, because the check failed: row {row} of {path} is another clip.")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cogvid.bench.preload"])
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, folder, config, rows, draws))
-    process.start()
-    theirs.close()
-    try:
-        found: TableResult | str = ours.recv()
-    except EOFError as error:
-        raise UserError(f"The process that opened the table of {rows} clips was killed.") from error
-    finally:
-        process.join()
-    if isinstance(found, str):
-        raise UserError(found)
+    found: TableResult | None = in_fresh_process(_measured, folder, config, rows, draws)
+    if found is None:
+        raise UserError(f"The process that opened the table of {rows} clips was killed.")
     return found
-
-
-def _work(answer: Connection, folder: Path, config: ExperimentConfig, rows: int, draws: int) -> None:
-    try:
-        answer.send(_measured(folder, config, rows, draws))
-    except UserError as error:
-        answer.send(str(error))
 
 
 def _measured(folder: Path, config: ExperimentConfig, rows: int, draws: int) -> TableResult:

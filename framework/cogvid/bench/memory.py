@@ -10,6 +10,7 @@ import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from cogvid.bench.cases import AttentionCase, AttentionSettings, Problem
 from cogvid.bench.check import infer, train_step
 from cogvid.bench.measure import PeakMemory
 from cogvid.bench.methods import Compute, find_method
+from cogvid.errors import UserError
 
 # Bytes of the forward pass alone, and with the backward pass; None where it was not measured.
 Peaks = dict[str, int | None]
@@ -31,23 +33,42 @@ def peaks_in_fresh_process(name: str, case: AttentionCase, settings: AttentionSe
         case, settings: what to run.
         backward: whether the method has a backward pass here.
     """
+    peaks: Peaks | None = in_fresh_process(_largest_peaks, name, case, settings, backward, torch.get_num_threads())
+    return {"forward": None, "forward_backward": None} if peaks is None else peaks
+
+
+def in_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work(*arguments)` returns in a process of its own; None where it ended without an answer, such as for want
+    of memory.
+
+    Raises:
+        UserError: as the work does.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cogvid.bench.preload"])
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, name, case, settings, backward, torch.get_num_threads()))
+    process = context.Process(target=_answer, args=(theirs, work, arguments))
     process.start()
     theirs.close()
     try:
-        peaks: Peaks = ours.recv()
-    except EOFError:  # it ended without an answer, such as for want of memory
-        peaks = {"forward": None, "forward_backward": None}
-    process.join()
-    return peaks
+        answer = ours.recv()
+    except EOFError:
+        answer = None
+    finally:
+        process.join()
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
 
 
-def _work(
-    answer: Connection, name: str, case: AttentionCase, settings: AttentionSettings, backward: bool, threads: int
-) -> None:
+def _answer(answer: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        answer.send(work(*arguments))
+    except UserError as error:
+        answer.send(error)
+
+
+def _largest_peaks(name: str, case: AttentionCase, settings: AttentionSettings, backward: bool, threads: int) -> Peaks:
     torch.set_num_threads(threads)
     manager = case.manager()
     method = find_method(name, case, manager)
@@ -55,7 +76,7 @@ def _work(
     for problem in case.problems(manager, settings):
         _load_libraries(problem)
         layers.append(peaks_of(method.prepare, problem, backward))
-    answer.send({key: _largest([layer[key] for layer in layers]) for key in layers[0]})
+    return {key: _largest([layer[key] for layer in layers]) for key in layers[0]}
 
 
 def peaks_of(prepare: Callable[[Problem], Compute], problem: Problem, backward: bool) -> Peaks:

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import VideoFile
-from cogvid.data.table import CLIPS, table_rows, write_table
+from cogvid.data.table import CLIPS, clip_times, table_rows, write_table
 from cogvid.errors import UserError
 from cogvid.inspect.data_check import Checked
 from cogvid.interfaces.data_source import Member
-from cogvid.pipeline.clips import repeats
+from cogvid.pipeline.clips import repeats_by_timing
 
 SUFFIXES = (".csv", ".arrow")
 # Values of a total that are shown; the others are counted.
@@ -80,8 +79,9 @@ class DataReport:
         """What should be known of clips that can be used."""
         clips, findings = self.checked.clips, []
         if lab := self.checked.lab:
+            repeats = repeats_by_timing(lab)
             shown = self._used("times")["times"].combine_chunks().dictionary_encode()
-            twice = [repeats(lab, ClipTimes.from_json(json.loads(times))) for times in shown.dictionary.to_pylist()]
+            twice = [repeats(times, clip_times(times).reach) for times in shown.dictionary.to_pylist()]
             rows = np.zeros(len(clips), dtype=bool)
             rows[np.flatnonzero(self.usable)] = np.array(twice, dtype=bool)[shown.indices.to_numpy()]
             kind = f"fewer frames a second than frame_rate {self._scheduler} asks for: some are shown twice in a row"

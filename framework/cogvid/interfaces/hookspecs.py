@@ -27,7 +27,7 @@ def register_interpolation_strategies() -> dict[str, ComponentClass]:  # type: i
 
 @hookspec
 def register_data_sources() -> dict[str, ComponentClass]:  # type: ignore[empty-body]
-    """Subclasses of `cogvid.DataSource`, by name."""
+    """Subclasses of `cogvid.DataSource`, or of `TokenSource` (`cogvid.interfaces.token_source`), by name."""
 
 
 @hookspec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -105,24 +105,28 @@ def warn_of_data(lab: Lab, folder: Path) -> None:
 
 def _repeating(lab: Lab, clips: ClipTable) -> int:
     """How many of the clips are shown with some frame twice in a row."""
-    count, frames = 0, lab.config.video.frames
+    repeats = repeats_by_timing(lab)
+    return sum(having for timing, reach, having in clips.timings() if repeats(timing, reach))
+
+
+def repeats_by_timing(lab: Lab) -> Callable[[str, float], bool]:
+    """Whether training may show a clip with some frame twice in a row: it has fewer a second than are asked for.
+
+    Asked with a value of the column `times`, and the clip's reach in seconds.
+    """
     steps = (after - before for window in _windows(lab) for before, after in pairwise(window))
-    closest = min(steps, default=0.0)
+    closest, frames = min(steps, default=0.0), lab.config.video.frames
     highest = lru_cache(maxsize=None)(lambda reach: max(lab.scheduler.training_rates(reach, frames)))
-    for timing, reach, having in clips.timings():
+
+    def repeats(timing: str, reach: float) -> bool:
         said = json.loads(timing)
         longest = max((gap for _, gap in said["gaps"]), default=0) * Fraction(said["unit"])
         # Frames that all stand for less than the closest times are apart need not be looked at one by one.
         if float(longest) * highest(reach) < closest * (1 - 1e-9):
-            continue
-        if repeats(lab, ClipTimes.from_json(said)):
-            count += having
-    return count
+            return False
+        return any((np.diff(numbers) == 0).any() for numbers in drawn_frames(lab, ClipTimes.from_json(said)))
 
-
-def repeats(lab: Lab, times: ClipTimes) -> bool:
-    """Whether training may show a clip with some frame twice in a row: it has fewer a second than are asked for."""
-    return any((np.diff(numbers) == 0).any() for numbers in drawn_frames(lab, times))
+    return repeats
 
 
 def _windows(lab: Lab) -> list[FrameTimes]:

@@ -14,11 +14,11 @@ from omegaconf import MISSING
 
 from cogvid import Clip, DataSource, UserError, hookimpl
 from cogvid.config.ranges import file_name, from_to_below, option
+from cogvid.data.files import VIDEO_SUFFIXES
 from cogvid.interfaces.data_source import Progress
 from cogvid_plugins.data.captions import EXAMPLE, CaptionsFile, text_captions
 from cogvid_plugins.data.trees import (
     SPLITS,
-    VIDEO_SUFFIXES,
     LeftOut,
     RealPaths,
     digest,

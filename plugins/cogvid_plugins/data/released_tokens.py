@@ -13,6 +13,7 @@ from omegaconf import MISSING
 import cogvid
 from cogvid.config.ranges import at_least, file_name, option
 from cogvid.interfaces.token_source import TokenShape, TokenSource
+from cogvid_plugins.data.trees import file_state
 
 # Rows that are looked at before anything is trained, spread over the file; each row again when it is drawn.
 _TRIED = 1000
@@ -41,8 +42,7 @@ class ReleasedTokens(TokenSource):
 
     def fingerprint(self) -> str:
         """Size and time of the file."""
-        stat = self._checked().stat()
-        return f"{stat.st_size} {stat.st_mtime_ns}"
+        return file_state(self._checked())
 
     def check(self) -> None:
         """See `TokenSource`; every row is looked at again when it is drawn."""

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from cogvid import UserError
 from cogvid.config.ranges import Allowed
+from cogvid.data.files import VIDEO_SUFFIXES, VideoFile
 from cogvid.interfaces.data_source import Progress, Split
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 # A message names so many files; of the others it gives the number.
 NAMED = 10
 
@@ -146,10 +146,9 @@ class RealPaths:
 def file_state(path: Path) -> str:
     """Size and time of a file, for fingerprints; empty where there is none."""
     try:
-        stat = path.stat()
+        return VideoFile(path).state()
     except OSError:
         return ""
-    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def file_digest(path: Path) -> str:

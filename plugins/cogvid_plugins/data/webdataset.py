@@ -20,12 +20,12 @@ from omegaconf import MISSING
 
 from cogvid import Clip, DataSource, UserError, hookimpl
 from cogvid.config.ranges import file_name, from_to_below, not_blank, option
+from cogvid.data.files import VIDEO_SUFFIXES
 from cogvid.interfaces.data_source import Member, Progress
 from cogvid_plugins.data.captions import checked_split, text_captions
 from cogvid_plugins.data.lines import json_object
 from cogvid_plugins.data.trees import (
     SPLITS,
-    VIDEO_SUFFIXES,
     LeftOut,
     file_state,
     fingerprint,
