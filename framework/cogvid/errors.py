@@ -10,6 +10,18 @@ class UserError(ValueError):
     """
 
 
+class SaidElsewhere(UserError):
+    """What ends this process is said by another one of its job.
+
+    Args:
+        code: the exit code.
+    """
+
+    def __init__(self, code: int = 1) -> None:
+        super().__init__("Another process of this job says what has happened.")
+        self.code = code
+
+
 class Interrupted(BaseException):
     """A signal asks the command to end; like KeyboardInterrupt no error, which nobody should catch by accident.
 

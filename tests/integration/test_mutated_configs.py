@@ -69,7 +69,7 @@ SPECIAL: dict[str, list[Any]] = {
     "interpolation": ["hold", "linear", "sequential_overlap"],
 }
 # More processes than one start the command again: not under a test.
-LEFT_OUT = {"trainer.devices": (2, 3, 7)}
+LEFT_OUT = {"trainer.devices": (2, 3, 7), "trainer.num_nodes": (2, 3, 7)}
 
 
 @dataclass(frozen=True)

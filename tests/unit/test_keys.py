@@ -40,7 +40,7 @@ class Asked(StageStore):
     folder: Path
     keys: dict[str, str] = field(default_factory=dict)
 
-    def finish(self, name: str, depends: Info, work: Callable[[Path], Info]) -> StageResult:
+    def finish(self, name: str, depends: Info, work: Callable[[Path], Info], *, together: bool = False) -> StageResult:
         self.keys[name] = hashlib.sha256(json.dumps(as_plain(depends), sort_keys=True).encode()).hexdigest()
         return StageResult(self.folder, self.keys[name], {"outputs": {"model.safetensors": self.keys[name]}})
 
@@ -90,7 +90,9 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         ("model.checkpoint_activations=true", "data text_tokenizer tokenizer tokens metrics"),
         ("model.gate_init=1.0", "data text_tokenizer tokenizer tokens image_base metrics"),
         ("model.plus_init=copy", "data text_tokenizer tokenizer tokens image_base metrics"),
-        ("trainer.devices=2", "data text_tokenizer metrics"),
+        ("trainer.devices=2", "*"),
+        ("trainer.strategy=fsdp2", "*"),
+        ("trainer.accumulate=2", "*"),
         ("trainer.log_every=3", "*"),
         ("trainer.workers=2", "*"),
         ("stages.tokenizer.frames=500", "data text_tokenizer metrics"),

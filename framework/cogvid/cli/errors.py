@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cogvid.errors import Interrupted, UserError
+from cogvid.errors import Interrupted, SaidElsewhere, UserError
 
 # What a shell reports for a command that a signal stopped: this and the signal's number.
 _BY_SIGNAL = 128
@@ -41,6 +41,8 @@ def plain_errors(debug: bool) -> Iterator[None]:
         signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT
         _show(" ".join([str(Interrupted(signum)), *getattr(interruption, "__notes__", ())]))
         raise typer.Exit(_BY_SIGNAL + signum) from None
+    except SaidElsewhere as error:
+        raise typer.Exit(error.code) from None
     except UserError as error:
         if debug:
             raise

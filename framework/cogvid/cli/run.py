@@ -14,6 +14,7 @@ from cogvid.errors import UserError
 if TYPE_CHECKING:
     from cogvid.config.compose import Resolved
     from cogvid.pipeline.run import Run
+    from cogvid.pipeline.stage import StageResult
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value changes; key=1,2 runs each value.")]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
@@ -43,9 +44,8 @@ def run(
     todo = []
     for changes in sweeps:
         swept = [change for change in changes if any(change not in other for other in sweeps)]
-        todo.append(_checked(_load(experiment, variant, changes, swept), runs, wait))
-    for each in todo:
-        _finish(each)
+        todo.append(_load(experiment, variant, changes, swept))
+    _finish_all([("", each) for each in todo], runs, wait)
 
 
 def ablate(
@@ -61,15 +61,12 @@ def ablate(
     whole = load_experiment(experiment, None, changes)
     if not whole.variants:
         raise UserError(f"{whole.path} has no variants to compare: add `variants:`, or use `cogvid run`.")
-    todo = {
-        f"{name}, seed {seed}": _checked(_load(experiment, name, [*changes, f"seed={seed}"]), runs, wait)
+    todo = [
+        (f"{name}, seed {seed}", _load(experiment, name, [*changes, f"seed={seed}"]))
         for seed in whole.config.seeds
         for name in whole.variants
-    }
-    for title, each in todo.items():
-        console.rule(title)
-        _finish(each)
-    console.print(f"Compare them: cogvid compare {runs / whole.config.name}")
+    ]
+    _finish_all(todo, runs, wait, f"Compare them: cogvid compare {runs / whole.config.name}")
 
 
 def _load(experiment: str, variant: str | None, changes: list[str], swept: list[str] | None = None) -> Resolved:
@@ -84,16 +81,37 @@ def _load(experiment: str, variant: str | None, changes: list[str], swept: list[
     return resolved
 
 
-def _checked(resolved: Resolved, runs: Path, wait: bool) -> Run:
-    """A run that has not begun: a mistake in the last of several should show before the first begins."""
+def _finish_all(todo: list[tuple[str, Resolved]], runs: Path, wait: bool, in_the_end: str = "") -> None:
+    """Finish runs with their titles one after the other, all of them by the processes of one job."""
+    from cogvid.pipeline.launch import joined
     from cogvid.pipeline.run import Run, log_to_terminal
+    from cogvid.training import job
 
     log_to_terminal()
-    return Run(resolved, runs, wait)
+    first = todo[0][1]
+    for _, each in todo:
+        for name in ("devices", "num_nodes", "accelerator"):
+            one, other = getattr(first.config.trainer, name), getattr(each.config.trainer, name)
+            if one != other:
+                raise UserError(
+                    f"trainer.{name}: one command has the same processes for all of its runs, and this is {one} in one "
+                    f"and {other} in another. Use a command for each."
+                )
+    with joined(first.config.trainer, first.provenance):
+        # A mistake in the last of several should show before the first begins.
+        with job.said_once():
+            checked = [(title, Run(each, runs, wait)) for title, each in todo]
+        for title, run in checked:
+            if title and job.leads():
+                console.rule(title)
+            metrics = run.finish()
+            if job.leads():
+                _tell(run, metrics)
+        if in_the_end and job.leads():
+            console.print(in_the_end)
 
 
-def _finish(current: Run) -> None:
-    metrics = current.finish()
+def _tell(current: Run, metrics: StageResult | None) -> None:
     console.print(f"Finished {current.folder}")
     if metrics is None:
         console.print(

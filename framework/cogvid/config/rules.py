@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from cogvid.config.ranges import said
-from cogvid.config.schema import ExperimentConfig, ModelConfig, Positions, StageConfig
+from cogvid.config.schema import (
+    ExperimentConfig,
+    ModelConfig,
+    Positions,
+    StageConfig,
+    TokenizerStageConfig,
+    TrainerConfig,
+)
 from cogvid.errors import UserError
 
 
@@ -22,7 +29,9 @@ def check_rules(config: ExperimentConfig, sources: Mapping[str, str]) -> None:
     """
     _check_model(config.model, sources)
     for entry in fields(config.stages):
-        _check_schedule(getattr(config.stages, entry.name), f"stages.{entry.name}", sources)
+        stage, key = getattr(config.stages, entry.name), f"stages.{entry.name}"
+        _check_schedule(stage, key, sources)
+        _check_batch(stage, key, config.trainer, sources)
 
 
 def _check_model(model: ModelConfig, sources: Mapping[str, str]) -> None:
@@ -36,6 +45,26 @@ def _check_model(model: ModelConfig, sources: Mapping[str, str]) -> None:
         raise UserError(
             f"{said('model.positions', sources)}model.positions: rotary positions turn pairs of channels, and each of "
             f"the {model.heads} heads (model.heads) has {size} of them: their number must be even."
+        )
+
+
+def _check_batch(stage: StageConfig, key: str, trainer: TrainerConfig, sources: Mapping[str, str]) -> None:
+    """Every process gets as many samples of a batch as the others, in every part of it."""
+    processes = trainer.devices * trainer.num_nodes
+    # The frame tokenizer learns from a batch as a whole.
+    parts = 1 if isinstance(stage, TokenizerStageConfig) else trainer.accumulate
+    if stage.batch_size % (processes * parts):
+        lower = stage.batch_size // (processes * parts) * processes * parts
+        nearest = f"{lower} or {lower + processes * parts}" if lower else f"{processes * parts}"
+        advice = (
+            f"trainer.accumulate cuts it into {parts} parts in each: lower that, or set {key}.batch_size to {nearest}."
+            if parts > 1
+            else f"Set {key}.batch_size to {nearest}. Where a process has no memory for its share, trainer.accumulate "
+            "cuts that into parts, one after the other."
+        )
+        raise UserError(
+            f"{said(f'{key}.batch_size', sources)}{key}.batch_size: a batch of {stage.batch_size} does not divide "
+            f"among {processes} process{'es' if processes > 1 else ''} (trainer.devices x trainer.num_nodes). {advice}"
         )
 
 

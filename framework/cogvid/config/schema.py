@@ -82,6 +82,7 @@ class VideoConfig:
 @dataclass
 class TextConfig:
     length: int = option(24, at_least(1))  # text slots of a sequence
+    positions: int = option(0, at_least(0))  # rows of the position table for text; 0 for as many as slots
     too_long: TooLong = TooLong.cut  # captions of more tokens
 
 
@@ -112,6 +113,9 @@ class StageConfig:
     clip_norm: float = option(0.1, at_least(0))  # 0 for no clipping
     warmup: float = option(0.01, _SHARE)  # share of the steps
     cooldown: float = option(0.2, _SHARE)  # share of the steps that decay to zero at the end
+    # Of the moving average of the trained weights, which is what the stage leaves; 0 for the last step's weights.
+    ema: float = option(0.0, from_to_below(0, 1))
+    validate_every: int = option(0, at_least(0))  # steps between held-out losses; 0 for one at the end
     checkpoint_every: int = option(200, at_least(1))  # steps
 
 
@@ -130,6 +134,8 @@ class ImageBaseConfig(StageConfig):
     # Share of frames from anywhere in a clip, captioned as the clip is; the others are first frames, captioned as
     # 0 seconds long, which is how generation asks for them.
     stills: float = option(0.5, _SHARE)
+    # model.safetensors of a finished image base, or a released checkpoint: nothing is trained.
+    weights: str | None = option(None, file_name())
 
 
 @dataclass
@@ -150,13 +156,37 @@ class StagesConfig:
 
 
 @dataclass
+class DDPConfig:
+    """Options of the strategy `ddp`: whole models in every process, gradients averaged."""
+
+    bucket_mb: int = option(25, at_least(1))  # of gradients that are averaged at a time
+    static_graph: bool = False
+
+
+@dataclass
+class FSDP2Config:
+    """Options of the strategy `fsdp2`: weights, gradients and optimiser state in shards, one in each process."""
+
+    reshard: bool = True  # forget a block's gathered weights after its forward pass; gather them again for the backward
+    offload: bool = False  # keep shards in the memory of the CPU
+
+
+@dataclass
 class TrainerConfig:
     accelerator: str = "auto"
-    devices: int = option(1, at_least(1))
-    strategy: str = "auto"
+    devices: int = option(1, at_least(1))  # processes of a machine
+    num_nodes: int = option(1, at_least(1))  # machines
+    strategy: str = option("auto", one_of("auto", "ddp", "fsdp2"))  # auto: ddp where there are several processes
+    ddp: DDPConfig = field(default_factory=DDPConfig)
+    fsdp2: FSDP2Config = field(default_factory=FSDP2Config)
     # Lightning's others cast the networks to a type that what they read does not have.
     precision: str = option("32-true", one_of("32-true", "bf16-mixed", "16-mixed"))
-    threads: int = option(0, between(0, 1024))  # CPU threads; 0 leaves torch's choice
+    accumulate: int = option(1, at_least(1))  # parts of a transformer's batch, whose gradients are added up
+    deterministic: bool = False  # algorithms that give the same bits again on a GPU, or an error where there are none
+    compile: bool = False  # torch.compile the blocks: minutes before the first step, for long work
+    profiler: str | None = option(None, one_of("simple", "advanced", "pytorch"))
+    loggers: list[str] = option(["tensorboard"], each(one_of("tensorboard", "csv", "mlflow", "wandb"), least=0))
+    threads: int = option(0, between(0, 1024))  # CPU threads of a process; 0: torch's choice, or an even share
     workers: int = option(0, between(0, 1024))  # processes that draw training samples; 0 for the training itself
     log_every: int = option(20, at_least(1))  # steps
     sample_every: int = option(0, at_least(0))  # steps between previews in TensorBoard; 0 for one at the end
@@ -179,6 +209,7 @@ class SamplingConfig:
 class GenerationConfig:
     samples: int = option(128, at_least(1))  # clips, one for each of the first test captions
     frames: int = option(17, at_least(1))  # of a finished clip
+    given: int = option(0, at_least(0))  # key frames that are not generated but taken from the clip, to go on from
     batch_size: int = option(64, at_least(1))
     image_model_first: bool = True  # the first frame by the image model alone; false: by the sequential stage
     dtype: GenerationType = GenerationType.float32
@@ -192,6 +223,13 @@ class GenerationConfig:
 class EvaluationConfig:
     metrics: dict[str, ComponentConfig] = field(default_factory=dict)
     batch_size: int = option(32, at_least(1))
+
+
+@dataclass
+class HeldOutConfig:
+    """The test clips that stages report their loss on."""
+
+    clips: int = option(256, at_least(1))  # at most
 
 
 @dataclass
@@ -217,4 +255,5 @@ class ExperimentConfig:
     stages: StagesConfig = field(default_factory=StagesConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -11,17 +11,19 @@ from torch.utils.data import Dataset, default_collate
 from cogvid.data.workers import in_order
 
 
-def step_numbers(batch_size: int, step: int = 0, rank: int = 0, processes: int = 1) -> Iterator[range]:
-    """The numbers of the samples of each step, without end; they count on from step to step.
+def step_numbers(batch_size: int, step: int = 0, rank: int = 0, processes: int = 1, parts: int = 1) -> Iterator[range]:
+    """The numbers of the samples of each step's parts, without end; they count on from step to step.
 
     Args:
-        batch_size: samples of a step, over all processes.
+        batch_size: samples of a step, over all processes and parts; a multiple of both together.
         step: to begin with.
         rank: of this process, which takes every `processes`-th sample of a step.
         processes: that train together.
+        parts: of a step, one after the other.
     """
     for first in count(step * batch_size, batch_size):
-        yield range(first + rank, first + batch_size, processes)
+        for part in range(parts):
+            yield range(first + rank + part * processes, first + batch_size, processes * parts)
 
 
 def load(samples: Dataset[Any], batches: Iterable[Sequence[int]], workers: int) -> Generator[Any, None, None]:

@@ -42,7 +42,7 @@ from cogvid.pipeline.tokenizer_stage import given_tokenizer
 _SMALL = Grid(3, 5, 6)
 # Layers may take turns.
 _LAYERS = 3
-_LIGHTNING = ("accelerator", "devices", "strategy", "precision")
+_LIGHTNING = ("accelerator", "devices", "num_nodes", "precision")
 
 
 def check_lab(lab: Lab) -> None:

@@ -21,7 +21,8 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif
-from cogvid.pipeline.stage import Info, alone, write_tensors, write_whole
+from cogvid.pipeline.stage import Info, alone, write_whole
+from cogvid.pipeline.tensor_file import write_tensors
 
 # A file name may have 255 bytes; the words of the prompt get these.
 _WORDS = 80

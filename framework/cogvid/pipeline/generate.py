@@ -28,7 +28,8 @@ from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.pipeline.clips import decode_clips, read_clips
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge
-from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
+from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.tokenizer_stage import decode, encode
 from cogvid.progress import stage_progress
 

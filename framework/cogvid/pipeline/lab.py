@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torchmetrics import Metric
 
 from cogvid.config.ranges import said
 from cogvid.config.schema import ComponentConfig, ExperimentConfig
@@ -29,6 +30,7 @@ from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.digests import named_files
 from cogvid.plugins.manager import create_plugin_manager, plugin_sources
+from cogvid.training import job
 
 log = logging.getLogger("cogvid")
 
@@ -110,6 +112,10 @@ class Lab:
     def build_metric(self, key: str) -> VideoMetric:
         """A fresh metric, by its key in the experiment."""
         metric: VideoMetric = self._build("metric", self.config.evaluation.metrics[key], f"evaluation.metrics.{key}")
+        # A metric would wait for the others of a job, who wait for this process.
+        for part in metric.modules():
+            if isinstance(part, Metric):
+                part.distributed_available_fn = lambda: job.processes() > 1
         return metric
 
     def floors(self) -> dict[str, InterpolationStrategy]:
@@ -276,7 +282,7 @@ class Lab:
             vocabulary=vocabulary,
             image_vocabulary=self.codes,
             text_length=self.config.text.length,
-            text_positions=self.config.text.length,
+            text_positions=self.config.text.positions or self.config.text.length,
             grid=self.grid,
             positions=model.positions,
             plus_init=model.plus_init,

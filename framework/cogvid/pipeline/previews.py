@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +17,7 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif
+from cogvid.training.steps import StepCallback, finished
 
 
 class Previews:
@@ -69,13 +69,13 @@ class Previews:
         return to_videos(self.lab, self.tokenizer, codes)
 
 
-class _SampleCallback(pl.Callback):
+class _SampleCallback(StepCallback):
     def __init__(self, samples: Previews, stage: str, every: int) -> None:
         self.samples, self.stage, self.every = samples, stage, every
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
-        last = trainer.global_step >= trainer.max_steps
-        if not trainer.is_global_zero or not (last or (self.every and trainer.global_step % self.every == 0)):
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        wanted = finished(trainer) or (self.every and trainer.global_step % self.every == 0)
+        if not trainer.is_global_zero or not wanted:
             return
         network = module.network
         assert isinstance(network, CogVideoTransformer)

@@ -26,18 +26,17 @@ from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
-from cogvid.pipeline.stage import DONE, LOCK, StageResult, StageStore, alone, read_stage, write_json, write_whole
+from cogvid.pipeline.stage import DONE, StageResult, StageStore, owned, read_stage, write_json, write_whole
 from cogvid.pipeline.text_stage import load_text, text_stage
 from cogvid.pipeline.tokenizer_stage import load_clusters, load_tokenizer, tokenizer_stage
 from cogvid.pipeline.tokens_stage import TokensStage, training_clips
 from cogvid.pipeline.train import TransformerStages, load_model
+from cogvid.training import job
 
 # Stage folders are shared by all runs below one `runs` folder.
 STAGES = "stages"
 ENVIRONMENT = "environment.json"
 TRANSFORMERS = ("image_base", "sequential", "interpolation")
-# It decides nothing that is made: a run may go on with another value.
-_FREE = "trainer.workers"
 
 
 class Run:
@@ -62,7 +61,7 @@ class Run:
             check_folder(folder)
         saved = self.folder / "config.yaml"
         if saved.exists():
-            changed = [change for change in differences(saved, config) if change[0] != _FREE]
+            changed = [change for change in differences(saved, config) if not _free(change[0])]
             if changed:
                 lines = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in changed[:5])
                 raise UserError(
@@ -79,7 +78,7 @@ class Run:
 
         def keep(name: str, stage: StageResult) -> StageResult:
             stages[name] = stage
-            self._link(f"stages/{name}", stage)
+            job.once(lambda: self._link(f"stages/{name}", stage))
             return stage
 
         data = keep("data", data_stage(lab, store))
@@ -89,12 +88,13 @@ class Run:
             if self.config.stages.tokenizer.weights is not None:
                 keep("tokenizer", tokenizer_stage(lab, store, data))
         else:
-            check_test_clips(lab, data)
+            job.once(lambda: check_test_clips(lab, data))
             text = keep("text_tokenizer", text_stage(lab, store, data))
-            check_prompts(lab, data, text)
+            job.once(lambda: check_prompts(lab, data, text))
             tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
             tokens = keep("tokens", TokensStage(lab, store, data, tokenizer).finish())
-            previews = self._previews(data, text, tokenizer)
+            with job.said_once():
+                previews = self._previews(data, text, tokenizer) if job.leads() else None
             transformers = TransformerStages(lab, store, text, tokens, training_clips(data, tokens), previews)
         base = keep("image_base", transformers.image_base())
         transformers.show("image_base", base)
@@ -112,15 +112,15 @@ class Run:
         Returns:
             The evaluation; None on data that is tokens already, with no video to compare generated ones with.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with log_to_file(self.folder / "log.txt"), alone(self.folder / LOCK, self.folder, self.store.wait):
-            self._describe()
+        with owned(self.folder, self.store.wait), log_to_file(self.folder / "log.txt"):
+            job.once(self._describe)
             return self._finish()
 
     def _finish(self) -> StageResult | None:
         stages = self._train()
-        if isinstance(self.lab.data, TokenSource):
-            return None
+        return None if isinstance(self.lab.data, TokenSource) else job.once(lambda: self._evaluate(stages))
+
+    def _evaluate(self, stages: dict[str, StageResult]) -> StageResult:
         trained = trained_models(self.lab, stages)
         models = {str(name): stages[name] for name in TRANSFORMERS if name in stages}
         tokenizer = (stages["tokenizer"], trained.tokenizer)
@@ -161,6 +161,11 @@ class Run:
         return Previews(
             self.lab, load_tokenizer(self.lab, tokenizer), words, prompts, seconds, load_clusters(tokenizer)
         )
+
+
+def _free(key: str) -> bool:
+    """Whether a run may go on with another value of a key: what trains, not what is made."""
+    return key.startswith("trainer.") and key != "trainer.precision"
 
 
 @dataclass(frozen=True)
@@ -232,7 +237,10 @@ def log_to_terminal() -> None:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Add warnings and notes to a file, too."""
+    """Add warnings and notes to a file, too; those of a job's leader."""
+    if not job.leads():
+        yield
+        return
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,13 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from safetensors.torch import save
-from torch import Tensor
-
 from cogvid.errors import UserError
 from cogvid.pipeline.code import stage_code
 from cogvid.pipeline.digests import first_damaged, outputs
 from cogvid.pipeline.environment import environment
+from cogvid.training import job
 
 Info = dict[str, Any]
 log = logging.getLogger("cogvid")
@@ -60,33 +59,42 @@ class StageStore:
 
     Args:
         root: the folder; created when needed.
-        wait: for another process that is at work on a wanted stage.
+        wait: for another job that is at work on a wanted stage.
     """
 
     def __init__(self, root: Path, wait: bool = True) -> None:
         self.root, self.wait = root, wait
 
-    def finish(self, name: str, depends: Info, work: Callable[[Path], Info]) -> StageResult:
+    def finish(self, name: str, depends: Info, work: Callable[[Path], Info], *, together: bool = False) -> StageResult:
         """The finished stage `name`, doing `work(folder)` unless an earlier run did.
+
+        Of a job's processes the leader decides which stage this is, owns its folder and does the work, while the
+        others wait.
 
         Args:
             name: of the stage.
             depends: everything that decides the result, beside the core's code and version: settings, sources of
                 plugins, keys of earlier stages.
             work: makes the result in the folder, or goes on with what an interrupted run left there.
+            together: all processes do the work; what it gives counts in the leader.
 
         Raises:
-            UserError: another process is at work on this very stage and is not waited for, or what the stage left is
+            UserError: another job is at work on this very stage and is not waited for, or what the stage left is
                 damaged.
         """
-        folder, key, plain = self._place(name, depends)
-        if not (folder / DONE).exists():
-            self._finish(name, key, folder, plain, work)
-        stage = read_stage(folder, name)
-        if stage.key != key:
-            raise UserError(f"{folder / DONE} is that of another stage, {stage.key}. {_remove(folder)}")
-        stage.check()
-        return stage
+        folder, key, plain = job.once(lambda: self._place(name, depends))
+        if not job.once((folder / DONE).exists):
+            all_work = work if together else lambda folder: job.once(lambda: work(folder))
+            self._finish(name, key, folder, plain, all_work)
+
+        def finished() -> StageResult:
+            stage = read_stage(folder, name)
+            if stage.key != key:
+                raise UserError(f"{folder / DONE} is that of another stage, {stage.key}. {_remove(folder)}")
+            stage.check()
+            return stage
+
+        return job.once(finished)
 
     def part(self, name: str, depends: Info, part: str, work: Callable[[Path], None]) -> Path:
         """Do a part of a stage's work, beside other processes that do other parts; `finish` completes it.
@@ -119,38 +127,31 @@ class StageStore:
         return self.root / f"{name}-{key}", key, plain
 
     def _finish(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder / LOCK, folder, self.wait):
-            if not (folder / DONE).exists():
-                self._make(name, key, folder, plain, work)
+        """All processes of the job come here, and all do `work`."""
+        with owned(folder, self.wait):
+            if job.once((folder / DONE).exists):
+                return
+            resumed = job.once(lambda: self._begin(name, folder, plain))
+            started = time.perf_counter()
+            info = work(folder)
+            # After an interruption the seconds are those of the last part alone.
+            seconds = round(time.perf_counter() - started, 2)
+            about = {"name": name, "key": key, "seconds": seconds, "resumed": resumed}
+            job.once(lambda: _end(folder, about | info, plain))
 
-    def _make(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
+    def _begin(self, name: str, folder: Path, plain: Info) -> bool:
+        """Whether an interrupted run has been at this stage; what it half wrote goes."""
         resumed = any(path.name != LOCK for path in folder.iterdir())
         changed = [] if resumed else self._changed(name, plain)
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             log.info("%s: made again, because %s%s changed", name, ", ".join(changed[:3]), more)
         for partial in list(folder.rglob(".*.partial")):
-            partial.unlink()
-        started = time.perf_counter()
-        info = work(folder)
-        for lock in list(folder.glob(part_lock("*"))):
-            lock.unlink()
-        # After an interruption the seconds are those of the last part alone.
-        seconds = round(time.perf_counter() - started, 2)
-        write_json(
-            folder / DONE,
-            {
-                "name": name,
-                "key": key,
-                "seconds": seconds,
-                "resumed": resumed,
-                **info,
-                "outputs": outputs(folder),
-                "environment": environment(),
-                "depends": plain,
-            },
-        )
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink(missing_ok=True)
+        return resumed
 
     def earlier(self, name: str) -> Iterator[StageResult]:
         """Finished stages of this name that the code as it is now has made, the newest first."""
@@ -172,6 +173,13 @@ class StageStore:
             if all(place[-2:-1] in (("sources",), ("files",)) for place in differences):
                 return sorted({place[-1] for place in differences})
         return []
+
+
+def _end(folder: Path, about: Info, plain: Info) -> None:
+    """Say that a stage is finished."""
+    for lock in list(folder.glob(part_lock("*"))):
+        lock.unlink()
+    write_json(folder / DONE, about | {"outputs": outputs(folder), "environment": environment(), "depends": plain})
 
 
 class Unfinished(Exception):
@@ -218,6 +226,23 @@ def _differences(one: Any, other: Any, place: tuple[str, ...] = ()) -> Iterator[
 def part_lock(part: str) -> str:
     """The name of the lock of a part of a stage."""
     return f".part-{part}{LOCK}"
+
+
+@contextmanager
+def owned(folder: Path, wait: bool) -> Iterator[None]:
+    """Make a folder this job's, for all of its processes; made when needed.
+
+    Raises:
+        UserError: another job is at work there, and is not waited for.
+    """
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(folder / LOCK, folder, wait))
+
+        job.once(lock)
+        yield
 
 
 @contextmanager
@@ -272,11 +297,6 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_plain(v) for v in value]
     return value.name if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file that is whole or not there."""
-    write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def write_json(path: Path, value: Any) -> None:

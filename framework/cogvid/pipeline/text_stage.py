@@ -17,6 +17,7 @@ from cogvid.pipeline.clips import rates_and_windows, usable_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.progress import stage_progress
+from cogvid.training import job
 
 # A message names so many characters of those that cannot be read, and shows so many of a caption.
 _NAMED, _SHOWN = 10, 200
@@ -52,7 +53,8 @@ def text_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
         return {"vocabulary": tokenizer.vocabulary, **_look(lab, data.folder, tokenizer)}
 
     result = store.finish("text_tokenizer", depends, work)
-    _tell(lab, result.info)
+    with job.said_once():
+        _tell(lab, result.info)
     return result
 
 

@@ -18,8 +18,10 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.clips import decode_clips, read_clips
 from cogvid.pipeline.digests import file_digest
 from cogvid.pipeline.lab import Lab
-from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
+from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.weights import load_weights
+from cogvid.training import job
 from cogvid.training.fit import LAST, fit
 from cogvid.training.modules import FrameTokenizerModule
 
@@ -41,23 +43,26 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         "stage": settings,
         "frames": lab.frame_format,
         "precision": config.trainer.precision,
-        "processes": config.trainer.devices,
         "seed": config.seed,
     }
 
     def work(folder: Path) -> Info:
+        path = folder / _FRAMES
         clips = read_clips(data.folder, "train")
         random = np.random.default_rng((config.seed, 4))
         clips = clips.pick(clips.rows[np.sort(random.permutation(len(clips))[: settings.frames // 2])])
         each = max(2, min(16, settings.frames // len(clips)))
-        path, count = folder / _FRAMES, len(clips) * each
+        count = len(clips) * each
+        lengths = clips.column("frames").to_numpy()
+        numbers = [random.integers(length, size=each) for length in lengths]
+
+        def write() -> None:
+            if read_frames_file(path, count) is None:
+                write_frames(path, count, decode_clips(clips, numbers, lab.frame_format, "tokenizer: frames"))
+
+        job.once(write)
         frames = read_frames_file(path, count)
-        if frames is None:
-            lengths = clips.column("frames").to_numpy()
-            numbers = [random.integers(length, size=each) for length in lengths]
-            write_frames(path, count, decode_clips(clips, numbers, lab.frame_format, "tokenizer: frames"))
-            frames = read_frames_file(path, count)
-            assert frames is not None
+        assert frames is not None
         samples = FrameSamples(frames, settings.batch_size, config.seed)
 
         def names(numbers: Sequence[int]) -> list[str]:
@@ -67,12 +72,13 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         module = FrameTokenizerModule(lab.build_tokenizer(), settings)
         fit(module, samples, folder, config.trainer, title="tokenizer", seed=config.seed, names=names)
         tokenizer = module.network.eval().cpu()
-        _write(lab, folder, tokenizer)
-        path.unlink()
-        (folder / LAST).unlink(missing_ok=True)
+        if job.leads():
+            _write(lab, folder, tokenizer)
+            path.unlink()
+            (folder / LAST).unlink(missing_ok=True)
         return {"steps": settings.steps, "parameters": sum(p.numel() for p in tokenizer.parameters())}
 
-    return store.finish("tokenizer", depends, work)
+    return store.finish("tokenizer", depends, work, together=True)
 
 
 def _given(lab: Lab, store: StageStore, path: Path) -> StageResult:

@@ -18,9 +18,11 @@ from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
-from cogvid.pipeline.stage import Info, StageResult, StageStore, write_tensors
+from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.text_stage import load_text
 from cogvid.pipeline.weights import load_weights
+from cogvid.training import job
 from cogvid.training.fit import LAST, fit
 from cogvid.training.next_token import TransformerModule
 
@@ -60,7 +62,7 @@ class TransformerStages:
             network = self.lab.image_model(self.text.vocabulary)
             return self._train("image_base", folder, network, config.stages.image_base, [self.lab.key_frame_times])
 
-        return self.store.finish("image_base", depends, work)
+        return self.store.finish("image_base", depends, work, together=True)
 
     def video(self, stage: Stage, base: StageResult, start: StageResult | None = None) -> StageResult:
         """The plus channel of one video stage on the frozen base.
@@ -98,7 +100,7 @@ class TransformerStages:
                 network.load_state_dict(kept, strict=False)
             return self._train(stage, folder, network, settings, windows)
 
-        return self.store.finish(stage, depends, work)
+        return self.store.finish(stage, depends, work, together=True)
 
     def show(self, name: str, stage: StageResult) -> None:
         """Let the previews of later stages use the model of a finished one."""
@@ -118,7 +120,6 @@ class TransformerStages:
             "text": self.text_stage.key,
             "tokens": self.tokens.key,
             "precision": config.trainer.precision,
-            "processes": config.trainer.devices,
             "seed": config.seed,
         }
 
@@ -147,7 +148,9 @@ class TransformerStages:
         config = self.lab.config
         samples = self._samples(name, windows, settings.caption_dropout)
         first = config.generation.image_model_first
-        module = TransformerModule(network, settings, self.text.begin_of_image, image_model_first=first)
+        module = TransformerModule(
+            network, settings, self.text.begin_of_image, image_model_first=first, parts=config.trainer.accumulate
+        )
         fit(
             module,
             samples,
@@ -158,8 +161,9 @@ class TransformerStages:
             names=lambda numbers: [samples.name(number) for number in numbers],
             callbacks=[self.previews.callback(name)] if self.previews else [],
         )
-        write_tensors(folder / "model.safetensors", network.cpu().state_dict())
-        (folder / LAST).unlink(missing_ok=True)
+        if job.leads():
+            write_tensors(folder / "model.safetensors", network.cpu().state_dict())
+            (folder / LAST).unlink(missing_ok=True)
         return {
             "steps": settings.steps,
             "parameters": sum(p.numel() for p in network.parameters()),

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from cogvid.errors import Interrupted
 from cogvid.progress import stage_progress
 from cogvid.training.interruption import Interruption
+from cogvid.training.steps import StepCallback, finished
 
 # Under this name a checkpoint says which stage's folder it was written in.
 _FOLDER = "stage_folder"
@@ -32,7 +33,7 @@ class StepRandomness(pl.Callback):
         torch.manual_seed(self.seed * 1_000_003 + trainer.global_step)
 
 
-class Checkpoint(pl.Callback):
+class Checkpoint(StepCallback):
     """Keeps the newest checkpoint in one file that is never half-written.
 
     Between two steps, an interrupted training leaves one of its last step.
@@ -49,9 +50,9 @@ class Checkpoint(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[_FOLDER] = self.path.parent.name
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # The last one, too: the stage is not finished before its model is written.
-        if trainer.global_step % self.every == 0 or _finished(trainer):
+        if trainer.global_step % self.every == 0 or finished(trainer):
             self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
@@ -84,7 +85,7 @@ def checkpoint_step(path: Path) -> int | None:
         return None
 
 
-class History(pl.Callback):
+class History(StepCallback):
     """Writes the logged scalars to `history.jsonl` and TensorBoard, counted alike.
 
     A resumed training drops what it is about to repeat.
@@ -101,8 +102,8 @@ class History(pl.Callback):
             done = [line for line in lines if _step_of(line) <= trainer.global_step]
             self.path.write_text("".join(line + "\n" for line in done))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if not trainer.is_global_zero or (trainer.global_step % self.every and not _finished(trainer)):
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or (trainer.global_step % self.every and not finished(trainer)):
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         with self.path.open("a") as file:
@@ -121,7 +122,7 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-class StageProgress(pl.Callback):
+class StageProgress(StepCallback):
     """One line of progress: steps, loss, time left. Without a terminal, a line every tenth of the way."""
 
     def __init__(self, title: str) -> None:
@@ -135,14 +136,14 @@ class StageProgress(pl.Callback):
             self.task = self.bar.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step)
             self.started, self.first_step = time.monotonic(), trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         step, total = trainer.global_step, trainer.max_steps
-        if step % 10 == 0 or _finished(trainer):
+        if step % 10 == 0 or finished(trainer):
             loss = float(trainer.callback_metrics["loss"])
             self.bar.update(self.task, completed=step, description=f"{self.title}  loss {loss:.3f}")
-            if not self.bar.console.is_terminal and (step % max(total // 100 * 10, 10) == 0 or _finished(trainer)):
+            if not self.bar.console.is_terminal and (step % max(total // 100 * 10, 10) == 0 or finished(trainer)):
                 left = (time.monotonic() - self.started) / (step - self.first_step) * (total - step)
                 self.bar.console.print(f"{self.title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left")
 
@@ -155,7 +156,3 @@ class StageProgress(pl.Callback):
     def _stop(self) -> None:
         if self.started:
             self.bar.stop()
-
-
-def _finished(trainer: pl.Trainer) -> bool:
-    return trainer.global_step >= trainer.max_steps

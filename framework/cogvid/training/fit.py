@@ -12,16 +12,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
 from cogvid.config.schema import TrainerConfig
 from cogvid.data.loading import load, step_numbers
+from cogvid.training import job
 from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness, checkpoint_step
 from cogvid.training.events import drop_events
 from cogvid.training.finite import check_weights, not_finite
 from cogvid.training.interruption import Interruption
 from cogvid.training.modules import NotFiniteError, StageModule
+from cogvid.training.strategies import strategy
 
 LAST = "last.ckpt"
 log = logging.getLogger("cogvid")
@@ -30,16 +31,17 @@ log = logging.getLogger("cogvid")
 class StageData(pl.LightningDataModule):
     """The endless batches of a stage, as Lightning wants them."""
 
-    def __init__(self, samples: Dataset[Any], batch_size: int, workers: int) -> None:
+    def __init__(self, samples: Dataset[Any], batch_size: int, parts: int, workers: int) -> None:
         super().__init__()
-        self.samples, self.batch_size, self.workers = samples, batch_size, workers
+        self.samples, self.batch_size, self.parts, self.workers = samples, batch_size, parts, workers
         self.batches: Generator[Any, None, None] | None = None
 
     def train_dataloader(self) -> Generator[Any, None, None]:
         # Lightning fetches the first batch before any hook of the training: here alone it learns where to start.
         trainer = self.trainer
         assert trainer is not None
-        numbers = step_numbers(self.batch_size, trainer.global_step, trainer.global_rank, trainer.world_size)
+        step, rank, processes = trainer.global_step, trainer.global_rank, trainer.world_size
+        numbers = step_numbers(self.batch_size, step, rank, processes, self.parts)
         self.batches = load(self.samples, numbers, self.workers)
         return self.batches
 
@@ -85,11 +87,14 @@ def fit(
     if step is None:
         log.warning("%s is damaged: %s starts at its first step again", last, title)
         last.unlink()
-    rank_zero_only(drop_events)(folder / "events", after=step or 0)
+    job.once(lambda: drop_events(folder / "events", after=step or 0))
+    data = StageData(samples, settings.batch_size, module.parts, config.workers)
     trainer = pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
-        strategy=config.strategy,
+        num_nodes=config.num_nodes,
+        strategy=strategy(config),
+        accumulate_grad_batches=module.parts,
         precision=config.precision,  # type: ignore[arg-type]
         max_steps=settings.steps,
         gradient_clip_val=settings.clip_norm or None,
@@ -110,7 +115,7 @@ def fit(
     )
     found = last if last.exists() else None
     try:
-        with interruption.handled(), closing(StageData(samples, settings.batch_size, config.workers)) as data:
+        with interruption.handled(), closing(data):
             trainer.fit(module, data, ckpt_path=found, weights_only=True)
     except NotFiniteError as error:
         step, size = trainer.global_step, settings.batch_size

@@ -11,11 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 
 from cogvid.errors import Interrupted
+from cogvid.training.steps import StepCallback
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption(pl.Callback):
+class Interruption(StepCallback):
     """Raises `Interrupted` when a signal comes: at once between two steps, else when the step is done.
 
     What callbacks before this one do at the end of a step counts as part of it. When all steps are done, Lightning
@@ -54,7 +55,7 @@ class Interruption(pl.Callback):
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         self.in_step = True
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.in_step = False
         if self._came is not None:
             self._raise(self._came)

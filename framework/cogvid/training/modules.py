@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cogvid.config.schema import StageConfig
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
+from cogvid.interfaces.share import Share
+from cogvid.training import job
 from cogvid.training.optimizer import build_optimizer
 
 
@@ -21,9 +23,15 @@ class NotFiniteError(ArithmeticError):
 class StageModule(pl.LightningModule):
     """Optimiser, clipping and logging that all stages share."""
 
-    def __init__(self, network: torch.nn.Module, config: StageConfig) -> None:
+    def __init__(self, network: torch.nn.Module, config: StageConfig, parts: int = 1) -> None:
+        """Args: network; config; parts: of a step's batch, one after the other."""
         super().__init__()
-        self.network, self.stage_config = network, config
+        self.network, self.stage_config, self.parts = network, config, parts
+        self._reported: list[list[float]] = []
+
+    def share(self, index: int) -> Share:
+        """Which samples of its step's batch the n-th part that this process trains on is."""
+        return Share(job.rank() + index % self.parts * job.processes(), self.parts * job.processes())
 
     def configure_optimizers(self) -> Any:
         """See `build_optimizer`."""
@@ -31,15 +39,20 @@ class StageModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def report(self, loss: Tensor, **values: Tensor) -> Tensor:
-        """Log the loss and other scalars of a step.
+        """Log the loss and other scalars of a step, or of a part of one: their means over all processes and parts.
 
         Raises:
             NotFiniteError: the loss is infinite or no number; nothing was learnt from it.
         """
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NotFiniteError(f"the loss is {value}")
-        self.log_dict({"loss": loss.detach(), **values}, logger=False)
+        logged = {"loss": loss.detach(), **values}
+        means = [total / job.processes() for total in job.sums([float(value) for value in logged.values()])]
+        if not math.isfinite(means[0]):
+            raise NotFiniteError(f"the loss is {means[0]}")
+        self._reported.append(means)
+        if len(self._reported) == self.parts:
+            step = [sum(parts) / self.parts for parts in zip(*self._reported, strict=True)]
+            self.log_dict(dict(zip(logged, step, strict=True)), logger=False)
+            self._reported.clear()
         return loss
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from cogvid.config.schema import InterpolationStageConfig, StageConfig
 from cogvid.interfaces.mask import given_frames
+from cogvid.interfaces.share import Share
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 from cogvid.training.modules import StageModule
 
@@ -22,11 +23,17 @@ class TransformerModule(StageModule):
     network: CogVideoTransformer
 
     def __init__(
-        self, network: CogVideoTransformer, config: StageConfig, begin_of_image: int, *, image_model_first: bool = True
+        self,
+        network: CogVideoTransformer,
+        config: StageConfig,
+        begin_of_image: int,
+        *,
+        image_model_first: bool = True,
+        parts: int = 1,
     ) -> None:
         """Args: network; config; begin_of_image: the token of a frame's slot 0; image_model_first:
-        whether the image model generates the first frame."""
-        super().__init__(network, config)
+        whether the image model generates the first frame; parts: of a step's batch."""
+        super().__init__(network, config, parts)
         self.begin_of_image, self.image_model_first = begin_of_image, image_model_first
         self.token_noise = config.token_noise if isinstance(config, InterpolationStageConfig) else 0.0
 
@@ -40,15 +47,15 @@ class TransformerModule(StageModule):
             given[0] = self.image_model_first
         inputs = frame_inputs(codes, self.begin_of_image).unflatten(1, (frames, -1))
         if self.token_noise:
-            inputs = self._noisy(inputs, given)
+            inputs = self._noisy(inputs, given, self.share(index))
         tokens = torch.cat([text, inputs.flatten(1)], dim=1)
         hidden = model.hidden(tokens, text_mask)[:, model.config.text_length :]
         predicted = model.project(hidden.unflatten(1, (frames, -1))[:, ~given])
         return self.report(F.cross_entropy(predicted.flatten(0, 2), codes[:, ~given].flatten()))
 
-    def _noisy(self, inputs: Tensor, given: Tensor) -> Tensor:
+    def _noisy(self, inputs: Tensor, given: Tensor, share: Share) -> Tensor:
         """Inputs (B, F, N), some of the frames to generate taken from given frames: wrong, and yet likely ones."""
-        sources = given.nonzero()[:, 0]
-        others = inputs.gather(1, sources[torch.randint(len(sources), inputs.shape, device=self.device)])
-        noisy = torch.rand(inputs.shape, device=self.device) < self.token_noise
+        sources, whole = given.nonzero()[:, 0], (share.whole(len(inputs)), *inputs.shape[1:])
+        others = inputs.gather(1, sources[share.of(torch.randint(len(sources), whole, device=self.device))])
+        noisy = share.of(torch.rand(whole, device=self.device)) < self.token_noise
         return torch.where(noisy & ~given[:, None], others, inputs)
