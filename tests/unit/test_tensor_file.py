@@ -24,7 +24,7 @@ def tensors() -> dict[str, Tensor]:
         "brain": torch.randn(2, 2).bfloat16(),
         "none": torch.zeros(0, 3),
         "few": torch.arange(3, dtype=torch.int32),
-        "fewer": torch.arange(3, dtype=torch.uint16),
+        "fewer": torch.tensor([1, 60000], dtype=torch.uint16),
         "yes": torch.tensor([True, False]),
         "double": torch.randn(1).double(),
     }
