@@ -59,6 +59,21 @@ def error_of(write: Write, text: str, *overrides: str, variant: str | None = Non
     return str(caught.value)
 
 
+def test_a_part_of_an_experiment_given_by_name_is_the_fragment_of_that_name(write: Write) -> None:
+    write("configs/trainer/many.yaml", "trainer: {devices: 4, precision: bf16-mixed}\nvideo: {size: 64}\n")
+    loaded = load(
+        write, "trainer: {log_every: 7}\nstages: {tokenizer: {batch_size: 8}}", "trainer=many", "trainer.devices=1"
+    )
+    trainer = loaded.config.trainer
+    assert (trainer.devices, trainer.precision, trainer.log_every) == (1, "bf16-mixed", 7)
+    assert loaded.config.video.size == 64
+    assert "many.yaml" in loaded.provenance["trainer.precision"]
+    message = error_of(write, "", "trainer=manny")
+    assert "command line: 'trainer=manny'" in message
+    assert "there is no fragment 'trainer/manny'" in message
+    assert "trainer/many" in message
+
+
 def test_bases_then_the_file_then_the_variant_then_the_command_line(write: Write) -> None:
     for number, name in enumerate(["one", "two"]):
         write(

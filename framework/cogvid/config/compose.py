@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -67,7 +67,7 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
     Args:
         name_or_path: a YAML file, or the name of one in ./experiments or among those shipped.
         variant: one of the file's `variants`; None or `default` for the experiment itself.
-        overrides: `key=value`, sweeps already expanded.
+        overrides: `key=value`, sweeps already expanded; `trainer=gpu` merges the fragment trainer/gpu.
 
     Raises:
         UserError: a file is missing or malformed, a key is unknown or missing, or a value is of a wrong type or out of
@@ -84,6 +84,11 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
         layers.append(Layer({"variant": variant}, {"": "chosen"}, path.parent))
     for override in overrides:
         layer = override_layer(override)
+        (name, value), *_ = layer.tree.items()
+        if isinstance(value, str) and _parts(name):
+            fragment = find_fragment(f"{name}/{value}", path, path, f"command line: {override!r}")
+            layers += _read(fragment, path, ())[0]
+            continue
         if layer.tree.get("variant", variant) != variant and layer.tree["variant"] in variants:
             raise UserError(f"command line: {override!r} would only rename; choose a variant with --variant.")
         layers.append(layer)
@@ -96,6 +101,12 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
     values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
     said = {key: provenance.get(key, "default") for key, _ in leaves(values)}
     return Resolved(config, said, list(variants), path)
+
+
+def _parts(name: str) -> bool:
+    """Whether a key of an experiment has keys below it and is no component, which has a name of its own."""
+    kind = get_type_hints(ExperimentConfig).get(name)
+    return is_dataclass(kind) and kind is not ComponentConfig
 
 
 def differences(saved: Path, config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
