@@ -37,6 +37,7 @@ from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import StageResult
 from cogvid.pipeline.text_stage import load_text, warn_of_prompts
 from cogvid.pipeline.tokenizer_stage import given_tokenizer
+from cogvid.training.loggers import check_loggers
 
 # Sides of the grid that patterns are tried on, at most.
 _SMALL = Grid(3, 5, 6)
@@ -123,6 +124,8 @@ def _check_trainer(lab: Lab) -> None:
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
+
+    check_loggers(lab.config.trainer.loggers, lab.sources)
 
 
 def _check_token_source(lab: Lab) -> None:

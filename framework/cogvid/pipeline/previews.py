@@ -81,10 +81,11 @@ class _SampleCallback(StepCallback):
         assert isinstance(network, CogVideoTransformer)
         network.eval()
         self.samples.models[self.stage] = network
-        assert isinstance(trainer.logger, TensorBoardLogger)
-        writer = trainer.logger.experiment._get_file_writer()
-        for prompt, video in zip(self.samples.prompts, self.samples.videos(), strict=True):
-            writer.add_summary(Summary(value=[_gif_value(prompt, video)]), trainer.global_step)
+        writers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        for prompt, video in zip(self.samples.prompts, self.samples.videos(), strict=True) if writers else ():
+            for logger in writers:
+                summary = Summary(value=[_gif_value(prompt, video)])
+                logger.experiment._get_file_writer().add_summary(summary, trainer.global_step)
         network.train()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from cogvid.errors import Interrupted
 from cogvid.progress import stage_progress
@@ -64,9 +64,9 @@ class Checkpoint(StepCallback):
             exception.add_note(f"{self.title} goes on from step {trainer.global_step} when you run the command again.")
 
     def _save(self, trainer: pl.Trainer) -> None:
-        assert isinstance(trainer.logger, TensorBoardLogger)
         # What a resumed training does not repeat has to be written.
-        trainer.logger.experiment.flush()
+        for logger in trainer.loggers:
+            logger.save()
         fresh = self.path.with_name(f".{self.path.name}.partial")
         trainer.save_checkpoint(fresh)
         if trainer.is_global_zero:
@@ -86,21 +86,29 @@ def checkpoint_step(path: Path) -> int | None:
 
 
 class History(StepCallback):
-    """Writes the logged scalars to `history.jsonl` and TensorBoard, counted alike.
+    """Writes the logged scalars to `history.jsonl` and to the trainer's loggers, counted alike.
 
-    A resumed training drops what it is about to repeat.
+    A resumed training drops what it is about to repeat; services that cannot forget are not told again.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         """Args: path of the file; every: steps."""
         self.path, self.every = path, every
+        # The last step that had a line before this training began, or went on.
+        self._told = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
+            steps = [_step_of(line) for line in lines]
+            self._told = int(max((step for step in steps if step < math.inf), default=0))
             # A killed process may have left half a line.
-            done = [line for line in lines if _step_of(line) <= trainer.global_step]
+            done = [line for line, step in zip(lines, steps, strict=True) if step <= trainer.global_step]
             self.path.write_text("".join(line + "\n" for line in done))
+            for logger in trainer.loggers:
+                if isinstance(logger, CSVLogger):  # it begins its file anew
+                    for values in map(json.loads, done):
+                        logger.log_metrics(values, values.pop("step"))
 
     def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or (trainer.global_step % self.every and not finished(trainer)):
@@ -109,9 +117,9 @@ class History(StepCallback):
         with self.path.open("a") as file:
             rounded = {name: round(value, 6) for name, value in values.items()}
             file.write(json.dumps({"step": trainer.global_step, **rounded}) + "\n")
-        assert isinstance(trainer.logger, TensorBoardLogger)
-        for name, value in values.items():
-            trainer.logger.experiment.add_scalar(name, value, trainer.global_step)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger | CSVLogger) or trainer.global_step > self._told:
+                logger.log_metrics(values, trainer.global_step)
 
 
 def _step_of(line: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from torch.utils.data import Dataset
 
 from cogvid.config.schema import TrainerConfig
@@ -21,6 +21,7 @@ from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRa
 from cogvid.training.events import drop_events
 from cogvid.training.finite import check_weights, not_finite
 from cogvid.training.interruption import Interruption
+from cogvid.training.loggers import EVENTS, build_loggers
 from cogvid.training.modules import NotFiniteError, StageModule
 from cogvid.training.strategies import strategy
 
@@ -87,7 +88,9 @@ def fit(
     if step is None:
         log.warning("%s is damaged: %s starts at its first step again", last, title)
         last.unlink()
-    job.once(lambda: drop_events(folder / "events", after=step or 0))
+    job.once(lambda: drop_events(folder / EVENTS, after=step or 0))
+    if config.compile:
+        module.compile_network()
     data = StageData(samples, settings.batch_size, module.parts, config.workers)
     trainer = pl.Trainer(
         accelerator=config.accelerator,
@@ -98,7 +101,9 @@ def fit(
         precision=config.precision,  # type: ignore[arg-type]
         max_steps=settings.steps,
         gradient_clip_val=settings.clip_norm or None,
-        logger=TensorBoardLogger(folder, name="", version="events"),
+        logger=build_loggers(config.loggers, folder),
+        deterministic=config.deterministic,
+        profiler=_profiler(config.profiler, folder),
         callbacks=[
             StepRandomness(seed),
             # Before the checkpoint: killed between the two, a resumed training repeats what has a line already.
@@ -123,6 +128,12 @@ def fit(
         network = module.network
         raise not_finite(str(error), title, step + 1, network, settings, config.precision, clips) from error
     check_weights(title, module.network, settings, config.precision)
+
+
+def _profiler(name: str | None, folder: Path) -> Profiler | None:
+    """Lightning's profiler of this name, which writes its report beside the events."""
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    return kinds[name](dirpath=folder / EVENTS, filename="profile") if name else None
 
 
 def _quiet() -> None:

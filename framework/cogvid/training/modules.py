@@ -33,6 +33,9 @@ class StageModule(pl.LightningModule):
         """Which samples of its step's batch the n-th part that this process trains on is."""
         return Share(job.rank() + index % self.parts * job.processes(), self.parts * job.processes())
 
+    def compile_network(self) -> None:
+        """Compile what takes the time of a step, in place; nothing by default."""
+
     def configure_optimizers(self) -> Any:
         """See `build_optimizer`."""
         optimizer, schedule = build_optimizer(self.network.named_parameters(), self.stage_config)

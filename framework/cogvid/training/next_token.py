@@ -37,6 +37,11 @@ class TransformerModule(StageModule):
         self.begin_of_image, self.image_model_first = begin_of_image, image_model_first
         self.token_noise = config.token_noise if isinstance(config, InterpolationStageConfig) else 0.0
 
+    def compile_network(self) -> None:
+        """Compile the blocks: of one form, they are compiled once."""
+        for block in self.network.layers:
+            block.compile()
+
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         """Cross-entropy of the generated frames."""
         codes, text, text_mask = batch
