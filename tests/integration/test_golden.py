@@ -1,7 +1,7 @@
 """The losses of a seeded tiny run of every stage are those that were kept: `make golden` compares them.
 
-Other processors round otherwise, so they are held to a share of a thousandth, and only on request: COGVID_GOLDEN=compare,
-or COGVID_GOLDEN=keep to keep those of now.
+Other processors round otherwise, so they are held to a thousandth of their value, and only on request:
+COGVID_GOLDEN=compare, or COGVID_GOLDEN=keep to keep those of now.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from cogvid_plugins.frame_tokenizer.vqvae import VQVAE
 pytestmark = pytest.mark.filterwarnings("ignore")
 CODES, TEXT, BATCH, GRID = 8, 4, 2, Grid(5, 3, 3)
 SIZES = TransformerConfig(
-    layers=2, width=64, heads=2, vocabulary=CODES + 1 + BATCH, image_vocabulary=CODES, text_length=TEXT,
+    layers=2, width=128, heads=2, vocabulary=CODES + 1 + BATCH, image_vocabulary=CODES, text_length=TEXT,
     text_positions=TEXT, grid=GRID,
 )  # fmt: skip
 SETTINGS: dict[str, Any] = {"batch_size": BATCH, "adam_lr": 3e-3, "clip_norm": 1.0, "cooldown": 0.5}
