@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn import functional as F
 
 from cogvid.config.schema import InterpolationStageConfig, StageConfig
@@ -44,9 +45,10 @@ class TransformerModule(StageModule):
     def configure_model(self) -> None:
         """Give each process its shard of the weights, where they are not whole in all of them."""
         if self.sharding is not None:
-            mesh, strategy = self.device_mesh, self.trainer.strategy
+            mesh, device = self.device_mesh, self.trainer.strategy.root_device
             assert mesh is not None
-            self.sharding.share_out(self.network, mesh["data_parallel"], strategy.root_device)
+            self.sharding.share_out(self.network, self.network.layers, mesh["data_parallel"], device)
+            register_fsdp_forward_method(self.network, "image_logits")
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         """Cross-entropy of the generated frames."""

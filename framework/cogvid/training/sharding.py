@@ -5,18 +5,17 @@ Each tensor is cut along its first axis as `torch.chunk` does it. A block's weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from cogvid.config.schema import FSDP2Config
 from cogvid.errors import UserError
-from cogvid.model.transformer import CogVideoTransformer
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,21 @@ class Sharding:
     options: FSDP2Config
     start: Mapping[str, Tensor]
 
-    def share_out(self, network: CogVideoTransformer, mesh: DeviceMesh, device: torch.device) -> None:
+    def share_out(
+        self, network: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device
+    ) -> None:
         """Give each process its shard of a network that is on the meta device.
 
         Args:
             network: its parameters and buffers become those of `start`; frozen ones stay frozen.
+            blocks: its modules whose weights are gathered at a time; those of no block are gathered for all of a pass.
             mesh: the processes, along one axis.
             device: where this process computes.
         """
         offloaded = offloads(self.options, device)
         policy = CPUOffloadPolicy() if offloaded else OffloadPolicy()
-        for module in (*network.layers, network):
+        for module in (*blocks, network):
             fully_shard(module, mesh=mesh, reshard_after_forward=self.options.reshard, offload_policy=policy)
-        register_fsdp_forward_method(network, "image_logits")
         network.to_empty(device=torch.device("cpu") if offloaded else device)
         with torch.no_grad():
             for name, tensor in network.state_dict().items():
@@ -57,7 +58,7 @@ def offloads(options: FSDP2Config, device: torch.device) -> bool:
     return options.offload and device.type != "cpu"
 
 
-def check_shardable(network: CogVideoTransformer) -> None:
+def check_shardable(network: nn.Module) -> None:
     """Hold a network, on the meta device, to what can be shared out and filled by name.
 
     Raises:
