@@ -7,6 +7,7 @@ is the begin-of-image token, slot i holds token i - 1 and predicts token i.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -95,9 +96,20 @@ class CogVideoTransformer(nn.Module):
         """
         return F.linear(self.hidden(tokens, text_mask), self.word_embeddings.weight)
 
-    def image_logits(self, tokens: Tensor, text_mask: Tensor) -> Tensor:
-        """Logits over image tokens for the frame slots alone, (B, F * N, image vocabulary)."""
-        return self.project(self.hidden(tokens, text_mask)[:, self.config.text_length :])
+    def image_logits(self, tokens: Tensor, text_mask: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Logits over image tokens for the frame slots alone; training calls this one method.
+
+        Args:
+            tokens, text_mask: as for `forward`.
+            frames: bool (F,), the frames whose logits are wanted; None for all F.
+
+        Returns:
+            (B, wanted frames * N, image vocabulary).
+        """
+        hidden = self.hidden(tokens, text_mask)[:, self.config.text_length :]
+        if frames is not None:
+            hidden = hidden.unflatten(1, (len(frames), -1))[:, frames].flatten(1, 2)
+        return self.project(hidden)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states to logits over the image tokens."""
@@ -151,27 +163,39 @@ class CogVideoTransformer(nn.Module):
         counted = (text_mask.long().cumsum(1) - 1).clamp(min=0)
         return torch.cat([self.position_embeddings(counted), image], dim=1)
 
-    def start_plus_channel(self, base: CogVideoTransformer) -> None:
+    def start_plus_channel(self, base: Mapping[str, Tensor]) -> None:
         """Take over a trained image model and freeze it, and start the plus channel from it.
 
         Args:
-            base: the image model, of the same sizes.
+            base: the state of an image model of the same sizes, by name; from a mapped file it is in memory once.
         """
-        self.load_state_dict(base.state_dict(), strict=False)
-        for block in self.layers:
-            assert block.plus is not None
+        self.load_state_dict(self.start(base), strict=False)
+        self.freeze_base()
+
+    def start(self, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a trained image model says of the state that a video stage starts with, by name.
+
+        Beside a copied plus channel it leaves out the bias of the attention alone. Weights that are taken as they are
+        share the memory of `base`; this network's own are not looked at: they may be on the meta device.
+
+        Args:
+            base: as for `start_plus_channel`.
+        """
+        state = dict(base)
+        for n, block in enumerate(self.layers):
             assert block.gate is not None
             if self.config.plus_init is PlusInit.copy:
-                block.plus.load_state_dict(block.base.state_dict(), strict=False)
-            nn.init.constant_(block.gate, self.config.gate_init)
+                channel, plus = f"blocks.{n}.base.", f"blocks.{n}.plus."
+                state |= {plus + name.removeprefix(channel): w for name, w in base.items() if name.startswith(channel)}
+            state[f"blocks.{n}.gate"] = torch.full(block.gate.shape, self.config.gate_init, dtype=block.gate.dtype)
         if self.later_position_embeddings is not None:
-            image = self.position_embeddings.weight.data[self.config.text_positions :]
+            image = base["position_embeddings.weight"][self.config.text_positions :]
             later = image.repeat(self.config.grid.frames - 1, 1, 1)
             if self.config.plus_init is PlusInit.random:
                 # From copies alone, every slot would have to learn by itself which frame it is in.
                 later = later + 0.5 * image.std() * torch.randn_like(later[:, :1])
-            self.later_position_embeddings.weight.data.copy_(later.flatten(0, 1))
-        self.freeze_base()
+            state["later_position_embeddings.weight"] = later.flatten(0, 1)
+        return state
 
     def freeze_base(self) -> None:
         """Let only the plus channel, the gates and the later frames' positions train (section 3.2)."""

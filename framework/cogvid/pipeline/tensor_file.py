@@ -41,10 +41,15 @@ class Later:
     make: Callable[[], Tensor]
 
 
+def write_order(tensors: Mapping[str, Tensor | Later]) -> list[str]:
+    """The names in the order that `write_tensors` comes to them in."""
+    rank = {dtype: number for number, dtype in enumerate(_TYPES)}
+    return sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor | Later]) -> None:
     """Write a safetensors file that is whole or not there, tensor by tensor."""
-    rank = {dtype: number for number, dtype in enumerate(_TYPES)}
-    order = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
+    order = write_order(tensors)
     header, end = {}, 0
     for name in order:
         tensor = tensors[name]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from cogvid.config.schema import StageConfig
+from cogvid.config.schema import PlusInit, StageConfig
 from cogvid.data.rows import RowSamples
 from cogvid.data.samples import FrameSampler, SequenceSampler, TokenSamples
 from cogvid.data.sequences import FrameTimes
@@ -16,15 +18,22 @@ from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
-from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.text_stage import load_text
-from cogvid.pipeline.weights import load_weights
+from cogvid.pipeline.weights import load_weights, read_weights, save_weights
 from cogvid.training import job
 from cogvid.training.fit import LAST, fit
 from cogvid.training.next_token import TransformerModule
+from cogvid.training.sharding import Sharding, check_shardable
+from cogvid.training.strategies import sharded
+
+MODEL = "model.safetensors"
+# What a stage starts with, where numbers are drawn that several processes share out.
+START = "start.safetensors"
+OTHER_MODEL = ("another model's weights", "Use the run folder's own config.yaml, or train the stage again.")
 
 
 class TransformerStages:
@@ -58,9 +67,9 @@ class TransformerStages:
         depends = {"stage": config.stages.image_base, **self._common(self.lab.image_config(self.text.vocabulary))}
 
         def work(folder: Path) -> Info:
-            torch.manual_seed(config.seed)
-            network = self.lab.image_model(self.text.vocabulary)
-            return self._train("image_base", folder, network, config.stages.image_base, [self.lab.key_frame_times])
+            network, sharding = self._begin(folder, lambda: self.lab.image_model(self.text.vocabulary))
+            windows = [self.lab.key_frame_times]
+            return self._train("image_base", folder, network, config.stages.image_base, windows, sharding)
 
         return self.store.finish("image_base", depends, work, together=True)
 
@@ -88,17 +97,27 @@ class TransformerStages:
             **self._common(self.lab.video_config(self.text.vocabulary)),
         }
 
-        def work(folder: Path) -> Info:
-            torch.manual_seed(config.seed)
+        def build() -> CogVideoTransformer:
             network = self.lab.video_model(stage, self.text.vocabulary)
-            network.start_plus_channel(load_model(self.lab.image_model(self.text.vocabulary), base))
+            if network.config.plus_init is PlusInit.random:
+                # Built and dropped: what a seed draws after it, the later positions, stays what it has always been.
+                self.lab.image_model(self.text.vocabulary)
+            return network
+
+        def starting(network: CogVideoTransformer) -> dict[str, Tensor]:
+            with torch.device("meta"):
+                image_model = self.lab.image_model(self.text.vocabulary)
+            state = network.start(read_weights(image_model, base.folder / MODEL, *OTHER_MODEL))
             if start is not None:
-                weights = load_file(start.folder / "model.safetensors")
+                weights = load_file(start.folder / MODEL)
                 # Another attention may have another bias, or none: that part starts anew.
                 same = network.state_dict().keys() if self.lab.interpolation_attention is self.lab.attention else ()
-                kept = {name: w for name, w in weights.items() if name in same or ".bias." not in name}
-                network.load_state_dict(kept, strict=False)
-            return self._train(stage, folder, network, settings, windows)
+                state |= {name: w for name, w in weights.items() if name in same or ".bias." not in name}
+            return state
+
+        def work(folder: Path) -> Info:
+            network, sharding = self._begin(folder, build, starting)
+            return self._train(stage, folder, network, settings, windows, sharding)
 
         return self.store.finish(stage, depends, work, together=True)
 
@@ -137,6 +156,44 @@ class TransformerStages:
     def _seed(self, name: str) -> int:
         return self.lab.config.seed * 10 + ("image_base", "sequential", "interpolation").index(name)
 
+    def _begin(
+        self,
+        folder: Path,
+        build: Callable[[], CogVideoTransformer],
+        starting: Callable[[CogVideoTransformer], Mapping[str, Tensor]] | None = None,
+    ) -> tuple[CogVideoTransformer, Sharding | None]:
+        """The network of a stage as it begins, with what trains; on the meta device where it is to be shared out.
+
+        Args:
+            folder: of the stage.
+            build: gives the network, untrained.
+            starting: for a video stage, the state that it starts with, without what is drawn; of a network like it.
+        """
+        config = self.lab.config
+
+        def begun() -> CogVideoTransformer:
+            torch.manual_seed(config.seed)
+            network = build()
+            if starting is not None:
+                network.load_state_dict(starting(network), strict=False)
+                network.freeze_base()
+            return network
+
+        if not sharded(config.trainer):
+            return begun(), None
+        with job.said_once():
+            with torch.device("meta"):
+                network = build()
+            check_shardable(network)
+            state = {} if starting is None else starting(network)
+        if starting is not None:
+            network.freeze_base()
+        if network.state_dict().keys() - state.keys():
+            # The rest is drawn, as one process draws it.
+            job.once(lambda: write_tensors(folder / START, begun().state_dict()))
+            state = load_file(folder / START)
+        return network, Sharding(config.trainer.fsdp2, state)
+
     def _train(
         self,
         name: str,
@@ -144,13 +201,16 @@ class TransformerStages:
         network: CogVideoTransformer,
         settings: StageConfig,
         windows: list[FrameTimes],
+        sharding: Sharding | None,
     ) -> Info:
         config = self.lab.config
+        if sharding is not None and self.previews is not None:
+            log.info("no previews: they need whole networks, and trainer.strategy=fsdp2 shares them out")
+            self.previews = None
         samples = self._samples(name, windows, settings.caption_dropout)
         first = config.generation.image_model_first
-        module = TransformerModule(
-            network, settings, self.text.begin_of_image, image_model_first=first, parts=config.trainer.accumulate
-        )
+        parts, begin = config.trainer.accumulate, self.text.begin_of_image
+        module = TransformerModule(network, settings, begin, image_model_first=first, parts=parts, sharding=sharding)
         fit(
             module,
             samples,
@@ -161,9 +221,10 @@ class TransformerStages:
             names=lambda numbers: [samples.name(number) for number in numbers],
             callbacks=[self.previews.callback(name)] if self.previews else [],
         )
+        save_weights(network, folder / MODEL)
         if job.leads():
-            write_tensors(folder / "model.safetensors", network.cpu().state_dict())
-            (folder / LAST).unlink(missing_ok=True)
+            for name in (LAST, START):
+                (folder / name).unlink(missing_ok=True)
         return {
             "steps": settings.steps,
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -177,6 +238,5 @@ def load_model(network: CogVideoTransformer, stage: StageResult) -> CogVideoTran
     Raises:
         UserError: the file holds another model's weights; the message names the first tensor that differs.
     """
-    advice = "Use the run folder's own config.yaml, or train the stage again."
-    load_weights(network, stage.folder / "model.safetensors", "another model's weights", advice)
+    load_weights(network, stage.folder / MODEL, *OTHER_MODEL)
     return network.eval()

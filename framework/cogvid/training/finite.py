@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from cogvid.config.schema import StageConfig
 from cogvid.errors import UserError
+from cogvid.training import job
 from cogvid.training.optimizer import build_optimizer
+from cogvid.training.sharding import local
 
 # Rates at which small models learn well; of two rates the one further above its own is the more likely fault.
 _ADAM_LR, _MUON_LR = 1e-3, 2e-2
@@ -47,8 +49,10 @@ def check_weights(stage: str, network: nn.Module, config: StageConfig, precision
     Raises:
         UserError: some are not; the message names the first tensor.
     """
-    for name, weight in network.named_parameters():
-        if not bool(weight.isfinite().all()):
+    names = [name for name, _ in network.named_parameters()]
+    counts = job.sums([float((~local(weight).isfinite()).sum()) for weight in network.parameters()])
+    for name, count in zip(names, counts, strict=True):
+        if count:
             key = _likely_key(stage, config.steps, network, config, precision)
             raise UserError(
                 f"Stage {stage}: the last of its {config.steps} steps left numbers in {name} that are not finite. Most "
@@ -66,13 +70,14 @@ def _likely_key(stage: str, step: int, network: nn.Module, config: StageConfig, 
         return f"stages.{stage}.adam_lr ({config.adam_lr})"
     optimizer, _ = build_optimizer(network.named_parameters(), config)
     largest = {group["muon"]: max(_largest(weight) for weight in group["params"]) for group in optimizer.param_groups}
-    adam, muon = largest.get(False, 0.0), largest.get(True, 0.0)
+    adam, muon = (job.largest(largest.get(matrices, 0.0)) for matrices in (False, True))
     if adam == muon:
         adam, muon = config.adam_lr / _ADAM_LR, config.muon_lr / _MUON_LR
     return f"stages.{stage}.muon_lr ({config.muon_lr})" if muon > adam else f"stages.{stage}.adam_lr ({config.adam_lr})"
 
 
 def _largest(weight: Tensor) -> float:
-    """The largest magnitude in a tensor, infinity for what is no number."""
-    value = float(weight.detach().abs().max()) if weight.numel() else 0.0
+    """The largest magnitude in this process's part of a tensor, infinity for what is no number."""
+    own = local(weight.detach())
+    value = float(own.abs().max()) if own.numel() else 0.0
     return value if math.isfinite(value) else torch.inf

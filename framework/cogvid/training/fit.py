@@ -96,7 +96,7 @@ def fit(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=strategy(config),
+        strategy=strategy(config, module.sharding),
         accumulate_grad_batches=module.parts,
         precision=config.precision,  # type: ignore[arg-type]
         max_steps=settings.steps,
@@ -110,7 +110,7 @@ def fit(
             History(folder / "history.jsonl", config.log_every),
             interruption,
             *callbacks,
-            Checkpoint(last, settings.checkpoint_every, interruption, title),
+            *([Checkpoint(last, settings.checkpoint_every, interruption, title)] if module.sharding is None else []),
             StageProgress(title),
         ],
         enable_checkpointing=False,

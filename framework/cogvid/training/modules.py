@@ -14,6 +14,7 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.share import Share
 from cogvid.training import job
 from cogvid.training.optimizer import build_optimizer
+from cogvid.training.sharding import Sharding
 
 
 class NotFiniteError(ArithmeticError):
@@ -21,7 +22,13 @@ class NotFiniteError(ArithmeticError):
 
 
 class StageModule(pl.LightningModule):
-    """Optimiser, clipping and logging that all stages share."""
+    """Optimiser, clipping and logging that all stages share.
+
+    Attributes:
+        sharding: how the processes share out the weights; None where each has them whole.
+    """
+
+    sharding: Sharding | None = None
 
     def __init__(self, network: torch.nn.Module, config: StageConfig, parts: int = 1) -> None:
         """Args: network; config; parts: of a step's batch, one after the other."""

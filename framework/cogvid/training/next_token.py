@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn import functional as F
 
 from cogvid.config.schema import InterpolationStageConfig, StageConfig
@@ -11,6 +12,7 @@ from cogvid.interfaces.mask import given_frames
 from cogvid.interfaces.share import Share
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
 from cogvid.training.modules import StageModule
+from cogvid.training.sharding import Sharding
 
 
 class TransformerModule(StageModule):
@@ -30,10 +32,13 @@ class TransformerModule(StageModule):
         *,
         image_model_first: bool = True,
         parts: int = 1,
+        sharding: Sharding | None = None,
     ) -> None:
         """Args: network; config; begin_of_image: the token of a frame's slot 0; image_model_first:
-        whether the image model generates the first frame; parts: of a step's batch."""
+        whether the image model generates the first frame; parts: of a step's batch; sharding: of the network, which
+        is on the meta device then."""
         super().__init__(network, config, parts)
+        self.sharding = sharding
         self.begin_of_image, self.image_model_first = begin_of_image, image_model_first
         self.token_noise = config.token_noise if isinstance(config, InterpolationStageConfig) else 0.0
 
@@ -42,25 +47,32 @@ class TransformerModule(StageModule):
         for block in self.network.layers:
             block.compile()
 
+    def configure_model(self) -> None:
+        """Give each process its shard of the weights, where they are not whole in all of them."""
+        if self.sharding is not None:
+            mesh, device = self.device_mesh, self.trainer.strategy.root_device
+            assert mesh is not None
+            self.sharding.share_out(self.network, self.network.layers, mesh["data_parallel"], device)
+            register_fsdp_forward_method(self.network, "image_logits")
+
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         """Cross-entropy of the generated frames."""
         codes, text, text_mask = batch
         model = self.network
         frames = codes.shape[1]
-        given = torch.tensor(given_frames(model.stage, frames), device=self.device)
+        given = torch.tensor(given_frames(model.stage, frames), device=codes.device)
         if model.backend is not None and model.stage == "sequential":
             given[0] = self.image_model_first
         inputs = frame_inputs(codes, self.begin_of_image).unflatten(1, (frames, -1))
         if self.token_noise:
             inputs = self._noisy(inputs, given, self.share(index))
         tokens = torch.cat([text, inputs.flatten(1)], dim=1)
-        hidden = model.hidden(tokens, text_mask)[:, model.config.text_length :]
-        predicted = model.project(hidden.unflatten(1, (frames, -1))[:, ~given])
-        return self.report(F.cross_entropy(predicted.flatten(0, 2), codes[:, ~given].flatten()))
+        predicted = model.image_logits(tokens, text_mask, ~given)
+        return self.report(F.cross_entropy(predicted.flatten(0, 1), codes[:, ~given].flatten()))
 
     def _noisy(self, inputs: Tensor, given: Tensor, share: Share) -> Tensor:
         """Inputs (B, F, N), some of the frames to generate taken from given frames: wrong, and yet likely ones."""
         sources, whole = given.nonzero()[:, 0], (share.whole(len(inputs)), *inputs.shape[1:])
-        others = inputs.gather(1, sources[share.of(torch.randint(len(sources), whole, device=self.device))])
-        noisy = share.of(torch.rand(whole, device=self.device)) < self.token_noise
+        others = inputs.gather(1, sources[share.of(torch.randint(len(sources), whole, device=inputs.device))])
+        noisy = share.of(torch.rand(whole, device=inputs.device)) < self.token_noise
         return torch.where(noisy & ~given[:, None], others, inputs)

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from cogvid.config.schema import StageConfig
+from cogvid.training.sharding import local, shard, whole
 
 
 class MuonAdam(torch.optim.Adam):
@@ -48,11 +50,19 @@ class MuonAdam(torch.optim.Adam):
         for (shape, index), pairs in by_shape.items():
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
             group = self.param_groups[index]
-            for (parameter, _), update in zip(pairs, orthogonal(torch.stack([u for _, u in pairs])), strict=True):
+            for (parameter, _), update in zip(pairs, _own_orthogonal([u for _, u in pairs]), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * scale)
+                local(parameter).add_(update, alpha=-group["lr"] * scale)
         super().step()
         return loss
+
+
+def _own_orthogonal(matrices: list[Tensor]) -> Iterable[Tensor]:
+    """This process's parts of the orthogonal factors of matrices of one shape, all in shards or none."""
+    if not isinstance(matrices[0], DTensor):
+        return orthogonal(torch.stack(matrices))
+    # One after the other: no process has all of them whole.
+    return (shard(orthogonal(whole(matrix)[None])[0], matrix) for matrix in matrices)
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
