@@ -93,9 +93,11 @@ class Run:
             job.once(lambda: check_prompts(lab, data, text))
             tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
             tokens = keep("tokens", TokensStage(lab, store, data, tokenizer).finish())
+            test_tokens = keep("test_tokens", TokensStage(lab, store, data, tokenizer, "test").finish())
             with job.said_once():
                 previews = self._previews(data, text, tokenizer) if job.leads() else None
-            transformers = TransformerStages(lab, store, text, tokens, training_clips(data, tokens), previews)
+            clips = training_clips(data, tokens)
+            transformers = TransformerStages(lab, store, text, tokens, clips, previews, test_tokens)
         base = keep("image_base", transformers.image_base())
         transformers.show("image_base", base)
         sequential = keep("sequential", transformers.video("sequential", base))

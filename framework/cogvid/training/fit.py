@@ -20,11 +20,12 @@ from cogvid.training import job
 from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness, checkpoint_step
 from cogvid.training.events import drop_events
 from cogvid.training.finite import check_weights, not_finite
+from cogvid.training.held_out import HeldOut, HeldOutSamples
 from cogvid.training.interruption import Interruption
 from cogvid.training.modules import NotFiniteError, StageModule
 from cogvid.training.strategies import strategy
 
-LAST = "last.ckpt"
+LAST, HISTORY = "last.ckpt", "history.jsonl"
 log = logging.getLogger("cogvid")
 
 
@@ -61,6 +62,7 @@ def fit(
     seed: int,
     names: Callable[[Sequence[int]], Sequence[str]],
     callbacks: Sequence[pl.Callback] = (),
+    held_out: HeldOutSamples | None = None,
 ) -> None:
     """Train a stage to its last step.
 
@@ -73,6 +75,7 @@ def fit(
         seed: all randomness of the steps follows from it.
         names: of the clips that samples are from, by the samples' numbers.
         callbacks: more of them.
+        held_out: samples to report the loss on, every `validate_every` steps and at the end.
 
     Raises:
         UserError: a loss, or a weight at the end, is not finite; a sample cannot be read; a worker was killed.
@@ -89,6 +92,19 @@ def fit(
         last.unlink()
     job.once(lambda: drop_events(folder / "events", after=step or 0))
     data = StageData(samples, settings.batch_size, module.parts, config.workers)
+    progress, validation = StageProgress(title), []
+    if held_out is not None:
+        size = max(1, settings.batch_size // (job.processes() * module.parts))
+        validation = [
+            HeldOut(
+                held_out,
+                module.held_out,
+                module.network,
+                every=settings.validate_every,
+                size=size,
+                show=progress.held_out,
+            )
+        ]
     trainer = pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -101,12 +117,13 @@ def fit(
         logger=TensorBoardLogger(folder, name="", version="events"),
         callbacks=[
             StepRandomness(seed),
+            *validation,
             # Before the checkpoint: killed between the two, a resumed training repeats what has a line already.
-            History(folder / "history.jsonl", config.log_every),
+            History(folder / HISTORY, config.log_every),
             interruption,
             *callbacks,
             Checkpoint(last, settings.checkpoint_every, interruption, title),
-            StageProgress(title),
+            progress,
         ],
         enable_checkpointing=False,
         enable_progress_bar=False,
