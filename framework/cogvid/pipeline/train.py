@@ -129,7 +129,7 @@ class TransformerStages:
             "seed": config.seed,
         }
 
-    def _held_out(self, name: str, windows: list[FrameTimes]) -> HeldOutSamples | None:
+    def held_out_samples(self, name: str, windows: list[FrameTimes]) -> HeldOutSamples | None:
         """One sample of each held-out clip or sequence, drawn as those to train on are, but for the seed."""
         seed, clips = self.lab.config.data_seed, self.clips
         if isinstance(clips, TokenSource):
@@ -173,7 +173,7 @@ class TransformerStages:
     ) -> Info:
         config = self.lab.config
         samples = self._samples(self.clips, name, windows, self._seed(name), settings.caption_dropout)
-        held_out = self._held_out(name, windows)
+        held_out = self.held_out_samples(name, windows)
         first = config.generation.image_model_first
         module = TransformerModule(
             network, settings, self.text.begin_of_image, image_model_first=first, parts=config.trainer.accumulate
