@@ -40,6 +40,7 @@ def test_a_run_leaves_everything_that_describes_it(tiny: Path, tmp_path: Path) -
         "text_tokenizer",
         "tokenizer",
         "tokens",
+        "test_tokens",
         "image_base",
         "sequential",
         "interpolation",
@@ -48,9 +49,18 @@ def test_a_run_leaves_everything_that_describes_it(tiny: Path, tmp_path: Path) -
         steps = [json.loads(line)["step"] for line in (folder / "stages" / stage / "history.jsonl").open()]
         assert steps == [1, 2, 3, 4, 5, 6]
         assert not (folder / "stages" / stage / "last.ckpt").exists()
+    tokens = json.loads((folder / "stages" / "test_tokens" / "stage.json").read_text())
+    assert tokens["clips"] == 16
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["sets"].keys() == {"generated", "key_frames", "hold", "linear", "real", "reconstruction"}
     assert metrics["sets"]["real"]["oracle"]["all"] == 1
+    frames = {name: list(held_out["frames"]) for name, held_out in metrics["held_out"].items()}
+    sequential, between = ["1", "2", "3", "4"], ["1", "3"]
+    assert frames == {"tokenizer": [], "image_base": ["0"], "sequential": sequential, "interpolation": between}
+    for name, held_out in metrics["held_out"].items():
+        last = json.loads((folder / "stages" / name / "history.jsonl").read_text().splitlines()[-1])
+        assert held_out["loss"] == last["held_out"] > 0
+        assert held_out["on"]["samples"] == 16
     assert len(list((folder / "samples" / "generated").glob("*.mp4"))) == 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,20 @@ def test_every_stage_trains_on_rows_and_nothing_is_generated(home: Path) -> None
         assert (run / f"stages/{name}/model.safetensors").exists()
     losses = [json.loads(line)["loss"] for line in (run / "stages/image_base/history.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.8 * np.log(CODES)  # first frames are three patterns, told by their captions
+    assert not (run / "metrics.json").exists()
+
+
+def test_rows_that_are_held_out_are_what_a_loss_is_reported_on(home: Path) -> None:
+    short = [f"stages.{stage}.steps=2" for stage in ("image_base", "sequential", "interpolation")]
+    result = CliRunner().invoke(app, ["run", "rows.yaml", "data.options.held_out=3", "held_out.clips=2", *short])
+    assert result.exit_code == 0, result.output
+    found = json.loads((home / "runs/rows/default/0/metrics.json").read_text())["held_out"]
+    assert {name: held_out["on"]["samples"] for name, held_out in found.items()} == dict.fromkeys(found, 2)
+    assert list(found) == ["image_base", "sequential", "interpolation"]
+    parts = lab(home, "data.options.held_out=3")
+    drawn = replace(samples(parts), rows=parts.data.held_out)  # type: ignore[union-attr]
+    assert {samples(parts).place(number) for number in range(18)} == set(range(9))
+    assert {drawn.place(number) for number in range(3)} == {9, 10, 11}
 
 
 def test_a_sample_is_the_rows_text_and_codes(home: Path) -> None:

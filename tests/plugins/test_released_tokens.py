@@ -67,6 +67,18 @@ def test_a_row_without_text_is_refused(tmp_path: Path) -> None:
         source(tmp_path / "train.bin", content).check()
 
 
+def test_the_last_rows_can_be_held_out_and_are_checked_too(tmp_path: Path) -> None:
+    content = rows()
+    content[1, 5] = 10
+    data = source(tmp_path / "train.bin", content, held_out=1)
+    assert (len(data), list(data.held_out)) == (1, [1])
+    assert not source(tmp_path / "train.bin", content).held_out
+    with pytest.raises(UserError, match="row 1 has 10 among the image tokens"):
+        data.check()
+    with pytest.raises(UserError, match=r"train\.bin has 2 rows, and held_out of released_tokens is 2"):
+        source(tmp_path / "train.bin", rows(), held_out=2).check()
+
+
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_a_file_of_another_row_length_is_refused_with_both(tmp_path: Path, cut: int) -> None:
     data = source(tmp_path / "train.bin", rows())

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 from cogvid.cli.compare import register
 from cogvid.compare import Comparison, compare, find_runs, print_comparison, write_report
+from cogvid.compare.export import to_json
 from cogvid.compare.summary import Row
 from cogvid.config.schema import ExperimentConfig
 from cogvid.data.video import write_video
@@ -51,6 +53,7 @@ def make_run(
     overrides: Mapping[str, Any] | None = None,
     cpu: str = "Xeon",
     shared: str = "",
+    held_out: Mapping[str, Any] | None = None,
     without: tuple[str, ...] = (),
     captions: tuple[str, ...] = CAPTIONS,
 ) -> Path:
@@ -91,7 +94,7 @@ def make_run(
         if name not in without:
             (folder / name).write_text(json.dumps(content))
     (folder / "stages").mkdir()
-    _make_stage(folder / "stages" / "sequential", f"sequential-{variant}-{seed}", 1.0 + seed)
+    _make_stage(folder / "stages" / "sequential", f"sequential-{variant}-{seed}", 1.0 + seed, held_out or {})
     if shared:
         place = root / "stages" / shared
         if not place.exists():
@@ -102,12 +105,14 @@ def make_run(
     return folder
 
 
-def _make_stage(folder: Path, key: str, loss: float) -> None:
+def _make_stage(folder: Path, key: str, loss: float, held_out: Mapping[str, Any] = MappingProxyType({})) -> None:
     folder.mkdir(parents=True)
     summary = {"name": folder.name, "key": key, "seconds": 90.0, "steps": 300}
     summary |= {"parameters": 2_000_000, "trainable_parameters": 500_000}
-    (folder / "stage.json").write_text(json.dumps(summary))
+    (folder / "stage.json").write_text(json.dumps(summary | held_out))
     history = [{"step": step, "loss": loss + math.exp(-step / 50)} for step in range(0, 300, 10)]
+    if held_out:
+        history[-1]["held_out"] = held_out["held_out"]
     (folder / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
 
 
@@ -232,6 +237,57 @@ def test_seeds_measured_under_different_protocols_are_not_averaged(tmp_path: Pat
     make_run(tmp_path, seed=1, fvd=50.0, protocol={**FVD, "split": "train"})
     rows = rows_of(compare(find_runs([tmp_path / "study"])), "generated fvd")
     assert [row.values[0] and row.values[0].mean for row in rows] == [100.0, 50.0]
+
+
+def held_out(loss: float, digest: str = "aa") -> dict[str, Any]:
+    """What `stage.json` says of a stage's held-out loss, frame 2's being more than frame 1's by 0.5."""
+    frames = {"1": loss - 0.25, "2": loss + 0.25}
+    return {"held_out": loss, "held_out_frames": frames, "held_out_on": {"samples": 64, "digest": digest}}
+
+
+def test_held_out_losses_on_the_same_samples_share_a_row_lower_is_better(tmp_path: Path) -> None:
+    for seed, loss in enumerate((2.0, 2.001)):
+        make_run(tmp_path, "naive", seed, held_out=held_out(loss))
+        make_run(tmp_path, "worse", seed, held_out=held_out(loss + 0.01))
+    comparison = compare(find_runs([tmp_path / "study"]))
+    rows = comparison.group("held_out")
+    titles = [f"sequential held out loss{frame}" for frame in ("", " frame 1", " frame 2")]
+    assert [(row.title, row.unit, row.better, row.protocol) for row in rows] == [
+        (t, "nats", "lower", "") for t in titles
+    ]
+    assert {row.verdict(1) for row in rows} == {"worse"}
+    assert re.search(
+        r"sequential held out loss \(nats\) ↓ +2\.0005 ± 0\.0007 +2\.0105 ± 0\.0007 +\+0\.0100", printed(comparison)
+    )
+    exported = [row for row in json.loads(to_json(comparison))["rows"] if row["group"] == "held_out"]
+    assert exported[2]["unit"] == "nats"
+    assert exported[2]["values"]["worse"]["mean"] == pytest.approx(2.2605)
+
+
+def test_held_out_losses_on_other_samples_are_kept_apart(tmp_path: Path) -> None:
+    make_run(tmp_path, "naive", held_out=held_out(2.0))
+    make_run(tmp_path, "other", held_out=held_out(1.0, "bb"))
+    make_run(tmp_path, "without")
+    comparison = compare(find_runs([tmp_path / "study"]))
+    values = [[value and value.mean for value in row.values] for row in comparison.group("held_out")[:2]]
+    assert values == [[2.0, None, None], [None, 1.0, None]]
+    (split,) = comparison.splits
+    assert (split.metric, split.keys) == ("sequential held-out loss", {"digest": ("aa", "bb")})
+    write_report(comparison, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Held-out loss</h2>" in page
+    assert "sequential held out loss (nats) [B] ↓" in page
+
+
+def test_a_frame_tokenizer_has_an_error_and_decibels(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    tokenizer = {**held_out(0.01), "held_out_frames": {}, "held_out_psnr": 20.0}
+    _make_stage(run / "stages/tokenizer", "tokenizer-1", 1.0, tokenizer)
+    rows = compare(find_runs([run])).group("held_out")
+    assert [(row.title, row.unit, row.better) for row in rows] == [
+        ("tokenizer held out error", "", "lower"),
+        ("tokenizer held out psnr", "dB", "higher"),
+    ]
 
 
 def test_speeds_of_different_machines_never_share_a_row(tmp_path: Path) -> None:

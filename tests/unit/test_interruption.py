@@ -23,6 +23,7 @@ from cogvid.config.schema import StageConfig, TrainerConfig
 from cogvid.errors import Interrupted, UserError
 from cogvid.training.finite import check_weights
 from cogvid.training.fit import LAST, fit
+from cogvid.training.held_out import HeldOutSamples
 from cogvid.training.modules import StageModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -52,6 +53,9 @@ class Regression(StageModule):
         self.at(self.trainer.global_step + 1)
         return self.report((self.network(batch + torch.randn_like(batch)) - 3).square().mean())
 
+    def held_out(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"held_out": (self.network(batch) - 3).square().mean(1)}
+
 
 class Between(pl.Callback):
     """Calls `at` between two steps, with the number of the last."""
@@ -68,7 +72,9 @@ def nothing(step: int) -> None:
 
 
 def config(**changes: Any) -> StageConfig:
-    return StageConfig(**{"steps": STEPS, "batch_size": 2, "adam_lr": 0.01, "checkpoint_every": 3, **changes})
+    return StageConfig(
+        **{"steps": STEPS, "batch_size": 2, "adam_lr": 0.01, "checkpoint_every": 3, "validate_every": 3, **changes}
+    )
 
 
 def train(
@@ -93,6 +99,7 @@ def train(
         seed=1,
         names=lambda numbers: [f"clip {number}" for number in numbers],
         callbacks=[Between(between)],
+        held_out=HeldOutSamples(torch.arange(20.0).view(5, 4)),
     )
     return module
 
@@ -128,7 +135,8 @@ def assert_same(module: StageModule, folder: Path, whole: tuple[dict[str, Tensor
 def test_tensorboard_has_each_step_once_counted_as_the_history_counts(whole: tuple[Any, Any]) -> None:
     history, seen = whole[1]
     assert [json.loads(line)["step"] for line in history.splitlines()] == list(range(1, STEPS + 1))
-    assert seen == {("loss", step): 1 for step in range(1, STEPS + 1)}
+    held_out = {("held_out", step): 1 for step in (3, 6, STEPS)}
+    assert seen == {("loss", step): 1 for step in range(1, STEPS + 1)} | held_out
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

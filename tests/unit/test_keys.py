@@ -64,7 +64,8 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         text, tokenizer = text_stage(lab, store, data), tokenizer_stage(lab, store, data)
         tokens = TokensStage(lab, store, data, tokenizer).finish()
         clips = TokenClips(tmp_path, tmp_path / TABLE)
-        stages = TransformerStages(lab, store, text, tokens, clips, cast(Previews, None))
+        test_tokens = TokensStage(lab, store, data, tokenizer, "test").finish()
+        stages = TransformerStages(lab, store, text, tokens, clips, cast(Previews, None), test_tokens)
         base = stages.image_base()
         sequential = stages.video("sequential", base)
         stages.video("interpolation", base, sequential)
@@ -82,14 +83,14 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         ("video.size=[32,32]", "*"),
         ("video.fit=pad", "data text_tokenizer metrics"),
         ("data.options.size=[32,48]", "metrics"),
-        ("text.length=50", "data tokenizer tokens metrics"),
-        ("text_tokenizer.options.vocabulary=300", "data tokenizer tokens metrics"),
+        ("text.length=50", "data tokenizer tokens test_tokens metrics"),
+        ("text_tokenizer.options.vocabulary=300", "data tokenizer tokens test_tokens metrics"),
         ("text.too_long=error", "*"),
-        ("model.layers=3", "data text_tokenizer tokenizer tokens metrics"),
-        ("model.positions=rotary", "data text_tokenizer tokenizer tokens image_base metrics"),
-        ("model.checkpoint_activations=true", "data text_tokenizer tokenizer tokens metrics"),
-        ("model.gate_init=1.0", "data text_tokenizer tokenizer tokens image_base metrics"),
-        ("model.plus_init=copy", "data text_tokenizer tokenizer tokens image_base metrics"),
+        ("model.layers=3", "data text_tokenizer tokenizer tokens test_tokens metrics"),
+        ("model.positions=rotary", "data text_tokenizer tokenizer tokens test_tokens image_base metrics"),
+        ("model.checkpoint_activations=true", "data text_tokenizer tokenizer tokens test_tokens metrics"),
+        ("model.gate_init=1.0", "data text_tokenizer tokenizer tokens test_tokens image_base metrics"),
+        ("model.plus_init=copy", "data text_tokenizer tokenizer tokens test_tokens image_base metrics"),
         ("trainer.devices=2", "*"),
         ("trainer.strategy=fsdp2", "*"),
         ("trainer.accumulate=2", "*"),
@@ -97,6 +98,7 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         ("trainer.workers=2", "*"),
         ("stages.tokenizer.frames=500", "data text_tokenizer metrics"),
         ("data_seed=1", "metrics"),
+        ("held_out.clips=7", "data text_tokenizer metrics"),
     ],
 )
 def test_a_change_makes_new_what_it_decides_and_no_more(

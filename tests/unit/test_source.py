@@ -10,7 +10,8 @@ import pytest
 from cogvid.pipeline.code import stage_code
 from cogvid.plugins.source import CORE, source_files
 
-STAGES = ("data", "text_tokenizer", "tokenizer", "tokens", "image_base", "sequential", "samples", "metrics")
+TOKENS = ("tokens", "test_tokens")
+STAGES = ("data", "text_tokenizer", "tokenizer", *TOKENS, "image_base", "sequential", "samples", "metrics")
 TRAINED = ("tokenizer", "image_base", "sequential", "interpolation")
 
 
@@ -84,11 +85,12 @@ def test_an_edit_of_a_room_makes_new_what_it_decides_and_no_more() -> None:
         assert (CORE.parent / name).is_file()
         return {stage for stage in STAGES if name in stage_code(stage)}
 
-    videos = {"data", "tokenizer", "tokens", "samples", "metrics"}
+    videos = {"data", "tokenizer", *TOKENS, "samples", "metrics"}
     assert made_new("cogvid/data/reading.py") == videos
     assert made_new("cogvid/model/transformer.py") == {"image_base", "sequential", "samples"}
     assert made_new("cogvid/attention/tiles.py") == {"image_base", "sequential", "samples"}
     assert made_new("cogvid/generation/tokens.py") == {"samples"}
+    assert made_new("cogvid/training/held_out.py") == {"tokenizer", "image_base", "sequential"}
     assert made_new("cogvid/training/optimizer.py") == {"tokenizer", "image_base", "sequential"}
     assert made_new("cogvid/data/text.py") == {"text_tokenizer", "image_base", "sequential", "samples"}
 

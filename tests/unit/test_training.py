@@ -26,6 +26,7 @@ from cogvid.data.text import CaptionEncoder
 from cogvid.data.tokens import TokenClips
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.training.fit import LAST, fit
+from cogvid.training.held_out import HeldOutSamples
 from cogvid.training.modules import FrameTokenizerModule
 from cogvid.training.next_token import TransformerModule
 from cogvid.training.optimizer import build_optimizer, orthogonal
@@ -307,7 +308,15 @@ class KillBefore(pl.Callback):
 def test_a_killed_training_ends_where_an_uninterrupted_one_does_with_any_number_of_workers(
     make_model: MakeModel, sampler: SequenceSampler, text: CaptionEncoder, tmp_path: Path, muon_lr: float, workers: int
 ) -> None:
-    config = StageConfig(steps=8, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, checkpoint_every=4, caption_dropout=0.3)
+    config = StageConfig(
+        steps=8,
+        batch_size=2,
+        adam_lr=0.01,
+        muon_lr=muon_lr,
+        checkpoint_every=4,
+        validate_every=3,
+        caption_dropout=0.3,
+    )
 
     def train(folder: Path, workers: int, *callbacks: pl.Callback) -> nn.Module:
         model = make_model(Naive(), Grid(3, 2, 3), text_length=30, seed=3, dtype=torch.float32, **VOCABULARY)
@@ -324,6 +333,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does_with_any_number_
             seed=1,
             names=lambda numbers: [sampler.draw(number)[1] for number in numbers],
             callbacks=callbacks,
+            held_out=HeldOutSamples.of(TokenSamples(sampler, text), 5),
         )
         return model
 
@@ -335,6 +345,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does_with_any_number_
     histories = [(tmp_path / name / "history.jsonl").read_text() for name in ("whole", "killed")]
     assert histories[0] == histories[1]
     assert histories[0].count("\n") == 8
+    assert histories[0].count('"held_out"') == 3
 
 
 @pytest.mark.filterwarnings("ignore")

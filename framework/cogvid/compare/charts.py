@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from cogvid.compare.read import Stage
 from cogvid.compare.summary import Variant
 
 # Of middle lightness, to be told apart on a light and on a dark page.
@@ -26,10 +27,11 @@ class _Curve:
     label: str
     colour: str
     losses: tuple[tuple[int, float], ...]
+    held_out: tuple[tuple[int, float], ...]
 
 
 def loss_chart(variants: Sequence[Variant], stage: str) -> str:
-    """An SVG element with the training loss of a stage, a line for each run; empty if no run has losses.
+    """An SVG element with the losses of a stage, a line for each run and dots for held-out ones; empty without any.
 
     Variants that share the stage share the line.
     """
@@ -43,6 +45,8 @@ def loss_chart(variants: Sequence[Variant], stage: str) -> str:
         for curve in curves:
             steps, losses = zip(*_thinned(curve.losses), strict=True)
             axes.plot(steps, losses, color=curve.colour, label=curve.label, linewidth=1.6, alpha=0.9)
+            for step, loss in curve.held_out:
+                axes.plot(step, loss, "o", color=curve.colour, markersize=4)
         values = [loss for curve in curves for _, loss in curve.losses]
         if min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
@@ -62,13 +66,13 @@ def loss_chart(variants: Sequence[Variant], stage: str) -> str:
 
 def _curves(variants: Sequence[Variant], stage: str) -> list[_Curve]:
     owners: dict[str, dict[int, None]] = {}
-    losses: dict[str, tuple[tuple[int, float], ...]] = {}
+    stages: dict[str, Stage] = {}
     for index, variant in enumerate(variants):
         for run in variant.runs:
             if stage in run.stages and run.stages[stage].losses:
                 identity = run.stages[stage].identity
                 owners.setdefault(identity, {})[index] = None
-                losses[identity] = run.stages[stage].losses
+                stages[identity] = run.stages[stage]
     curves = []
     labelled: set[str] = set()
     for identity, indices in owners.items():
@@ -77,7 +81,10 @@ def _curves(variants: Sequence[Variant], stage: str) -> list[_Curve]:
             label = "all variants"
         colour = _SHARED if len(indices) > 1 else COLOURS[next(iter(indices)) % len(COLOURS)]
         # Matplotlib leaves labels with an underscore out of the legend: one entry for all seeds.
-        curves.append(_Curve(f"_{label}" if label in labelled else label, colour, losses[identity]))
+        shown = f"_{label}" if label in labelled else label
+        # A frame tokenizer is trained for more than the error that is held out.
+        held_out = stages[identity].held_out_losses if stage != "tokenizer" else ()
+        curves.append(_Curve(shown, colour, stages[identity].losses, held_out))
         labelled.add(label)
     return curves
 

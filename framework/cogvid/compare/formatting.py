@@ -7,13 +7,17 @@ import math
 from cogvid.compare.summary import Row, Variant
 
 NO_VALUE = "-"
+# Of losses the last digits are what variants differ in.
+_DECIMALS = {"nats": 4, "dB": 2}
 ARROWS = {"higher": "↑", "lower": "↓", None: ""}
 
 
 def title(row: Row) -> str:
-    """What a row shows: its name, its protocol's letter where there are several, and which way is better."""
+    """What a row shows: its name, the unit unless the values say it, its protocol's letter where there are several, and
+    which way is better."""
     letter = f"[{row.protocol}]" if row.protocol else ""
-    return " ".join(part for part in (row.title, letter, ARROWS[row.better]) if part)
+    unit = f"({row.unit})" if row.unit in _DECIMALS else ""
+    return " ".join(part for part in (row.title, unit, letter, ARROWS[row.better]) if part)
 
 
 def value(row: Row, index: int, variant: Variant) -> str:
@@ -24,7 +28,7 @@ def value(row: Row, index: int, variant: Variant) -> str:
     text = _number(found.mean, row)
     if found.spread is not None and (found.spread or not row.unit):
         text += f" ± {_number(found.spread, row)}"
-    expected = len(variant.runs) if row.group == "cost" else _scored(variant)
+    expected = len(variant.runs) if row.group in ("cost", "held_out") else _scored(variant)
     return text if found.seeds == expected else f"{text} (n={found.seeds})"
 
 
@@ -55,7 +59,10 @@ def _number(number: float, row: Row) -> str:
 
 
 def _decimals(row: Row) -> int:
-    """Four significant digits of the row's largest value, three below 1: one precision in the whole row."""
+    """Four significant digits of the row's largest value, three below 1, or what its unit always has: one precision in
+    the whole row."""
+    if row.unit in _DECIMALS:
+        return _DECIMALS[row.unit]
     largest = max((abs(found.mean) for found in row.values if found), default=0.0)
     if largest == 0:
         return 3

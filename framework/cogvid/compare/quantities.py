@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cogvid.compare.read import TRAINING_STAGES, RunRecord
 
 Better = Literal["higher", "lower"]
-Group = Literal["quality", "bounds", "cost"]
+Group = Literal["quality", "held_out", "bounds", "cost"]
 Protocol = dict[str, Any]
 
 # What a model makes. All other sets are bounds, what no model can beat and what every model should: shown beside the
@@ -29,9 +29,9 @@ class Quantity:
     Attributes:
         group: the table it belongs to.
         videos: the set of videos that was scored, or the stage that was trained; empty for the whole run.
-        metric: what measured it; metrics have protocols.
+        metric: what measured it.
         name: which of the metric's values.
-        unit: empty, `count` or `seconds`.
+        unit: empty, `count`, `seconds`, `nats` or `dB`.
     """
 
     group: Group
@@ -46,6 +46,11 @@ class Quantity:
         return _ORDER.get(self.videos, len(_ORDER))
 
     @property
+    def measure(self) -> str:
+        """What has protocols: a metric, whatever it scored; of held-out losses, that of each stage."""
+        return f"{self.videos} {self.metric}" if self.group == "held_out" else self.metric
+
+    @property
     def better(self) -> Better | None:
         """Which direction is an improvement, by the names in use."""
         words = set(self.name.split("_"))
@@ -53,7 +58,7 @@ class Quantity:
             return None
         if words & {"fvd", "kvd", "error", "distance", "loss", "time"}:
             return "lower"
-        if words & {"is", "accuracy", "similarity", "tokens"} or self.metric.endswith("oracle"):
+        if words & {"is", "accuracy", "similarity", "tokens", "psnr"} or self.metric.endswith("oracle"):
             return "higher"
         return None
 
@@ -70,6 +75,7 @@ class Measurement:
 def measurements(run: RunRecord) -> Iterator[Measurement]:
     """Everything that was measured in a run."""
     yield from _scores(run)
+    yield from _held_out(run)
     yield from _cost(run)
 
 
@@ -99,6 +105,14 @@ def _scores(run: RunRecord) -> Iterator[Measurement]:
             for name, value in values.items():
                 known = value is not None and math.isfinite(value)
                 yield Measurement(Quantity(group, videos, metric, name), value if known else None, protocol)
+
+
+def _held_out(run: RunRecord) -> Iterator[Measurement]:
+    units = {"error": "", "psnr": "dB"}
+    for stage in (run.stages[name] for name in TRAINING_STAGES if name in run.stages):
+        for name, value in stage.held_out.items():
+            quantity = Quantity("held_out", stage.name, "held-out loss", f"held_out_{name}", units.get(name, "nats"))
+            yield Measurement(quantity, value if math.isfinite(value) else None, stage.held_out_on)
 
 
 def _cost(run: RunRecord) -> Iterator[Measurement]:

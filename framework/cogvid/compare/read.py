@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from cogvid.errors import UserError
 
 TRAINING_STAGES = ("tokenizer", "image_base", "sequential", "interpolation")
-STAGES = ("data", "text_tokenizer", "tokenizer", "tokens", "image_base", "sequential", "interpolation")
+STAGES = ("data", "text_tokenizer", "tokenizer", "tokens", "test_tokens", "image_base", "sequential", "interpolation")
 RUN_FILES = ("config.yaml", "plugins.json", "environment.json", "metrics.json")
 
 
@@ -27,6 +27,10 @@ class Stage:
         identity: equal for two runs that share the stage.
         summary: numbers of `stage.json` (seconds, steps, parameters, trainable_parameters).
         losses: (step, loss) pairs.
+        held_out_losses: the same of held-out samples.
+        held_out: what the finished stage says of held-out samples, by name: `loss`, `loss_frame_1`, ..., or `error`
+            and `psnr` of a frame tokenizer.
+        held_out_on: what that was measured on.
     """
 
     name: str
@@ -34,6 +38,9 @@ class Stage:
     finished: bool
     summary: dict[str, float]
     losses: tuple[tuple[int, float], ...]
+    held_out_losses: tuple[tuple[int, float], ...] = ()
+    held_out: dict[str, float] = field(default_factory=dict)
+    held_out_on: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,28 +180,43 @@ def _stages(folder: Path, lacks: list[str]) -> dict[str, Stage]:
         summary = _json(path / "stage.json", missing)
         if missing:
             lacks.append(f"stage {name} (not finished)")
+        history = list(_losses(path / "history.jsonl", name, lacks))
         stages[name] = Stage(
             name=name,
             identity=str(summary.get("key", path.resolve())),
             finished=not missing,
             summary={key: value for key, value in summary.items() if isinstance(value, int | float)},
-            losses=tuple(_losses(path / "history.jsonl", name, lacks)),
+            losses=tuple((step, loss) for step, loss, _ in history if math.isfinite(loss)),
+            held_out_losses=tuple((step, loss) for step, _, loss in history if math.isfinite(loss)),
+            held_out=_held_out(name, summary),
+            held_out_on=summary.get("held_out_on", {}),
         )
     return stages
 
 
-def _losses(path: Path, stage: str, lacks: list[str]) -> Iterator[tuple[int, float]]:
+def _held_out(stage: str, summary: dict[str, Any]) -> dict[str, float]:
+    if "held_out" not in summary:
+        return {}
+    if stage == "tokenizer":
+        return {"error": summary["held_out"], "psnr": summary.get("held_out_psnr", math.nan)}
+    frames = summary.get("held_out_frames", {})
+    by_frame = {f"loss_frame_{number}": loss for number, loss in frames.items() if len(frames) > 1}
+    return {"loss": summary["held_out"], **by_frame}
+
+
+def _losses(path: Path, stage: str, lacks: list[str]) -> Iterator[tuple[int, float, float]]:
+    """(step, loss, held-out loss), each no number where there is none."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-            step, loss = int(entry["step"]), float(entry.get("loss", math.nan))
+            loss, held_out = (float(entry.get(name, math.nan)) for name in ("loss", "held_out"))
+            values = int(entry["step"]), loss, held_out
         except (ValueError, KeyError, TypeError, AttributeError):
             if number < len(lines):  # the last line may be that of a run that was stopped while writing it
                 lacks.append(f"line {number} of the history of stage {stage} (damaged)")
             continue
-        if math.isfinite(loss):
-            yield step, loss
+        yield values
 
 
 def _videos(folder: Path, lacks: list[str]) -> dict[str, dict[tuple[str, float], Path]]:

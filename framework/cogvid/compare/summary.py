@@ -123,7 +123,7 @@ def compare(runs: list[RunRecord]) -> Comparison:
         for run in variant.runs:
             for found in measurements(run):
                 key = json.dumps(found.protocol, sort_keys=True)
-                protocols.setdefault(found.quantity.metric, {}).setdefault(key, found.protocol)
+                protocols.setdefault(found.quantity.measure, {}).setdefault(key, found.protocol)
                 values = measured.setdefault(found.quantity, {}).setdefault(key, {}).setdefault(index, [])
                 if found.value is not None:
                     values.append(found.value)
@@ -142,7 +142,7 @@ def compare(runs: list[RunRecord]) -> Comparison:
             values=tuple(_value(measured[quantity][key].get(index, [])) for index in range(len(variants))),
         )
         for quantity in sorted(measured, key=lambda quantity: quantity.place)
-        for key, label in letters[quantity.metric].items()
+        for key, label in letters[quantity.measure].items()
         if key in measured[quantity]
     ]
     named = {metric: tuple(found.values()) for metric, found in protocols.items() if metric}

@@ -18,6 +18,7 @@ from cogvid.compare.summary import Comparison, Row, Split
 
 _TITLES: dict[Group, str] = {
     "quality": "Quality",
+    "held_out": "Held-out loss",
     "bounds": "Floors and ceilings",
     "cost": "Cost",
 }

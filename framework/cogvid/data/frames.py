@@ -39,10 +39,10 @@ def write_frames(path: Path, count: int, parts: Iterator[Tensor]) -> None:
     needed, free = prod(shape), shutil.disk_usage(path.parent).free
     if needed > free:
         raise UserError(
-            f"The {count} frames that the frame tokenizer trains on take {needed / 1e6:.1f} MB in {path.parent}, where "
-            f"{free / 1e6:.1f} MB are free. Make room, or lower stages.tokenizer.frames."
+            f"The {count} frames that the frame tokenizer trains and is tested on take {needed / 1e6:.1f} MB in "
+            f"{path.parent}, where {free / 1e6:.1f} MB are free. Make room, or lower stages.tokenizer.frames."
         )
-    log.info("tokenizer: %d frames to train on take %.1f MB on the disk until it is trained", count, needed / 1e6)
+    log.info("tokenizer: %d frames take %.1f MB on the disk until it is trained", count, needed / 1e6)
     partial, written = path.with_name(f".{path.name}.partial"), 0
     # Not written through memory: a disk that turns full would end the process there and then.
     with partial.open("wb") as file:

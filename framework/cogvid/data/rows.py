@@ -30,6 +30,7 @@ class RowSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         stills: share of the samples that are one frame from anywhere in a sequence, the others being first frames; None
             for whole sequences.
         caption_dropout: share of the sequences whose caption is left out, for guidance.
+        rows: of the source, to draw from; None for those to train on.
     """
 
     source: TokenSource
@@ -37,10 +38,12 @@ class RowSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     seed: int
     stills: float | None = None
     caption_dropout: float = 0.0
+    rows: range | None = None
 
     def place(self, number: int) -> int:
         """Which sequence a sample is from: each once an epoch, in an order of the epoch's own."""
-        return shuffled(number, len(self.source), self.seed)
+        rows = range(len(self.source)) if self.rows is None else self.rows
+        return rows[shuffled(number, len(rows), self.seed)]
 
     def name(self, number: int) -> str:
         """What tells people which sample it is: the row."""

@@ -50,7 +50,12 @@ class TokenSource(Component):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Sequences."""
+        """Sequences to train on; their numbers count from 0."""
+
+    @property
+    def held_out(self) -> range:
+        """The numbers of further sequences, which nothing trains on: losses are reported on them."""
+        return range(0)
 
     @abstractmethod
     def sequence(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:

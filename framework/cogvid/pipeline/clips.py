@@ -69,6 +69,13 @@ def usable_clips(lab: Lab, folder: Path, split: Split) -> ClipTable:
     return clips.pick(clips.rows[shown[which]])
 
 
+def held_out_clips(lab: Lab, clips: ClipTable) -> ClipTable:
+    """Of test clips those that losses are reported on: at most `held_out.clips`, whatever the run's seed."""
+    random = np.random.default_rng((lab.config.data_seed, 5))
+    chosen = random.permutation(len(clips))[: lab.config.held_out.clips]
+    return clips.pick(clips.rows[np.sort(chosen)])
+
+
 def warn_of_data(lab: Lab, folder: Path) -> None:
     """Say, in one line each, how many clips are too short for every rate, and how many have fewer frames a second than
     they are shown at.

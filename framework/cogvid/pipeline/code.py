@@ -35,12 +35,13 @@ _REACH = {
     "samples": ("generation/clips", "generation/packed", "data/reading", "data/video", "interfaces/interpolation"),
     "metrics": ("data/reading", "interfaces/metric"),
 }
-_TRANSFORMERS = ("image_base", "sequential", "interpolation")
+# What several stages are.
+_WORK = {"test_tokens": "tokens", **dict.fromkeys(("image_base", "sequential", "interpolation"), "transformer")}
 
 
 @cache
 def stage_code(stage: str) -> dict[str, str]:
     """SHA-256 of the core's files that decide what a stage makes, by name; as they are when a process first asks."""
-    work = "transformer" if stage in _TRANSFORMERS else stage
+    work = _WORK.get(stage, stage)
     own = {f"{CORE.name}/{name}.py": file_digest(CORE / f"{name}.py") for name in _TEXT.get(work, ())}
     return own | source_files([CORE / f"{name}.py" for name in _REACH.get(work, ())])

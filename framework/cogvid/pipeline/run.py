@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,13 @@ from cogvid.pipeline.evaluate import evaluation_stage
 from cogvid.pipeline.generate import generation_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
-from cogvid.pipeline.stage import DONE, StageResult, StageStore, owned, read_stage, write_json, write_whole
+from cogvid.pipeline.stage import DONE, Info, StageResult, StageStore, owned, read_stage, write_json, write_whole
 from cogvid.pipeline.text_stage import load_text, text_stage
 from cogvid.pipeline.tokenizer_stage import load_clusters, load_tokenizer, tokenizer_stage
 from cogvid.pipeline.tokens_stage import TokensStage, training_clips
 from cogvid.pipeline.train import TransformerStages, load_model
 from cogvid.training import job
+from cogvid.training.held_out import HELD_OUT
 
 # Stage folders are shared by all runs below one `runs` folder.
 STAGES = "stages"
@@ -93,9 +94,11 @@ class Run:
             job.once(lambda: check_prompts(lab, data, text))
             tokenizer = keep("tokenizer", tokenizer_stage(lab, store, data))
             tokens = keep("tokens", TokensStage(lab, store, data, tokenizer).finish())
+            test_tokens = keep("test_tokens", TokensStage(lab, store, data, tokenizer, "test").finish())
             with job.said_once():
                 previews = self._previews(data, text, tokenizer) if job.leads() else None
-            transformers = TransformerStages(lab, store, text, tokens, training_clips(data, tokens), previews)
+            clips = training_clips(data, tokens)
+            transformers = TransformerStages(lab, store, text, tokens, clips, previews, test_tokens)
         base = keep("image_base", transformers.image_base())
         transformers.show("image_base", base)
         sequential = keep("sequential", transformers.video("sequential", base))
@@ -107,7 +110,8 @@ class Run:
         return stages
 
     def finish(self) -> StageResult | None:
-        """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`.
+        """Train, generate and evaluate; the run folder gets `samples` and `metrics.json`, of which data that is tokens
+        already has the held-out losses alone.
 
         Returns:
             The evaluation; None on data that is tokens already, with no video to compare generated ones with.
@@ -118,7 +122,11 @@ class Run:
 
     def _finish(self) -> StageResult | None:
         stages = self._train()
-        return None if isinstance(self.lab.data, TokenSource) else job.once(lambda: self._evaluate(stages))
+        if not isinstance(self.lab.data, TokenSource):
+            return job.once(lambda: self._evaluate(stages))
+        if held_out := _held_out(stages):
+            job.once(lambda: write_json(self.folder / "metrics.json", {"held_out": held_out}))
+        return None
 
     def _evaluate(self, stages: dict[str, StageResult]) -> StageResult:
         trained = trained_models(self.lab, stages)
@@ -129,7 +137,8 @@ class Run:
         metrics = evaluation_stage(self.lab, self.store, stages["data"], samples)
         speed = {"tokens_per_second": samples.info["tokens_per_second"]}
         info = metrics.info
-        write_json(self.folder / "metrics.json", {"sets": info["sets"], "protocol": info["protocol"], "speed": speed})
+        made = {"sets": info["sets"], "protocol": info["protocol"], "speed": speed}
+        write_json(self.folder / "metrics.json", made | {"held_out": _held_out(stages)})
         write_json(self.folder / ENVIRONMENT, info["environment"])
         return metrics
 
@@ -161,6 +170,15 @@ class Run:
         return Previews(
             self.lab, load_tokenizer(self.lab, tokenizer), words, prompts, seconds, load_clusters(tokenizer)
         )
+
+
+def _held_out(stages: Mapping[str, StageResult]) -> Info:
+    """The held-out losses of the stages that have some, and what they were measured on."""
+    return {
+        name: {"loss": stage.info[HELD_OUT], "frames": stage.info["held_out_frames"], "on": stage.info["held_out_on"]}
+        for name, stage in stages.items()
+        if HELD_OUT in stage.info
+    }
 
 
 def _free(key: str) -> bool:

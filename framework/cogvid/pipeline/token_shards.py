@@ -61,12 +61,19 @@ class ShardMaker:
         tokenizer: the finished stage.
         earlier: finished tokens stages of the same tokenizer; asked for where there is something to make.
         folder: of the shards.
+        title: the stage's name.
     """
 
     def __init__(
-        self, lab: Lab, plan: TokenPlan, tokenizer: StageResult, earlier: Iterable[StageResult], folder: Path
+        self,
+        lab: Lab,
+        plan: TokenPlan,
+        tokenizer: StageResult,
+        earlier: Iterable[StageResult],
+        folder: Path,
+        title: str = "tokens",
     ) -> None:
-        self.lab, self.plan, self.folder = lab, plan, folder
+        self.lab, self.plan, self.folder, self.title = lab, plan, folder, title
         self._tokenizer, self._stages = tokenizer, earlier
 
     def make(self, part: Part) -> None:
@@ -77,7 +84,7 @@ class ShardMaker:
         """
         own = part.shards(self.plan.shards)
         if not own:
-            log.info("tokens, part %s: nothing to make, there are %d shards", part, self.plan.shards)
+            log.info("%s, part %s: nothing to make, there are %d shards", self.title, part, self.plan.shards)
         todo = [number for number in own if not self._path(number).exists()]
         if todo and self._earlier:
             todo = [number for number in todo if not self._link(number, part)]
@@ -87,7 +94,7 @@ class ShardMaker:
         work = _Estimate(self, todo)
         work.begin()
         with stage_progress() as bar:
-            name = "tokens" if part.of == 1 else f"tokens, part {part}"
+            name = self.title if part.of == 1 else f"{self.title}, part {part}"
             task = bar.add_task(name, total=clips)
             for number in todo:
                 self._make(number, part, work, bar, task)
@@ -170,7 +177,7 @@ class _Estimate:
 
     def __init__(self, maker: ShardMaker, todo: Sequence[int]) -> None:
         plan, grid = maker.plan, maker.lab.grid
-        self._folder = maker.folder
+        self._folder, self._title = maker.folder, maker.title
         self.clips = sum(len(plan.members(number)) for number in todo)
         self.frames = plan.frames(todo)
         cell = code_type(maker.lab.codes)().itemsize
@@ -185,7 +192,7 @@ class _Estimate:
         free = shutil.disk_usage(self._folder).free
         if self.bytes > free:
             raise UserError(
-                f"tokens: {self.frames} frames of {self.clips} clips take {megabytes(self.bytes)}, and "
+                f"{self._title}: {self.frames} frames of {self.clips} clips take {megabytes(self.bytes)}, and "
                 f"{self._folder} has {megabytes(free)} free. Make room there, or choose another folder with --runs."
             )
         if self._todo_clips <= _MEASURED:
@@ -201,7 +208,7 @@ class _Estimate:
     def _say(self, when: str) -> None:
         size = megabytes(self.bytes)
         clips, frames, encoded = self.clips, self.frames, self._todo_clips
-        log.info("tokens: %d frames of %d clips, %s; %d clips to encode%s", frames, clips, size, encoded, when)
+        log.info("%s: %d frames of %d clips, %s; %d clips to encode%s", self._title, frames, clips, size, encoded, when)
 
 
 def megabytes(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from cogvid.data.frames import FrameSamples, read_frames_file, write_frames
 from cogvid.errors import UserError
 from cogvid.generation.clusters import cluster_codes
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
-from cogvid.pipeline.clips import decode_clips, read_clips
+from cogvid.pipeline.clips import decode_clips, held_out_clips, read_clips
 from cogvid.pipeline.digests import file_digest
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.weights import load_weights
 from cogvid.training import job
-from cogvid.training.fit import LAST, fit
+from cogvid.training.fit import HISTORY, LAST, fit
+from cogvid.training.held_out import HELD_OUT, HeldOutSamples, held_out_info
 from cogvid.training.modules import FrameTokenizerModule
 
 # The frames that the stage trains on, while it does.
@@ -31,7 +33,8 @@ _CLUSTERS = "clusters.safetensors"
 
 
 def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResult:
-    """Trains the frame tokenizer on frames of the training clips, or takes the one that `stages.tokenizer.weights`
+    """Trains the frame tokenizer on frames of the training clips, with a held-out error of a frame of each held-out
+    clip, or takes the one that `stages.tokenizer.weights`
     names, and groups its codes in clusters."""
     config = lab.config
     settings = config.stages.tokenizer
@@ -43,6 +46,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         "stage": settings,
         "frames": lab.frame_format,
         "precision": config.trainer.precision,
+        "held_out": config.held_out,
         "seed": config.seed,
     }
 
@@ -55,30 +59,48 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         count = len(clips) * each
         lengths = clips.column("frames").to_numpy()
         numbers = [random.integers(length, size=each) for length in lengths]
+        tests = held_out_clips(lab, read_clips(data.folder, "test"))
+        random = np.random.default_rng((config.data_seed, 6))
+        numbers += [random.integers(length, size=1) for length in tests.column("frames").to_numpy()]
+        both, total = clips.pick(np.concatenate([clips.rows, tests.rows])), count + len(tests)
 
         def write() -> None:
-            if read_frames_file(path, count) is None:
-                write_frames(path, count, decode_clips(clips, numbers, lab.frame_format, "tokenizer: frames"))
+            if read_frames_file(path, total) is None:
+                write_frames(path, total, decode_clips(both, numbers, lab.frame_format, "tokenizer: frames"))
 
         job.once(write)
-        frames = read_frames_file(path, count)
+        frames = read_frames_file(path, total)
         assert frames is not None
-        samples = FrameSamples(frames, settings.batch_size, config.seed)
+        samples = FrameSamples(frames[:count], settings.batch_size, config.seed)
+        held_out = HeldOutSamples(torch.from_numpy(np.array(frames[count:]))) if len(tests) else None
 
         def names(numbers: Sequence[int]) -> list[str]:
             return [clips[samples.place(number) // each].clip.id for number in numbers]
 
         torch.manual_seed(config.seed)
         module = FrameTokenizerModule(lab.build_tokenizer(), settings)
-        fit(module, samples, folder, config.trainer, title="tokenizer", seed=config.seed, names=names)
+        seed = config.seed
+        fit(module, samples, folder, config.trainer, title="tokenizer", seed=seed, names=names, held_out=held_out)
         tokenizer = module.network.eval().cpu()
         if job.leads():
             _write(lab, folder, tokenizer)
             path.unlink()
             (folder / LAST).unlink(missing_ok=True)
-        return {"steps": settings.steps, "parameters": sum(p.numel() for p in tokenizer.parameters())}
+        return {
+            "steps": settings.steps,
+            "parameters": sum(p.numel() for p in tokenizer.parameters()),
+            **(_held_out_info(folder, held_out) if job.leads() else {}),
+        }
 
     return store.finish("tokenizer", depends, work, together=True)
+
+
+def _held_out_info(folder: Path, samples: HeldOutSamples | None) -> Info:
+    """See `held_out_info`; and the error in dB, of values up to 1."""
+    info = held_out_info(folder / HISTORY, samples)
+    if info:
+        info["held_out_psnr"] = round(-10 * math.log10(max(info[HELD_OUT], 1e-12)), 2)
+    return info
 
 
 def _given(lab: Lab, store: StageStore, path: Path) -> StageResult:

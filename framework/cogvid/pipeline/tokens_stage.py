@@ -1,4 +1,4 @@
-"""The tokens' stage: the training clips as codes, at every rate that training may want."""
+"""The tokens' stages: the training clips as codes, at every rate that training may want, and held-out clips alike."""
 
 from __future__ import annotations
 
@@ -24,32 +24,41 @@ from cogvid.data.tokens import (
     shard_path,
 )
 from cogvid.errors import UserError
-from cogvid.pipeline.clips import TABLE, rates_and_windows, usable_clips
+from cogvid.interfaces.data_source import Split
+from cogvid.pipeline.clips import TABLE, held_out_clips, rates_and_windows, usable_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.stage import LOCK, Info, StageResult, StageStore, part_lock
 from cogvid.pipeline.token_plan import TokenPlan
 from cogvid.pipeline.token_reuse import linked
 from cogvid.pipeline.token_shards import Part, ShardMaker
 
-NAME = "tokens"
+# The stages, by the split that their clips are of.
+NAMES: dict[Split, str] = {"train": "tokens", "test": "test_tokens"}
 _NAMED = 10
 
 
 @dataclass(frozen=True)
 class TokensStage:
-    """Encodes the frames of the training clips at every rate that training may want.
+    """Encodes the frames of clips at every rate that training may want: of the training clips, or of held-out ones.
 
     Args:
         lab: the experiment's parts.
         store: of the stages.
         data: the finished data stage.
         tokenizer: the finished frame tokenizer.
+        split: of the clips; of the test clips those that are held out.
     """
 
     lab: Lab
     store: StageStore
     data: StageResult
     tokenizer: StageResult
+    split: Split = "train"
+
+    @property
+    def name(self) -> str:
+        """Of the stage."""
+        return NAMES[self.split]
 
     def finish(self) -> StageResult:
         """Make all shards that are not there, and the table."""
@@ -59,7 +68,7 @@ class TokensStage:
             self._maker(plan, folder).make(Part())
             return self._table(plan, folder)
 
-        return self.store.finish(NAME, self._depends(), work)
+        return self.store.finish(self.name, self._depends(), work)
 
     def part(self, part: Part) -> Path:
         """Make the shards of one part, beside other processes that make others, and return the stage's folder."""
@@ -67,7 +76,7 @@ class TokensStage:
         def work(folder: Path) -> None:
             self._maker(self._plan(), folder).make(part)
 
-        return self.store.part(NAME, self._depends(), part.name, work)
+        return self.store.part(self.name, self._depends(), part.name, work)
 
     def merge(self, others: Sequence[Path] = ()) -> StageResult:
         """Make the table of shards that are all there.
@@ -88,7 +97,7 @@ class TokensStage:
                 raise UserError(_missing(missing, plan.shards, [folder, *(other / folder.name for other in others)]))
             return self._table(plan, folder)
 
-        return self.store.finish(NAME, self._depends(), work)
+        return self.store.finish(self.name, self._depends(), work)
 
     def _depends(self) -> Info:
         # By content: stages that differ in what else a tokenizer's has, such as clusters, share tokens.
@@ -98,6 +107,7 @@ class TokensStage:
             "picture": self.lab.frame_format,
             "frames": self.lab.config.video.frames,
             **rates_and_windows(self.lab),
+            **({"held_out": self.lab.config.held_out} if self.split == "test" else {}),
         }
 
     def _network(self) -> Info:
@@ -105,15 +115,16 @@ class TokensStage:
         return {"network": identity, "weights": self.tokenizer.info["outputs"]["model.safetensors"]}
 
     def _plan(self) -> TokenPlan:
-        return TokenPlan(self.lab, usable_clips(self.lab, self.data.folder, "train"))
+        clips = usable_clips(self.lab, self.data.folder, self.split)
+        return TokenPlan(self.lab, held_out_clips(self.lab, clips) if self.split == "test" else clips)
 
     def _maker(self, plan: TokenPlan, folder: Path) -> ShardMaker:
         def earlier() -> Iterator[StageResult]:
-            for stage in self.store.earlier(NAME):
+            for stage in self.store.earlier(self.name):
                 if stage.info["depends"]["tokenizer"] == self._network():
                     yield stage
 
-        return ShardMaker(self.lab, plan, self.tokenizer, earlier(), folder)
+        return ShardMaker(self.lab, plan, self.tokenizer, earlier(), folder, self.name)
 
     def _table(self, plan: TokenPlan, folder: Path) -> Info:
         """Look at all shards, and write the table."""
@@ -140,7 +151,8 @@ class TokensStage:
             "shards": plan.shards,
         }
         log.info(
-            "tokens: %d frames, reconstruction %.1f dB, %d of %d codes used",
+            "%s: %d frames, reconstruction %.1f dB, %d of %d codes used",
+            self.name,
             info["frames"],
             psnr,
             info["codes_used"],

@@ -25,7 +25,8 @@ from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.text_stage import load_text
 from cogvid.pipeline.weights import load_weights, read_weights, save_weights
 from cogvid.training import job
-from cogvid.training.fit import LAST, fit
+from cogvid.training.fit import HISTORY, LAST, fit
+from cogvid.training.held_out import HeldOutSamples, held_out_info
 from cogvid.training.next_token import TransformerModule
 from cogvid.training.sharding import Sharding, check_shardable
 from cogvid.training.strategies import sharded
@@ -46,6 +47,7 @@ class TransformerStages:
         tokens: the finished tokens.
         clips: the tokenised training clips, or the source of sequences that are tokens already.
         previews: write videos while a stage trains, if there is something to write.
+        test_tokens: the finished tokens of held-out clips; a token source has held-out sequences itself, or none.
     """
 
     def __init__(
@@ -56,10 +58,13 @@ class TransformerStages:
         tokens: StageResult,
         clips: TokenClips | TokenSource,
         previews: Previews | None,
+        test_tokens: StageResult | None = None,
     ) -> None:
         self.lab, self.store, self.text_stage, self.tokens, self.clips = lab, store, text, tokens, clips
         self.text = load_text(lab, text)
-        self.previews = previews
+        self.previews, self.test_tokens = previews, test_tokens
+        if isinstance(clips, TokenSource) and not clips.held_out:
+            log.info("data: %s holds no sequences out, so no stage reports a held-out loss", lab.config.data.name)
 
     def image_base(self) -> StageResult:
         """Text to one frame: the model that the video stages build on and never change."""
@@ -138,16 +143,37 @@ class TransformerStages:
             "model": model,
             "text": self.text_stage.key,
             "tokens": self.tokens.key,
+            "held_out": self.test_tokens.key if self.test_tokens else config.held_out,
             "precision": config.trainer.precision,
             "seed": config.seed,
         }
 
-    def _samples(self, name: str, windows: list[FrameTimes], caption_dropout: float) -> TokenSamples | RowSamples:
-        lab, config, seed = self.lab, self.lab.config, self._seed(name)
+    def held_out_samples(self, name: str, windows: list[FrameTimes]) -> HeldOutSamples | None:
+        """One sample of each held-out clip or sequence, drawn as those to train on are, but for the seed."""
+        seed, clips = self.lab.config.data_seed, self.clips
+        if isinstance(clips, TokenSource):
+            count = min(len(clips.held_out), self.lab.config.held_out.clips)
+            samples = self._samples(clips, name, windows, seed, 0.0)
+            assert isinstance(samples, RowSamples)
+            return HeldOutSamples.of(replace(samples, rows=clips.held_out), count) if count else None
+        if self.test_tokens is None:
+            return None
+        held_out = TokenClips(self.test_tokens.folder, clips.clip_table)
+        return HeldOutSamples.of(self._samples(held_out, name, windows, seed, 0.0), len(held_out))
+
+    def _samples(
+        self,
+        clips: TokenClips | TokenSource,
+        name: str,
+        windows: list[FrameTimes],
+        seed: int,
+        caption_dropout: float,
+    ) -> TokenSamples | RowSamples:
+        lab, config = self.lab, self.lab.config
         stills = config.stages.image_base.stills if name == "image_base" else None
-        if isinstance(self.clips, TokenSource):
-            return RowSamples(self.clips, self.text, seed, stills, caption_dropout)
-        sequences = SequenceSampler(self.clips, lab.scheduler, windows, config.video.frames, seed)
+        if isinstance(clips, TokenSource):
+            return RowSamples(clips, self.text, seed, stills, caption_dropout)
+        sequences = SequenceSampler(clips, lab.scheduler, windows, config.video.frames, seed)
         if stills is None:
             return TokenSamples(sequences, self.text, caption_dropout)
         anywhere = replace(sequences, windows=[*windows, *lab.window_times])
@@ -207,7 +233,8 @@ class TransformerStages:
         if sharding is not None and self.previews is not None:
             log.info("no previews: they need whole networks, and trainer.strategy=fsdp2 shares them out")
             self.previews = None
-        samples = self._samples(name, windows, settings.caption_dropout)
+        samples = self._samples(self.clips, name, windows, self._seed(name), settings.caption_dropout)
+        held_out = self.held_out_samples(name, windows)
         first = config.generation.image_model_first
         parts, begin = config.trainer.accumulate, self.text.begin_of_image
         module = TransformerModule(network, settings, begin, image_model_first=first, parts=parts, sharding=sharding)
@@ -220,6 +247,7 @@ class TransformerStages:
             seed=self._seed(name),
             names=lambda numbers: [samples.name(number) for number in numbers],
             callbacks=[self.previews.callback(name)] if self.previews else [],
+            held_out=held_out,
         )
         save_weights(network, folder / MODEL)
         if job.leads():
@@ -229,6 +257,7 @@ class TransformerStages:
             "steps": settings.steps,
             "parameters": sum(p.numel() for p in network.parameters()),
             "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+            **(held_out_info(folder / HISTORY, held_out) if job.leads() else {}),
         }
 
 

@@ -16,11 +16,14 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from cogvid.errors import Interrupted
 from cogvid.progress import stage_progress
+from cogvid.training.held_out import HELD_OUT
 from cogvid.training.interruption import Interruption
 from cogvid.training.steps import StepCallback, finished
 
 # Under this name a checkpoint says which stage's folder it was written in.
 _FOLDER = "stage_folder"
+# Seconds between lines on how far the held-out loss is.
+_SELDOM = 30
 
 
 class StepRandomness(pl.Callback):
@@ -111,7 +114,8 @@ class History(StepCallback):
                         logger.log_metrics(values, values.pop("step"))
 
     def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or (trainer.global_step % self.every and not finished(trainer)):
+        wanted = trainer.global_step % self.every == 0 or finished(trainer) or HELD_OUT in trainer.callback_metrics
+        if not trainer.is_global_zero or not wanted:
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         with self.path.open("a") as file:
@@ -135,7 +139,7 @@ class StageProgress(StepCallback):
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.started = 0.0
+        self.started, self.told = 0.0, -math.inf
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -154,6 +158,15 @@ class StageProgress(StepCallback):
             if not self.bar.console.is_terminal and (step % max(total // 100 * 10, 10) == 0 or finished(trainer)):
                 left = (time.monotonic() - self.started) / (step - self.first_step) * (total - step)
                 self.bar.console.print(f"{self.title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left")
+
+    def held_out(self, done: int, total: int, left: float) -> None:
+        """Show how many held-out samples of all have their loss, and how many seconds the others take."""
+        if self.bar.console.is_terminal:
+            what = "" if done == total else f"  held-out loss {done}/{total}"
+            self.bar.update(self.task, description=f"{self.title}{what}")
+        elif time.monotonic() > self.told + _SELDOM:
+            self.told = time.monotonic()
+            self.bar.console.print(f"{self.title}: held-out loss, {done} of {total} samples, {left:.0f} s left")
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         self._stop()

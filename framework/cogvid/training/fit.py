@@ -20,12 +20,13 @@ from cogvid.training import job
 from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness, checkpoint_step
 from cogvid.training.events import drop_events
 from cogvid.training.finite import check_weights, not_finite
+from cogvid.training.held_out import HeldOut, HeldOutSamples
 from cogvid.training.interruption import Interruption
 from cogvid.training.loggers import EVENTS, build_loggers
 from cogvid.training.modules import NotFiniteError, StageModule
 from cogvid.training.strategies import strategy
 
-LAST = "last.ckpt"
+LAST, HISTORY = "last.ckpt", "history.jsonl"
 log = logging.getLogger("cogvid")
 
 
@@ -62,6 +63,7 @@ def fit(
     seed: int,
     names: Callable[[Sequence[int]], Sequence[str]],
     callbacks: Sequence[pl.Callback] = (),
+    held_out: HeldOutSamples | None = None,
 ) -> None:
     """Train a stage to its last step.
 
@@ -74,6 +76,7 @@ def fit(
         seed: all randomness of the steps follows from it.
         names: of the clips that samples are from, by the samples' numbers.
         callbacks: more of them.
+        held_out: samples to report the loss on, every `validate_every` steps and at the end.
 
     Raises:
         UserError: a loss, or a weight at the end, is not finite; a sample cannot be read; a worker was killed.
@@ -92,6 +95,19 @@ def fit(
     if config.compile:
         module.compile_network()
     data = StageData(samples, settings.batch_size, module.parts, config.workers)
+    progress, validation = StageProgress(title), []
+    if held_out is not None:
+        size = max(1, settings.batch_size // (job.processes() * module.parts))
+        validation = [
+            HeldOut(
+                held_out,
+                module.held_out,
+                module.network,
+                every=settings.validate_every,
+                size=size,
+                show=progress.held_out,
+            )
+        ]
     trainer = pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -106,12 +122,13 @@ def fit(
         profiler=_profiler(config.profiler, folder),
         callbacks=[
             StepRandomness(seed),
+            *validation,
             # Before the checkpoint: killed between the two, a resumed training repeats what has a line already.
-            History(folder / "history.jsonl", config.log_every),
+            History(folder / HISTORY, config.log_every),
             interruption,
             *callbacks,
             *([Checkpoint(last, settings.checkpoint_every, interruption, title)] if module.sharding is None else []),
-            StageProgress(title),
+            progress,
         ],
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -13,6 +13,7 @@ from cogvid.config.schema import StageConfig
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.share import Share
 from cogvid.training import job
+from cogvid.training.held_out import HELD_OUT
 from cogvid.training.optimizer import build_optimizer
 from cogvid.training.sharding import Sharding
 
@@ -65,6 +66,13 @@ class StageModule(pl.LightningModule):
             self._reported.clear()
         return loss
 
+    def held_out(self, batch: Any) -> dict[str, Tensor]:
+        """What is reported of samples that no step trains on, one value for each sample, (B,) float32, by name.
+
+        The one that is named `held_out` stands for the stage. Called without gradients, in eval mode.
+        """
+        raise NotImplementedError
+
 
 class FrameTokenizerModule(StageModule):
     """Learns the frame tokenizer; a batch is frames uint8 (B, 3, height, width)."""
@@ -75,3 +83,9 @@ class FrameTokenizerModule(StageModule):
         """The tokenizer's own loss."""
         loss, logs = self.network.training_loss(frames.float() / 255)
         return self.report(loss, **logs)
+
+    def held_out(self, frames: Tensor) -> dict[str, Tensor]:
+        """The mean squared error of the reconstruction of whole frames, of values in [0, 1]."""
+        values = frames.float() / 255
+        again = self.network.decode(self.network.encode(values)).float()
+        return {HELD_OUT: (again - values).square().flatten(1).mean(1)}

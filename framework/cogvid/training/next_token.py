@@ -11,6 +11,7 @@ from cogvid.config.schema import InterpolationStageConfig, StageConfig
 from cogvid.interfaces.mask import given_frames
 from cogvid.interfaces.share import Share
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
+from cogvid.training.held_out import HELD_OUT, frame_name
 from cogvid.training.modules import StageModule
 from cogvid.training.sharding import Sharding
 
@@ -57,6 +58,26 @@ class TransformerModule(StageModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         """Cross-entropy of the generated frames."""
+        predicted, wanted, _ = self._predictions(batch, self.share(index) if self.token_noise else None)
+        return self.report(F.cross_entropy(predicted.flatten(0, 2), wanted.flatten()))
+
+    def held_out(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        """Nats a token: of all generated frames, and of each by its number in the sequence."""
+        predicted, wanted, numbers = self._predictions(batch)
+        losses = F.cross_entropy(predicted.flatten(0, 2).float(), wanted.flatten(), reduction="none")
+        frames = losses.view(wanted.shape).mean(2)
+        by_frame = {frame_name(number): frames[:, place] for place, number in enumerate(numbers.tolist())}
+        return {HELD_OUT: frames.mean(1), **by_frame}
+
+    def _predictions(
+        self, batch: tuple[Tensor, Tensor, Tensor], noise: Share | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, G, N, V) of the generated frames, their codes (B, G, N), and their numbers (G,).
+
+        Args:
+            batch: see above.
+            noise: disturb the inputs; which samples these are.
+        """
         codes, text, text_mask = batch
         model = self.network
         frames = codes.shape[1]
@@ -64,11 +85,12 @@ class TransformerModule(StageModule):
         if model.backend is not None and model.stage == "sequential":
             given[0] = self.image_model_first
         inputs = frame_inputs(codes, self.begin_of_image).unflatten(1, (frames, -1))
-        if self.token_noise:
-            inputs = self._noisy(inputs, given, self.share(index))
+        if noise is not None:
+            inputs = self._noisy(inputs, given, noise)
         tokens = torch.cat([text, inputs.flatten(1)], dim=1)
-        predicted = model.image_logits(tokens, text_mask, ~given)
-        return self.report(F.cross_entropy(predicted.flatten(0, 1), codes[:, ~given].flatten()))
+        wanted = codes[:, ~given]
+        predicted = model.image_logits(tokens, text_mask, ~given).view(*wanted.shape, -1)
+        return predicted, wanted, (~given).nonzero()[:, 0]
 
     def _noisy(self, inputs: Tensor, given: Tensor, share: Share) -> Tensor:
         """Inputs (B, F, N), some of the frames to generate taken from given frames: wrong, and yet likely ones."""

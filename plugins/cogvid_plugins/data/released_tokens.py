@@ -26,7 +26,8 @@ class ReleasedTokens(TokenSource):
     @dataclass
     class Config:
         """`path`: the file; `text`, `frames`, `frame_tokens`: of a row; `image_tokens`: how many there are, which is
-        the number of the first text token; `padding`: what stands in front of a text."""
+        the number of the first text token; `padding`: what stands in front of a text; `held_out`: rows at the end of
+        the file that nothing trains on, to report losses on."""
 
         path: str = option(MISSING, file_name())
         text: int = option(64, at_least(1))
@@ -34,6 +35,7 @@ class ReleasedTokens(TokenSource):
         frame_tokens: int = option(400, at_least(1))
         image_tokens: int = option(20000, at_least(1))
         padding: int = option(20003, at_least(0))
+        held_out: int = option(0, at_least(0))
 
     def __init__(self, config: object = None) -> None:
         super().__init__(config)
@@ -46,11 +48,22 @@ class ReleasedTokens(TokenSource):
 
     def check(self) -> None:
         """See `TokenSource`; every row is looked at again when it is drawn."""
-        for number in np.unique(np.linspace(0, len(self) - 1, min(len(self), _TRIED)).astype(int)).tolist():
+        rows = len(self._rows)
+        if self.config.held_out >= rows:
+            raise cogvid.UserError(
+                f"{self._path} has {rows} rows, and held_out of released_tokens is {self.config.held_out}: none would "
+                "be left to train on. Lower it."
+            )
+        for number in np.unique(np.linspace(0, rows - 1, min(rows, _TRIED)).astype(int)).tolist():
             self.sequence(number)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) - self.config.held_out
+
+    @property
+    def held_out(self) -> range:
+        """See `TokenSource`: the last rows."""
+        return range(len(self), len(self._rows))
 
     def sequence(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
         """See `TokenSource`."""
