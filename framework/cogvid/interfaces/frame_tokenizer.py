@@ -10,10 +10,19 @@ from torch import Tensor, nn
 
 from cogvid.errors import UserError
 from cogvid.interfaces.grid import Grid
+from cogvid.interfaces.share import Share
 
 
 class FrameTokenizer(nn.Module):
-    """An autoencoder with a discrete code. Frames are float (B, 3, height, width) in [0, 1]."""
+    """An autoencoder with a discrete code. Frames are float (B, 3, height, width) in [0, 1].
+
+    Attributes:
+        codebook_size: how many codes there are.
+        downsampling: pixels that a code stands for, along a side.
+        share: which frames of the step's batch `training_loss` has been given. Several processes train on a share each:
+            what is drawn at random, or learnt from a batch as a whole, goes by the whole batch (`share.whole`,
+            `share.of`, `share.gather`), or n processes learn another tokenizer than one.
+    """
 
     @dataclass
     class Config:
@@ -21,6 +30,7 @@ class FrameTokenizer(nn.Module):
 
     codebook_size: int
     downsampling: int
+    share: Share = Share()
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
@@ -54,7 +64,10 @@ class FrameTokenizer(nn.Module):
 
     @abstractmethod
     def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one training step on whole frames, and scalars to log (`reconstruction`, `codes_used`)."""
+        """Loss of one training step on whole frames, and scalars to log (`reconstruction`, `codes_used`).
+
+        Where several processes train, each on its `share`, the step's loss and scalars are the means over them.
+        """
 
 
 def token_grid(tokenizer: FrameTokenizer, frames: int, height: int, width: int) -> Grid:

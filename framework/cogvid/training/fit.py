@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from cogvid.config.schema import TrainerConfig
 from cogvid.data.loading import load, step_numbers
+from cogvid.errors import SaidElsewhere
 from cogvid.training import job
 from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness, checkpoint_step
 from cogvid.training.events import drop_events
@@ -139,12 +140,15 @@ def fit(
     try:
         with interruption.handled(), closing(data):
             trainer.fit(module, data, ckpt_path=found, weights_only=True)
-    except NotFiniteError as error:
+    except NotFiniteError as error:  # in all processes alike
+        if not job.leads():
+            raise SaidElsewhere from error
         step, size = trainer.global_step, settings.batch_size
         clips = names(range(step * size, (step + 1) * size))
         network = module.network
         raise not_finite(str(error), title, step + 1, network, settings, config.precision, clips) from error
-    check_weights(title, module.network, settings, config.precision)
+    with job.said_once():
+        check_weights(title, module.network, settings, config.precision)
 
 
 def _profiler(name: str | None, folder: Path) -> Profiler | None:

@@ -132,13 +132,13 @@ def _peers() -> Iterator[None]:
         raise lost() from error
 
 
-def lost() -> UserError:
-    """The error of a process whose job has lost another one."""
+def lost(how: str = "what ended it is said above, or in the output of that process") -> UserError:
+    """The error of a process whose job has lost another one; how: it ended, as far as is known."""
     if not leads():
         return SaidElsewhere()
     return UserError(
-        "Another process of this job has ended, so this one cannot go on. What ended it is said above, or in the "
-        "output of that process; run the command again to go on from the last checkpoint."
+        f"Another process of this job has ended, so this one cannot go on: {how}. Run the command again to go on from "
+        "the last checkpoint."
     )
 
 

@@ -81,6 +81,7 @@ class FrameTokenizerModule(StageModule):
 
     def training_step(self, frames: Tensor, index: int) -> Tensor:
         """The tokenizer's own loss."""
+        self.network.share = self.share(index)
         loss, logs = self.network.training_loss(frames.float() / 255)
         return self.report(loss, **logs)
 

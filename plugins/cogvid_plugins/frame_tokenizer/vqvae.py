@@ -12,6 +12,7 @@ from vector_quantize_pytorch import VectorQuantize
 
 import cogvid
 from cogvid.config.ranges import at_least, one_of, option
+from cogvid.interfaces.share import Share
 
 
 class VQVAE(cogvid.FrameTokenizer):
@@ -66,6 +67,8 @@ class VQVAE(cogvid.FrameTokenizer):
             # A code that one batch in twenty uses is rare, not dead: it may be the only one for a fine detail.
             threshold_ema_dead_code=0.05,
             accept_image_fmap=True,
+            # Every process learns from the whole batch: summed over them, all would count several times.
+            sync_codebook=False,
         )
 
     def check(self, height: int, width: int) -> None:
@@ -92,10 +95,11 @@ class VQVAE(cogvid.FrameTokenizer):
 
     def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `FrameTokenizer`; crops the frames itself."""
-        crops = detailed_crops(frames, self.config.crop) if self.config.crop else frames
+        crops = detailed_crops(frames, self.config.crop, self.share) if self.config.crop else frames
         target = 2 * crops - 1
-        quantized, codes, commitment = self.quantizer(self.encoder(target))
-        reconstruction = F.mse_loss(self.decoder(quantized), target)
+        # The first codes, the moving averages and the vectors that unused codes get are those of the whole batch.
+        quantized, codes, commitment = self.quantizer(self.share.gather(self.encoder(target)))
+        reconstruction = F.mse_loss(self.decoder(self.share.of(quantized)), target)
         used = codes.unique().numel() / self.codebook_size
         logs = {"reconstruction": reconstruction.detach(), "codes_used": torch.tensor(used)}
         return reconstruction + commitment.sum(), logs
@@ -118,12 +122,13 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
-def detailed_crops(frames: Tensor, side: int) -> Tensor:
+def detailed_crops(frames: Tensor, side: int, share: Share = Share()) -> Tensor:
     """One square crop a frame, at a place drawn in proportion to the squared edges inside it.
 
     Args:
         frames: (B, 3, height, width), no side shorter than `side`.
         side: pixels.
+        share: of the step's batch that they are.
 
     Returns:
         (B, 3, side, side).
@@ -133,7 +138,10 @@ def detailed_crops(frames: Tensor, side: int) -> Tensor:
     edges[..., 1:, :] += frames.diff(dim=2).square().sum(1, keepdim=True)
     edges[..., :, 1:] += frames.diff(dim=3).square().sum(1, keepdim=True)
     detail = F.avg_pool2d(edges, side, stride=1).flatten(1)
-    places = torch.multinomial(detail + 0.05 * detail.mean(1, keepdim=True) + 1e-8, 1)[:, 0]
+    odds = detail + 0.05 * detail.mean(1, keepdim=True) + 1e-8
+    # As torch.multinomial draws: of exponential variables that happen at these rates, the first.
+    waits = odds.new_empty(share.whole(count), odds.shape[1]).exponential_()
+    places = (odds / share.of(waits)).argmax(1)
     columns = width - side + 1
     rows = (places // columns)[:, None] + torch.arange(side, device=frames.device)
     cols = (places % columns)[:, None] + torch.arange(side, device=frames.device)
