@@ -22,7 +22,8 @@ from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.weights import load_weights
 from cogvid.training import job
-from cogvid.training.fit import LAST, fit
+from cogvid.training.checkpoint_files import remove_checkpoints
+from cogvid.training.fit import fit
 from cogvid.training.modules import FrameTokenizerModule
 
 # The frames that the stage trains on, while it does.
@@ -75,7 +76,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         if job.leads():
             _write(lab, folder, tokenizer)
             path.unlink()
-            (folder / LAST).unlink(missing_ok=True)
+            remove_checkpoints(folder)
         return {"steps": settings.steps, "parameters": sum(p.numel() for p in tokenizer.parameters())}
 
     return store.finish("tokenizer", depends, work, together=True)

@@ -23,7 +23,8 @@ from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.text_stage import load_text
 from cogvid.pipeline.weights import load_weights
 from cogvid.training import job
-from cogvid.training.fit import LAST, fit
+from cogvid.training.checkpoint_files import remove_checkpoints
+from cogvid.training.fit import fit
 from cogvid.training.next_token import TransformerModule
 
 
@@ -163,7 +164,7 @@ class TransformerStages:
         )
         if job.leads():
             write_tensors(folder / "model.safetensors", network.cpu().state_dict())
-            (folder / LAST).unlink(missing_ok=True)
+            remove_checkpoints(folder)
         return {
             "steps": settings.steps,
             "parameters": sum(p.numel() for p in network.parameters()),

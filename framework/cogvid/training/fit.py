@@ -17,15 +17,14 @@ from torch.utils.data import Dataset
 from cogvid.config.schema import TrainerConfig
 from cogvid.data.loading import load, step_numbers
 from cogvid.training import job
-from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness, checkpoint_step
+from cogvid.training.callbacks import History, StageProgress, StepRandomness
+from cogvid.training.checkpoint import Checkpoint
 from cogvid.training.events import drop_events
 from cogvid.training.finite import check_weights, not_finite
+from cogvid.training.frozen import Frozen
 from cogvid.training.interruption import Interruption
 from cogvid.training.modules import NotFiniteError, StageModule
 from cogvid.training.strategies import strategy
-
-LAST = "last.ckpt"
-log = logging.getLogger("cogvid")
 
 
 class StageData(pl.LightningDataModule):
@@ -62,12 +61,12 @@ def fit(
     names: Callable[[Sequence[int]], Sequence[str]],
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:
-    """Train a stage to its last step.
+    """Train a stage to its last step; the network gets the moving average of its weights, if there is one.
 
     Args:
         module: network and optimiser.
         samples: map-style, by number; a step takes the next `batch_size` of them, without end.
-        folder: gets TensorBoard events, `history.jsonl` and, until the stage is finished, `last.ckpt`.
+        folder: gets TensorBoard events, `history.jsonl` and checkpoints.
         config: of the trainer.
         title: the stage's name.
         seed: all randomness of the steps follows from it.
@@ -75,19 +74,17 @@ def fit(
         callbacks: more of them.
 
     Raises:
-        UserError: a loss, or a weight at the end, is not finite; a sample cannot be read; a worker was killed.
+        UserError: a loss, or a weight at the end, is not finite; a frozen weight has changed; a sample cannot be read;
+            a worker was killed.
         Interrupted: by a signal; between two steps, a checkpoint of the last one is left.
     """
     _quiet()
     if config.threads:
         torch.set_num_threads(config.threads)
     settings = module.stage_config
-    last, interruption = folder / LAST, Interruption()
-    step = checkpoint_step(last) if last.exists() else 0
-    if step is None:
-        log.warning("%s is damaged: %s starts at its first step again", last, title)
-        last.unlink()
-    job.once(lambda: drop_events(folder / "events", after=step or 0))
+    interruption, frozen = Interruption(), Frozen(module.network)
+    checkpoint = Checkpoint(folder, settings.checkpoint_every, interruption, title)
+    job.once(lambda: drop_events(folder / "events", after=checkpoint.step))
     data = StageData(samples, settings.batch_size, module.parts, config.workers)
     trainer = pl.Trainer(
         accelerator=config.accelerator,
@@ -101,11 +98,13 @@ def fit(
         logger=TensorBoardLogger(folder, name="", version="events"),
         callbacks=[
             StepRandomness(seed),
+            frozen,
+            module.ema,
             # Before the checkpoint: killed between the two, a resumed training repeats what has a line already.
             History(folder / "history.jsonl", config.log_every),
             interruption,
             *callbacks,
-            Checkpoint(last, settings.checkpoint_every, interruption, title),
+            checkpoint,
             StageProgress(title),
         ],
         enable_checkpointing=False,
@@ -113,16 +112,17 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    found = last if last.exists() else None
     try:
         with interruption.handled(), closing(data):
-            trainer.fit(module, data, ckpt_path=found, weights_only=True)
+            trainer.fit(module, data)
     except NotFiniteError as error:
         step, size = trainer.global_step, settings.batch_size
         clips = names(range(step * size, (step + 1) * size))
         network = module.network
         raise not_finite(str(error), title, step + 1, network, settings, config.precision, clips) from error
     check_weights(title, module.network, settings, config.precision)
+    frozen.check(title)
+    module.ema.apply()
 
 
 def _quiet() -> None:
