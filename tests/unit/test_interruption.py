@@ -21,8 +21,8 @@ from torch.utils.data import Dataset
 
 from cogvid.config.schema import StageConfig, TrainerConfig
 from cogvid.errors import Interrupted, UserError
-from cogvid.training.finite import check_weights
 from cogvid.training.checkpoint_files import CHECKPOINTS
+from cogvid.training.finite import check_weights
 from cogvid.training.fit import fit
 from cogvid.training.modules import StageModule
 
@@ -207,8 +207,6 @@ def test_a_worker_that_is_killed_ends_the_training_with_one_error(tmp_path: Path
         train(tmp_path, drawing=die, workers=2)
     assert not active_children()
     assert_same(train(tmp_path), tmp_path, whole)
-
-
 
 
 @pytest.mark.parametrize("damage", [b'{"step": 2, "lo', b"\xff\xfe}\n", b"[]\n", b'{"loss": 1}\n', b'{"step": {}}\n'])
