@@ -21,8 +21,9 @@ from torch.utils.data import Dataset
 
 from cogvid.config.schema import StageConfig, TrainerConfig
 from cogvid.errors import Interrupted, UserError
+from cogvid.training.checkpoint_files import CHECKPOINTS
 from cogvid.training.finite import check_weights
-from cogvid.training.fit import LAST, fit
+from cogvid.training.fit import fit
 from cogvid.training.held_out import HeldOutSamples
 from cogvid.training.modules import StageModule
 
@@ -119,6 +120,11 @@ def told(folder: Path) -> tuple[str, dict[tuple[str, int], int]]:
     return (folder / "sequential-1" / "history.jsonl").read_text(), dict(seen)
 
 
+def saved(folder: Path) -> list[int]:
+    """The steps of the checkpoints."""
+    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "sequential-1" / CHECKPOINTS).glob("*"))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Any]:
     """Weights of an undisturbed training, and what it told."""
@@ -151,8 +157,7 @@ def test_an_interrupted_training_loses_no_step(
     assert interruption.value.signum == signum
     assert f"sequential goes on from step {step} " in interruption.value.__notes__[0]
     assert signal.getsignal(signum) == before
-    saved = torch.load(tmp_path / "sequential-1" / LAST, weights_only=True)
-    assert saved["global_step"] == step
+    assert saved(tmp_path)[-1] == step
     assert_same(train(tmp_path), tmp_path, whole)
 
 
@@ -169,7 +174,7 @@ def test_a_signal_after_the_last_step_loses_none(
         patch.setattr(EventFileWriter, "close", close_and_signal)
         with pytest.raises(Interrupted):
             train(tmp_path)
-    assert torch.load(tmp_path / "sequential-1" / LAST, weights_only=True)["global_step"] == STEPS
+    assert saved(tmp_path)[-1] == STEPS
     assert_same(train(tmp_path), tmp_path, whole)
 
 
@@ -196,7 +201,7 @@ def test_an_interrupted_training_loses_no_step_and_leaves_no_worker(
     with pytest.raises(Interrupted):
         train(tmp_path, **{where: at(4, lambda: os.kill(os.getpid(), signum))}, workers=2)  # type: ignore[arg-type]
     assert not active_children()
-    assert torch.load(tmp_path / "sequential-1" / LAST, weights_only=True)["global_step"] == 4
+    assert saved(tmp_path)[-1] == 4
     assert_same(train(tmp_path, workers=1), tmp_path, whole)
     assert not active_children()
 
@@ -212,38 +217,6 @@ def test_a_worker_that_is_killed_ends_the_training_with_one_error(tmp_path: Path
     assert_same(train(tmp_path), tmp_path, whole)
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip(path: Path) -> None:
-    """One bit of the weights."""
-    weight = torch.load(path, weights_only=True)["state_dict"]["network.0.weight"]
-    content = bytearray(path.read_bytes())
-    content[content.index(weight.numpy().tobytes())] ^= 1
-    path.write_bytes(content)
-
-
-def move(path: Path) -> None:
-    """The checkpoint of another stage."""
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "stage_folder": "interpolation-1"}, path)
-
-
-@pytest.mark.parametrize(
-    "damage", [cut, flip, move, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"x" * 999)]
-)
-def test_a_damaged_checkpoint_is_said_and_the_stage_trained_anew(
-    tmp_path: Path, whole: tuple[Any, Any], caplog: pytest.LogCaptureFixture, damage: Callable[[Path], Any]
-) -> None:
-    with pytest.raises(Killed):
-        train(tmp_path, inside=at(7, kill))
-    damage(tmp_path / "sequential-1" / LAST)
-    module = train(tmp_path)
-    assert f"{LAST} is damaged: sequential starts at its first step again" in caplog.text
-    assert_same(module, tmp_path, whole)
-
-
 @pytest.mark.parametrize("damage", [b'{"step": 2, "lo', b"\xff\xfe}\n", b"[]\n", b'{"loss": 1}\n', b'{"step": {}}\n'])
 def test_a_damaged_line_of_the_history_is_dropped(tmp_path: Path, whole: tuple[Any, Any], damage: bytes) -> None:
     with pytest.raises(Killed):
@@ -257,7 +230,7 @@ def test_damaged_events_end_no_training(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train(tmp_path, inside=at(7, kill))
     for file in (tmp_path / "sequential-1" / "events").glob("events.out*"):
-        cut(file)
+        file.write_bytes(file.read_bytes()[:-100])
     train(tmp_path)
 
 
@@ -276,7 +249,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_names_the_key_at_fault(
         train(tmp_path, settings=config(**changes))
     assert 'the clips "clip 2", "clip 3"' in str(error.value)
     assert key in str(error.value)
-    assert not (tmp_path / "sequential-1" / LAST).exists()
+    assert not saved(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_before_anything_is_learnt_is_no_fault_of_a_rate(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -24,8 +26,10 @@ from cogvid.data.samples import FrameSampler, SequenceSampler, TokenSamples
 from cogvid.data.sequences import sequences
 from cogvid.data.text import CaptionEncoder
 from cogvid.data.tokens import TokenClips
+from cogvid.errors import Interrupted
 from cogvid.model.transformer import CogVideoTransformer
-from cogvid.training.fit import LAST, fit
+from cogvid.training.checkpoint_files import CHECKPOINTS
+from cogvid.training.fit import fit
 from cogvid.training.held_out import HeldOutSamples
 from cogvid.training.modules import FrameTokenizerModule
 from cogvid.training.next_token import TransformerModule
@@ -303,10 +307,38 @@ class KillBefore(pl.Callback):
             raise Killed
 
 
-@pytest.mark.parametrize(("muon_lr", "workers"), [(0.0, 0), (0.02, 2)])
+class InterruptIn(pl.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+# Five clips in batches of two: after step 5 the second epoch is through, and steps 3 and 4 are in it.
+@pytest.mark.parametrize(
+    ("stops", "muon_lr", "workers", "parts", "ema"),
+    [
+        ([KillBefore(6)], 0.0, 0, 1, 0.0),
+        ([InterruptIn(3)], 0.02, 2, 1, 0.9),
+        ([InterruptIn(5)], 0.02, 0, 2, 0.9),
+        ([InterruptIn(3), InterruptIn(4)], 0.0, 2, 2, 0.0),
+        ([InterruptIn(8)], 0.0, 0, 1, 0.9),
+    ],
+    ids=["killed", "mid-epoch", "at an epoch's end", "twice in one epoch", "at the end"],
+)
 @pytest.mark.filterwarnings("ignore")
-def test_a_killed_training_ends_where_an_uninterrupted_one_does_with_any_number_of_workers(
-    make_model: MakeModel, sampler: SequenceSampler, text: CaptionEncoder, tmp_path: Path, muon_lr: float, workers: int
+def test_a_stopped_training_ends_where_an_undisturbed_one_does_with_any_number_of_workers(
+    make_model: MakeModel,
+    sampler: SequenceSampler,
+    text: CaptionEncoder,
+    tmp_path: Path,
+    stops: list[pl.Callback],
+    muon_lr: float,
+    workers: int,
+    parts: int,
+    ema: float,
 ) -> None:
     config = StageConfig(
         steps=8,
@@ -316,6 +348,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does_with_any_number_
         checkpoint_every=4,
         validate_every=3,
         caption_dropout=0.3,
+        ema=ema,
     )
 
     def train(folder: Path, workers: int, *callbacks: pl.Callback) -> nn.Module:
@@ -325,7 +358,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does_with_any_number_
         )
         trainer = TrainerConfig(accelerator="cpu", log_every=1, workers=workers)
         fit(
-            TransformerModule(model, config, text.begin_of_image),
+            TransformerModule(model, config, text.begin_of_image, parts=parts),
             TokenSamples(sampler, text, caption_dropout=0.3),
             folder,
             trainer,
@@ -338,11 +371,12 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does_with_any_number_
         return model
 
     whole = train(tmp_path / "whole", 0)
-    with pytest.raises(Killed):
-        train(tmp_path / "killed", workers, KillBefore(6))
-    assert (tmp_path / "killed" / LAST).exists()
-    assert_same_weights(train(tmp_path / "killed", 2 - workers), whole)
-    histories = [(tmp_path / name / "history.jsonl").read_text() for name in ("whole", "killed")]
+    for number, stop in enumerate(stops):
+        with pytest.raises((Killed, Interrupted)):
+            train(tmp_path / "stopped", workers if number == 0 else 0, stop)
+        assert list((tmp_path / "stopped" / CHECKPOINTS).iterdir())
+    assert_same_weights(train(tmp_path / "stopped", 2 - workers), whole)
+    histories = [(tmp_path / name / "history.jsonl").read_text() for name in ("whole", "stopped")]
     assert histories[0] == histories[1]
     assert histories[0].count("\n") == 8
     assert histories[0].count('"held_out"') == 3

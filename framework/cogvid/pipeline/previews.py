@@ -17,6 +17,7 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.generate import to_videos
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.pictures import enlarge, gif
+from cogvid.training.modules import StageModule
 from cogvid.training.steps import StepCallback, finished
 
 
@@ -77,12 +78,15 @@ class _SampleCallback(StepCallback):
         wanted = finished(trainer) or (self.every and trainer.global_step % self.every == 0)
         if not trainer.is_global_zero or not wanted:
             return
+        assert isinstance(module, StageModule)
         network = module.network
         assert isinstance(network, CogVideoTransformer)
         network.eval()
         self.samples.models[self.stage] = network
         writers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        for prompt, video in zip(self.samples.prompts, self.samples.videos(), strict=True) if writers else ():
+        with module.ema.applied():
+            videos = self.samples.videos() if writers else ()
+        for prompt, video in zip(self.samples.prompts, videos, strict=bool(writers)):
             for logger in writers:
                 summary = Summary(value=[_gif_value(prompt, video)])
                 logger.experiment._get_file_writer().add_summary(summary, trainer.global_step)

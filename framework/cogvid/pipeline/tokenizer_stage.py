@@ -23,7 +23,8 @@ from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.weights import load_weights
 from cogvid.training import job
-from cogvid.training.fit import HISTORY, LAST, fit
+from cogvid.training.checkpoint_files import remove_checkpoints
+from cogvid.training.fit import HISTORY, fit
 from cogvid.training.held_out import HELD_OUT, HeldOutSamples, held_out_info
 from cogvid.training.modules import FrameTokenizerModule
 
@@ -85,7 +86,7 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         if job.leads():
             _write(lab, folder, tokenizer)
             path.unlink()
-            (folder / LAST).unlink(missing_ok=True)
+            remove_checkpoints(folder)
         return {
             "steps": settings.steps,
             "parameters": sum(p.numel() for p in tokenizer.parameters()),

@@ -25,7 +25,8 @@ from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.text_stage import load_text
 from cogvid.pipeline.weights import load_weights, read_weights, save_weights
 from cogvid.training import job
-from cogvid.training.fit import HISTORY, LAST, fit
+from cogvid.training.checkpoint_files import remove_checkpoints
+from cogvid.training.fit import HISTORY, fit
 from cogvid.training.held_out import HeldOutSamples, held_out_info
 from cogvid.training.next_token import TransformerModule
 from cogvid.training.sharding import Sharding, check_shardable
@@ -251,8 +252,8 @@ class TransformerStages:
         )
         save_weights(network, folder / MODEL)
         if job.leads():
-            for name in (LAST, START):
-                (folder / name).unlink(missing_ok=True)
+            (folder / START).unlink(missing_ok=True)
+            remove_checkpoints(folder)
         return {
             "steps": settings.steps,
             "parameters": sum(p.numel() for p in network.parameters()),

@@ -1,12 +1,10 @@
-"""What happens around the steps of a stage: progress, history, checkpoints, reproducible randomness."""
+"""What happens around the steps of a stage: progress, history, reproducible randomness."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from cogvid.errors import Interrupted
 from cogvid.progress import stage_progress
 from cogvid.training.held_out import HELD_OUT
-from cogvid.training.interruption import Interruption
 from cogvid.training.steps import StepCallback, finished
 
-# Under this name a checkpoint says which stage's folder it was written in.
-_FOLDER = "stage_folder"
 # Seconds between lines on how far the held-out loss is.
 _SELDOM = 30
 
@@ -34,58 +28,6 @@ class StepRandomness(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         torch.manual_seed(self.seed * 1_000_003 + trainer.global_step)
-
-
-class Checkpoint(StepCallback):
-    """Keeps the newest checkpoint in one file that is never half-written.
-
-    Between two steps, an interrupted training leaves one of its last step.
-    """
-
-    def __init__(self, path: Path, every: int, interruption: Interruption, title: str) -> None:
-        """Args: path of the file; every: steps; interruption: whether a step is done; title: of the stage."""
-        self.path, self.every, self.interruption, self.title = path, every, interruption, title
-        self._started = False
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._started = True
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[_FOLDER] = self.path.parent.name
-
-    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # The last one, too: the stage is not finished before its model is written.
-        if trainer.global_step % self.every == 0 or finished(trainer):
-            self._save(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        # Several processes are not at the same step when a signal comes: they go on from the last checkpoint.
-        alone = trainer.world_size == 1
-        if isinstance(exception, Interrupted) and self._started and alone and trainer.global_step:
-            assert not self.interruption.in_step
-            self._save(trainer)
-            exception.add_note(f"{self.title} goes on from step {trainer.global_step} when you run the command again.")
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        # What a resumed training does not repeat has to be written.
-        for logger in trainer.loggers:
-            logger.save()
-        fresh = self.path.with_name(f".{self.path.name}.partial")
-        trainer.save_checkpoint(fresh)
-        if trainer.is_global_zero:
-            os.replace(fresh, self.path)
-
-
-def checkpoint_step(path: Path) -> int | None:
-    """The step of a checkpoint that `Checkpoint` wrote in a folder of this name; None if the file is damaged."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            if file.testzip() is not None:
-                return None
-        content = torch.load(path, weights_only=True, mmap=True)
-        return int(content["global_step"]) if content[_FOLDER] == path.parent.name else None
-    except Exception:  # one of many, by where the damage is
-        return None
 
 
 class History(StepCallback):

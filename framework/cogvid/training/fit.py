@@ -18,17 +18,18 @@ from cogvid.config.schema import TrainerConfig
 from cogvid.data.loading import load, step_numbers
 from cogvid.errors import SaidElsewhere
 from cogvid.training import job
-from cogvid.training.callbacks import Checkpoint, History, StageProgress, StepRandomness, checkpoint_step
+from cogvid.training.callbacks import History, StageProgress, StepRandomness
+from cogvid.training.checkpoint import Checkpoint
 from cogvid.training.events import drop_events
 from cogvid.training.finite import check_weights, not_finite
+from cogvid.training.frozen import Frozen
 from cogvid.training.held_out import HeldOut, HeldOutSamples
 from cogvid.training.interruption import Interruption
 from cogvid.training.loggers import EVENTS, build_loggers
 from cogvid.training.modules import NotFiniteError, StageModule
 from cogvid.training.strategies import strategy
 
-LAST, HISTORY = "last.ckpt", "history.jsonl"
-log = logging.getLogger("cogvid")
+HISTORY = "history.jsonl"
 
 
 class StageData(pl.LightningDataModule):
@@ -66,12 +67,12 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     held_out: HeldOutSamples | None = None,
 ) -> None:
-    """Train a stage to its last step.
+    """Train a stage to its last step; the network gets the moving average of its weights, if there is one.
 
     Args:
         module: network and optimiser.
         samples: map-style, by number; a step takes the next `batch_size` of them, without end.
-        folder: gets TensorBoard events, `history.jsonl` and, until the stage is finished, `last.ckpt`.
+        folder: gets TensorBoard events, `history.jsonl` and checkpoints.
         config: of the trainer.
         title: the stage's name.
         seed: all randomness of the steps follows from it.
@@ -80,19 +81,17 @@ def fit(
         held_out: samples to report the loss on, every `validate_every` steps and at the end.
 
     Raises:
-        UserError: a loss, or a weight at the end, is not finite; a sample cannot be read; a worker was killed.
+        UserError: a loss, or a weight at the end, is not finite; a frozen weight has changed; a sample cannot be read;
+            a worker was killed.
         Interrupted: by a signal; between two steps, a checkpoint of the last one is left.
     """
     _quiet()
     if config.threads:
         torch.set_num_threads(config.threads)
     settings = module.stage_config
-    last, interruption = folder / LAST, Interruption()
-    step = checkpoint_step(last) if last.exists() else 0
-    if step is None:
-        log.warning("%s is damaged: %s starts at its first step again", last, title)
-        last.unlink()
-    job.once(lambda: drop_events(folder / EVENTS, after=step or 0))
+    interruption, frozen = Interruption(), Frozen(module.network)
+    checkpoint = Checkpoint(folder, settings.checkpoint_every, interruption, title)
+    job.once(lambda: drop_events(folder / EVENTS, after=checkpoint.step))
     if config.compile:
         module.compile_network()
     data = StageData(samples, settings.batch_size, module.parts, config.workers)
@@ -107,6 +106,7 @@ def fit(
                 every=settings.validate_every,
                 size=size,
                 show=progress.held_out,
+                weights=module.ema.applied,
             )
         ]
     trainer = pl.Trainer(
@@ -123,12 +123,14 @@ def fit(
         profiler=_profiler(config.profiler, folder),
         callbacks=[
             StepRandomness(seed),
+            frozen,
+            module.ema,
             *validation,
             # Before the checkpoint: killed between the two, a resumed training repeats what has a line already.
             History(folder / HISTORY, config.log_every),
             interruption,
             *callbacks,
-            *([Checkpoint(last, settings.checkpoint_every, interruption, title)] if module.sharding is None else []),
+            checkpoint,
             progress,
         ],
         enable_checkpointing=False,
@@ -136,10 +138,9 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    found = last if last.exists() else None
     try:
         with interruption.handled(), closing(data):
-            trainer.fit(module, data, ckpt_path=found, weights_only=True)
+            trainer.fit(module, data)
     except NotFiniteError as error:  # in all processes alike
         if not job.leads():
             raise SaidElsewhere from error
@@ -149,6 +150,8 @@ def fit(
         raise not_finite(str(error), title, step + 1, network, settings, config.precision, clips) from error
     with job.said_once():
         check_weights(title, module.network, settings, config.precision)
+        frozen.check(title)
+    module.ema.apply()
 
 
 def _profiler(name: str | None, folder: Path) -> Profiler | None:

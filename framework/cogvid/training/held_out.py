@@ -85,7 +85,7 @@ class HeldOut(StepCallback):
         every: int,
         size: int,
         show: Callable[[int, int, float], None],
-        weights: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext,
+        weights: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         """Args: samples; losses: of a batch, (B,) each, by name; network: that they are of; every: steps, 0 for the
         last one alone; size: of a process's batches; show: how many samples are done, of how many, and seconds left;
@@ -108,7 +108,7 @@ class HeldOut(StepCallback):
         sums: dict[str, float] = defaultdict(float)
         device = trainer.strategy.root_device
         cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(cuda), torch.no_grad(), self.weights(self.network), _evaluated(self.network):
+        with torch.random.fork_rng(cuda), torch.no_grad(), self.weights(), _evaluated(self.network):
             for part in numbers.split(self.size):
                 batch = trainer.strategy.batch_to_device(self.samples.pick(part % count))
                 with trainer.precision_plugin.val_step_context():

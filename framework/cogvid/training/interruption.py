@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from cogvid.errors import Interrupted
+from cogvid.training import job
 from cogvid.training.steps import StepCallback
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,18 +22,23 @@ class Interruption(StepCallback):
 
     What callbacks before this one do at the end of a step counts as part of it. When all steps are done, Lightning
     cleans up in peace first.
+
+    A signal comes to each of several processes at another moment, or to one of them alone. They agree on it at the end
+    of every step, and all raise it there.
     """
 
     def __init__(self) -> None:
         self.in_step = False
         self._came: int | None = None
         self._ending = False
+        self._several = job.processes() > 1
 
     @contextmanager
     def handled(self) -> Iterator[None]:
         """Handle the signals while the block runs."""
         if threading.current_thread() is not threading.main_thread():
             yield
+            self._end()
             return
         previous = [signal.getsignal(signum) for signum in _SIGNALS]
         self._install()
@@ -41,7 +47,17 @@ class Interruption(StepCallback):
         finally:
             for signum, handler in zip(_SIGNALS, previous, strict=True):
                 signal.signal(signum, handler)
-        if self._came is not None:
+        self._end()
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Raise nothing while the block runs, but behind it."""
+        before, self.in_step = self.in_step, True
+        try:
+            yield
+        finally:
+            self.in_step = before
+        if self._came is not None and not before and not self._several:
             self._raise(self._came)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -57,8 +73,13 @@ class Interruption(StepCallback):
 
     def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.in_step = False
-        if self._came is not None:
-            self._raise(self._came)
+        self._end()
+
+    def _end(self) -> None:
+        """Raise what has come to any of the processes."""
+        came = int(job.largest(self._came or 0)) if self._several else self._came
+        if came:
+            self._raise(came)
 
     def _install(self) -> None:
         for signum in _SIGNALS:
@@ -68,9 +89,11 @@ class Interruption(StepCallback):
         if self._ending:  # what is left to write is being written
             return
         self._came = signum
-        if not self.in_step:
+        if not self.in_step and not self._several:
             self._raise(signum)
 
     def _raise(self, signum: int) -> None:
+        if self._ending:
+            return
         self._ending = True
         raise Interrupted(signum)

@@ -114,6 +114,20 @@ def largest(value: float) -> float:
     return _reduced([value], dist.ReduceOp.MAX)[0]
 
 
+def gathered(value: T) -> list[T]:
+    """The values of all processes, in their order, in each of them.
+
+    Args:
+        value: something that can be pickled.
+    """
+    if processes() == 1:
+        return [value]
+    values: list[Any] = [None] * processes()
+    with _peers():
+        dist.all_gather_object(values, value, group=_waiting())
+    return values
+
+
 def _reduced(values: Sequence[float], how: Any) -> list[float]:
     if processes() == 1:
         return list(values)

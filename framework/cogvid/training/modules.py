@@ -13,6 +13,7 @@ from cogvid.config.schema import StageConfig
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.share import Share
 from cogvid.training import job
+from cogvid.training.ema import Ema
 from cogvid.training.held_out import HELD_OUT
 from cogvid.training.optimizer import build_optimizer
 from cogvid.training.sharding import Sharding
@@ -35,6 +36,8 @@ class StageModule(pl.LightningModule):
         """Args: network; config; parts: of a step's batch, one after the other."""
         super().__init__()
         self.network, self.stage_config, self.parts = network, config, parts
+        # `ema.applied()` for what looks at the network while it trains.
+        self.ema = Ema(network, config.ema)
         self._reported: list[list[float]] = []
 
     def share(self, index: int) -> Share:
