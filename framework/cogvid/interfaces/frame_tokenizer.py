@@ -13,7 +13,11 @@ from cogvid.interfaces.grid import Grid
 
 
 class FrameTokenizer(nn.Module):
-    """An autoencoder with a discrete code. Frames are float (B, 3, height, width) in [0, 1]."""
+    """An autoencoder with a discrete code. Frames are float (B, 3, height, width) in [0, 1].
+
+    One that cannot be trained sets `trainable = False`: a run that needs it must name its weights
+    (`stages.tokenizer.weights`), and its `training_loss` is never asked for.
+    """
 
     @dataclass
     class Config:
@@ -21,6 +25,7 @@ class FrameTokenizer(nn.Module):
 
     codebook_size: int
     downsampling: int
+    trainable: bool = True
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()

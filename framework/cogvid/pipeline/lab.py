@@ -152,7 +152,7 @@ class Lab:
         """Guidance asks a model for what it has learned without captions only where some are left out in training."""
         generation, stages = self.config.generation, self.config.stages
         used = {"sequential": (generation.sequential, stages.sequential)}
-        if generation.image_model_first:
+        if generation.image_model_first and not generation.given:
             used["first_frame"] = generation.first_frame, stages.image_base
         if self.interpolates:
             used["interpolation"] = generation.interpolation, stages.interpolation

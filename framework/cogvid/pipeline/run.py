@@ -23,7 +23,7 @@ from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
 from cogvid.pipeline.evaluate import evaluation_stage
-from cogvid.pipeline.generate import generation_stage, usable_test_clips
+from cogvid.pipeline.generate import generation_stage, given_key_frames, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import DONE, StageResult, StageStore, owned, read_stage, write_json, write_whole
@@ -157,9 +157,17 @@ class Run:
         prompts = self.config.trainer.sample_prompts or tests.prompts(words.tokenizer)
         if not tests.seconds:
             raise UserError("data: the test split has no usable clip; sample videos and evaluation need some")
-        seconds = [tests.seconds[i % len(tests.seconds)] for i in range(len(prompts))]
+        shown = [i % len(tests.seconds) for i in range(len(prompts))]
+        seconds, network = [tests.seconds[i] for i in shown], load_tokenizer(self.lab, tokenizer)
+        given = given_key_frames(self.lab, network, tests)
         return Previews(
-            self.lab, load_tokenizer(self.lab, tokenizer), words, prompts, seconds, load_clusters(tokenizer)
+            self.lab,
+            network,
+            words,
+            prompts,
+            seconds,
+            load_clusters(tokenizer),
+            None if given is None else given[shown],
         )
 
 
