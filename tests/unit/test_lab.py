@@ -99,6 +99,13 @@ def told(folder: Path, rates: str, strategy: str = "recursive") -> Lab:
     return lab(folder, strategy, 17, "plugins: [./both.py, ./told.py]\nframe_rate: {name: told, options: {}}\n")
 
 
+def test_guidance_of_a_first_frame_that_is_given_is_no_mistake(tmp_path: Path) -> None:
+    guided = "generation.first_frame.guidance=3"
+    with pytest.raises(UserError, match="first_frame"):
+        lab(tmp_path, "hold", 5, changes=[guided])
+    lab(tmp_path, "hold", 5, changes=[guided, "generation.given=1"])
+
+
 def test_spread_key_frames_set_the_rate_of_the_clip(tmp_path: Path) -> None:
     made = lab(tmp_path, "recursive", 17)
     assert (made.places, made.clip_intervals, made.interpolates) == ([0, 4, 8, 12, 16], 4, True)
