@@ -112,3 +112,17 @@ def test_given_key_frames_stand_at_their_places_in_a_clip_of_several_rounds(fini
     assert [torch.equal(generated[:, frame], real[:, frame]) for frame in range(9)] == [
         frame in (0, 2) for frame in range(9)
     ]
+
+
+def test_where_all_key_frames_are_given_the_interpolation_model_is_trained_alone(finish: Any) -> None:
+    run = finish("name=between", "generation.given=5", "stages.interpolation.start=base")
+    stages = {path.name for path in (run.folder / "stages").iterdir()}
+    assert {"image_base", "interpolation"} < stages
+    assert "sequential" not in stages
+    generated, real = run.tokens["generated"], run.tokens["real"]
+    assert [torch.equal(generated[:, frame], real[:, frame]) for frame in range(9)] == [True, False] * 4 + [True]
+
+
+def test_the_sequential_model_is_trained_where_the_interpolation_model_starts_from_it(finish: Any) -> None:
+    run = finish("name=inherited", "generation.given=5")
+    assert (run.folder / "stages" / "sequential").exists()

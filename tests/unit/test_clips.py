@@ -49,7 +49,12 @@ def make(make_model: Any) -> Any:
     sizes = {"text_length": TEXT, "text_positions": TEXT, "vocabulary": text.vocabulary}
 
     def generator(
-        config: GenerationConfig | None = None, *, models: int = 3, clusters: Tensor | None = None, **plan: Any
+        config: GenerationConfig | None = None,
+        *,
+        models: int = 3,
+        sequentially: bool = True,
+        clusters: Tensor | None = None,
+        **plan: Any,
     ) -> ClipGenerator:
         chosen = [
             make_model(None, Grid(1, GRID.height, GRID.width), **sizes),
@@ -57,6 +62,7 @@ def make(make_model: Any) -> Any:
             make_model(SwinAR(SwinAR.Config(window=[2, 3])), GRID, "interpolation", seed=2, **sizes),
         ]
         image, sequential, between = [*chosen[:models], None, None][:3]
+        sequential = sequential if sequentially else None
         config = config or GenerationConfig(sequential=SamplingConfig(temperature=0.9, guidance=2.5))
         plan = plan or {"places": [0, 4, 8], "plan": DOUBLING}
         return ClipGenerator(image, sequential, between, text, config, clusters=clusters, **plan)
@@ -216,6 +222,19 @@ def test_without_a_sequential_model_the_image_model_makes_the_first_frame_though
     alone = make(GenerationConfig(given=2), models=1)
     frames = alone.clips(CAPTIONS, SECONDS, SAMPLES, 1, given=given_tokens(2))
     assert torch.equal(frames, make(GenerationConfig(), models=1).clips(CAPTIONS, SECONDS, SAMPLES, 1))
+
+
+@pytest.mark.parametrize("sequentially", [True, False])
+def test_where_all_key_frames_are_given_the_interpolation_model_makes_every_other_frame(
+    make: Any, calls: list[dict[str, Any]], sequentially: bool
+) -> None:
+    given = given_tokens(3)
+    generator = make(GenerationConfig(given=3), sequentially=sequentially)
+    clips = generator.clips(CAPTIONS, SECONDS, SAMPLES, 1, given=given)
+    assert torch.equal(clips[:, [0, 4, 8]], given)
+    assert clips.shape == (3, 9, N)
+    assert [call["model"] for call in calls] == [generator.models["interpolation"]] * 2
+    assert generator.tokens == 3 * generator.clip_tokens == 3 * 6 * N
 
 
 @pytest.mark.parametrize("given", [None, given_tokens(1)], ids=["none", "too few"])

@@ -145,8 +145,8 @@ def test_the_message_names_file_line_key_range_and_value(file: Path) -> None:
             r"command line: stages\.sequential: warmup 0\.6 and cooldown 0\.5",
         ),
         (
-            ["generation.given=5"],
-            r"command line: generation\.given: 5 key frames are given, and there are 5 .*video\.frames",
+            ["generation.given=6"],
+            r"command line: generation\.given: 6 key frames cannot be given, since there are 5 .*video\.frames",
         ),
     ],
 )

@@ -26,7 +26,8 @@ class ClipGenerator:
     Args:
         image_model: generates the first frame, unless `config.image_model_first` leaves it to the sequential stage, or
             it is given; without plus channel, one frame.
-        sequential: generates the other key frames; None for first frames alone, of which none is given.
+        sequential: generates the other key frames; None for first frames alone, of which none is given, or where all
+            key frames are given and there is a model to interpolate between them.
         interpolation: generates the frames of the interpolation rounds; None ends the plan before the first of them.
         text: encodes the captions.
         config: batch size, sampling of each model, and how many key frames are given.
@@ -64,11 +65,12 @@ class ClipGenerator:
             "sequential": sequential,
             "interpolation": interpolation,
         }
-        self.places = list(places if sequential is not None else places[:1])
+        whole = sequential is not None or (config.given == len(places) and interpolation is not None)
+        self.given = config.given if whole else 0
+        self.places = list(places if whole else places[:1])
         missing = (number for number, part in enumerate(plan) if self.models[part.stage] is None)
-        self.plan = list(plan[: next(missing, len(plan))]) if sequential is not None else []
+        self.plan = list(plan[: next(missing, len(plan))]) if whole else []
         self.timeline = sorted([*self.places, *(t for part in self.plan for t in _frames(part, given=False))])
-        self.given = config.given if sequential is not None else 0
         self.clip_tokens = (len(self.timeline) - self.given) * image_model.config.grid.frame_tokens
         self.tokens, self.seconds, self.most_held = 0, 0.0, 0
         self._check_clusters()
@@ -114,14 +116,14 @@ class ClipGenerator:
             samples: int64 (B,), the number of each clip; with `seed` it decides all randomness.
             seed: see `samples`.
             on_step: called after each step with the number of tokens it generated.
-            given: int64 (B, g, N), the first g key frames of each clip, which come out as they are; needed where
-                `config.given` is g and there is a sequential model to go on from them.
+            given: int64 (B, g, N), the first g key frames of each clip, which come out as they are; needed where there
+                is a model to go on from them.
 
         Yields:
             int64 (B, f, N) on the CPU, the next f frames.
 
         Raises:
-            ValueError: `given` is not of `config.given` frames.
+            ValueError: `given` has another number of frames than `config.given`.
         """
         opening = torch.zeros(len(captions), 0, self.image_model.config.grid.frame_tokens, dtype=torch.long)
         if self.given:
@@ -157,8 +159,8 @@ class ClipGenerator:
             still = replace(batch, seconds=[0.0] * len(codes))
             first, sampling = (codes[:, :1], (False,), frame_ids[:, :1]), self.config.first_frame
             codes[:, :1] = self._generate(self.image_model, sampling, still, *first)
-        if sequential is not None:
-            there = int(self._image_model_first) or self.given
+        there = int(self._image_model_first) or self.given
+        if sequential is not None and there < count:
             known = (True,) * there + (False,) * (count - there)
             codes = self._generate(sequential, self.config.sequential, batch, codes, known, frame_ids)
         return codes
@@ -222,7 +224,7 @@ class ClipGenerator:
 
     @property
     def _image_model_first(self) -> bool:
-        return self.models["sequential"] is None or (self.config.image_model_first and not self.given)
+        return not self.given and (self.config.image_model_first or self.models["sequential"] is None)
 
     def _check_clusters(self) -> None:
         used = {part.stage for part in self.plan} | ({"sequential"} if self.models["sequential"] else set())

@@ -98,12 +98,12 @@ class Run:
             transformers = TransformerStages(lab, store, text, tokens, training_clips(data, tokens), previews)
         base = keep("image_base", transformers.image_base())
         transformers.show("image_base", base)
-        sequential = keep("sequential", transformers.video("sequential", base))
-        transformers.show("sequential", sequential)
+        inherits = lab.interpolates and self.config.stages.interpolation.start is InterpolationStart.sequential
+        if lab.generates_sequentially or inherits:
+            sequential = keep("sequential", transformers.video("sequential", base))
+            transformers.show("sequential", sequential)
         if lab.interpolates:
-            start = self.config.stages.interpolation.start
-            inherited = sequential if start is InterpolationStart.sequential else None
-            keep("interpolation", transformers.video("interpolation", base, inherited))
+            keep("interpolation", transformers.video("interpolation", base, sequential if inherits else None))
         return stages
 
     def finish(self) -> StageResult | None:
@@ -197,7 +197,7 @@ def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
     words, generation = text.vocabulary, lab.config.generation
     networks = [
         load_model(lab.image_model(words), stages["image_base"]),
-        load_model(lab.video_model("sequential", words), stages["sequential"]),
+        load_model(lab.video_model("sequential", words), stages["sequential"]) if lab.generates_sequentially else None,
         load_model(lab.video_model("interpolation", words), stages["interpolation"]) if lab.interpolates else None,
     ]
     image, sequential, between = (
