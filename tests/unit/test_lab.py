@@ -114,9 +114,7 @@ def test_all_key_frames_are_given_only_where_a_model_makes_others(tmp_path: Path
     assert lab(tmp_path, "recursive", 9, changes=["generation.given=4"]).generates_sequentially
     assert lab(tmp_path, "sequential_overlap", 9, changes=[given]).generates_sequentially
     for name, frames in (("hold", 9), ("recursive", 5), ("sequential_overlap", 5)):
-        with pytest.raises(
-            UserError, match=rf"generation\.given: all 5 .* and {name} has no model generate another"
-        ):
+        with pytest.raises(UserError, match=rf"generation\.given: all 5 .* and {name} has no model generate another"):
             lab(tmp_path, name, frames, changes=[given])
 
 
