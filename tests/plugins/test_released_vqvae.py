@@ -200,5 +200,8 @@ def test_an_experiment_with_its_weights_passes_and_with_others_does_not(tmp_path
     for name, tokenizer in (("right", tiny()), ("wrong", tiny(codes=41))):
         save_file(tokenizer.state_dict(), tmp_path / f"{name}.safetensors")
     checked(tmp_path, f"stages.tokenizer.weights={tmp_path}/right.safetensors")
-    with pytest.raises(UserError, match=r"stages\.tokenizer\.weights: .*quantize\.embed\.weight is \(41, 16\)"):
+    with pytest.raises(
+        UserError, match=r"stages\.tokenizer\.weights: .*quantize\.embed\.weight is \(41, 16\)"
+    ) as wrong:
         checked(tmp_path, f"stages.tokenizer.weights={tmp_path}/wrong.safetensors")
+    assert str(wrong.value).endswith("with the same frame_tokenizer.options.")
