@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from cogvid import create_component
 from cogvid.cli import app
 from cogvid.config.compose import load_experiment
 from cogvid.errors import UserError
@@ -167,6 +168,27 @@ def test_a_strategy_without_a_model_trains_no_interpolation_stage(tiny: Path, tm
     assert not (folder / "stages" / "interpolation").exists()
     metrics = json.loads((folder / "metrics.json").read_text())["sets"]
     assert metrics["generated"] == metrics["hold"]
+
+
+def test_the_image_tokenizer_of_the_release_is_taken_as_it_is(tiny: Path, tmp_path: Path) -> None:
+    options = {"channels": 32, "features": 16, "codes": 40, "code_size": 16}
+    weights = create_component("frame_tokenizer", "released_vqvae", options).state_dict()
+    save_file(weights, tmp_path / "image.safetensors")
+    folder = finish(
+        tiny,
+        tmp_path / "runs",
+        f"frame_tokenizer={{name: released_vqvae, options: {options}}}".replace("'", ""),
+        f"stages.tokenizer={{weights: {tmp_path}/image.safetensors, clusters: 8}}",
+        *(f"stages.{stage}.steps=1" for stage in ("image_base", "sequential", "interpolation")),
+        "generation.first_frame.clusters=true",
+        "generation.samples=2",
+    )
+    stage = folder / "stages" / "tokenizer"
+    kept = load_file(stage / "model.safetensors")
+    assert kept.keys() == weights.keys()
+    assert all((kept[name] == weights[name]).all() for name in weights)
+    assert load_file(stage / "clusters.safetensors")["clusters"].max() == 7
+    assert load_file(folder / "samples" / "tokens.safetensors")["generated"].max() < 40
 
 
 @pytest.mark.parametrize(("key_frames", "frames"), [(3, 9), (7, 13), (9, 17)])

@@ -49,7 +49,12 @@ def make(make_model: Any) -> Any:
     sizes = {"text_length": TEXT, "text_positions": TEXT, "vocabulary": text.vocabulary}
 
     def generator(
-        config: GenerationConfig | None = None, *, models: int = 3, clusters: Tensor | None = None, **plan: Any
+        config: GenerationConfig | None = None,
+        *,
+        models: int = 3,
+        sequentially: bool = True,
+        clusters: Tensor | None = None,
+        **plan: Any,
     ) -> ClipGenerator:
         chosen = [
             make_model(None, Grid(1, GRID.height, GRID.width), **sizes),
@@ -57,6 +62,7 @@ def make(make_model: Any) -> Any:
             make_model(SwinAR(SwinAR.Config(window=[2, 3])), GRID, "interpolation", seed=2, **sizes),
         ]
         image, sequential, between = [*chosen[:models], None, None][:3]
+        sequential = sequential if sequentially else None
         config = config or GenerationConfig(sequential=SamplingConfig(temperature=0.9, guidance=2.5))
         plan = plan or {"places": [0, 4, 8], "plan": DOUBLING}
         return ClipGenerator(image, sequential, between, text, config, clusters=clusters, **plan)
@@ -181,6 +187,62 @@ def test_without_the_image_model_first_the_sequential_stage_makes_every_key_fram
     assert call["frame_ids"].tolist() == [[0, 4, 8]] * 3
 
 
+def given_tokens(number: int) -> Tensor:
+    """The first key frames of the clips, as if they were real ones."""
+    return torch.randint(11, (3, number, N), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("image_model_first", [True, False])
+@pytest.mark.parametrize("number", [1, 2])
+def test_given_key_frames_come_out_as_they_are_and_the_others_go_on_from_them(
+    make: Any, calls: list[dict[str, Any]], number: int, image_model_first: bool
+) -> None:
+    given, places = given_tokens(number), [0, 4][:number]
+    config = GenerationConfig(given=number, image_model_first=image_model_first, batch_size=2)
+    generator = make(config)
+    clips = generator.clips(CAPTIONS, SECONDS, SAMPLES, 1, given=given)
+    assert torch.equal(clips[:, places], given)
+    # The first call is the key frames': the image model makes none.
+    assert calls[0]["model"] is generator.models["sequential"]
+    assert all(call["model"] is not generator.image_model for call in calls)
+    assert calls[0]["known"] == (True,) * number + (False,) * (3 - number)
+    other = generator.clips(CAPTIONS, SECONDS, SAMPLES, 1, given=(given + 1) % 11)
+    later = [frame for frame in range(9) if frame not in places]
+    assert not torch.equal(other[:, later], clips[:, later])
+
+
+def test_tokens_of_given_frames_are_not_counted_as_generated(make: Any) -> None:
+    steps: list[int] = []
+    generator = make(GenerationConfig(given=2))
+    generator.clips(CAPTIONS, SECONDS, SAMPLES, 1, steps.append, given_tokens(2))
+    assert sum(steps) == generator.tokens == 3 * generator.clip_tokens == 3 * 7 * N
+
+
+def test_without_a_sequential_model_the_image_model_makes_the_first_frame_though_it_is_given(make: Any) -> None:
+    alone = make(GenerationConfig(given=2), models=1)
+    frames = alone.clips(CAPTIONS, SECONDS, SAMPLES, 1, given=given_tokens(2))
+    assert torch.equal(frames, make(GenerationConfig(), models=1).clips(CAPTIONS, SECONDS, SAMPLES, 1))
+
+
+@pytest.mark.parametrize("sequentially", [True, False])
+def test_where_all_key_frames_are_given_the_interpolation_model_makes_every_other_frame(
+    make: Any, calls: list[dict[str, Any]], sequentially: bool
+) -> None:
+    given = given_tokens(3)
+    generator = make(GenerationConfig(given=3), sequentially=sequentially)
+    clips = generator.clips(CAPTIONS, SECONDS, SAMPLES, 1, given=given)
+    assert torch.equal(clips[:, [0, 4, 8]], given)
+    assert clips.shape == (3, 9, N)
+    assert [call["model"] for call in calls] == [generator.models["interpolation"]] * 2
+    assert generator.tokens == 3 * generator.clip_tokens == 3 * 6 * N
+
+
+@pytest.mark.parametrize("given", [None, given_tokens(1)], ids=["none", "too few"])
+def test_too_few_given_frames_are_a_mistake(make: Any, given: Tensor | None) -> None:
+    with pytest.raises(ValueError, match=r"generation\.given is 2"):
+        make(GenerationConfig(given=2)).clips(CAPTIONS, SECONDS, SAMPLES, 1, given=given)
+
+
 @pytest.mark.parametrize(("models", "timeline"), [(1, [0]), (2, [0, 4, 8]), (3, list(range(9)))])
 def test_clips_reach_as_far_as_there_are_models(make: Any, models: int, timeline: list[int]) -> None:
     generator = make(models=models)
@@ -195,6 +257,7 @@ def test_sampling_by_clusters_without_clusters_names_the_key(make: Any) -> None:
             make(config)
         make(config, clusters=torch.arange(11) // 4)
     make(GenerationConfig(image_model_first=False, first_frame=SamplingConfig(clusters=True)))
+    make(GenerationConfig(given=1, first_frame=SamplingConfig(clusters=True)))
     make(GenerationConfig(interpolation=SamplingConfig(clusters=True)), **overlap(3, 5))
 
 

@@ -99,6 +99,25 @@ def told(folder: Path, rates: str, strategy: str = "recursive") -> Lab:
     return lab(folder, strategy, 17, "plugins: [./both.py, ./told.py]\nframe_rate: {name: told, options: {}}\n")
 
 
+def test_guidance_of_a_first_frame_that_is_given_is_no_mistake(tmp_path: Path) -> None:
+    guided = "generation.first_frame.guidance=3"
+    with pytest.raises(UserError, match="first_frame"):
+        lab(tmp_path, "hold", 5, changes=[guided])
+    lab(tmp_path, "hold", 5, changes=[guided, "generation.given=1"])
+
+
+def test_all_key_frames_are_given_only_where_a_model_makes_others(tmp_path: Path) -> None:
+    given = "generation.given=5"
+    alone = lab(tmp_path, "recursive", 9, changes=[given, "generation.sequential.guidance=3"])
+    assert alone.interpolates
+    assert not alone.generates_sequentially
+    assert lab(tmp_path, "recursive", 9, changes=["generation.given=4"]).generates_sequentially
+    assert lab(tmp_path, "sequential_overlap", 9, changes=[given]).generates_sequentially
+    for name, frames in (("hold", 9), ("recursive", 5), ("sequential_overlap", 5)):
+        with pytest.raises(UserError, match=rf"generation\.given: all 5 .* and {name} has no model generate another"):
+            lab(tmp_path, name, frames, changes=[given])
+
+
 def test_spread_key_frames_set_the_rate_of_the_clip(tmp_path: Path) -> None:
     made = lab(tmp_path, "recursive", 17)
     assert (made.places, made.clip_intervals, made.interpolates) == ([0, 4, 8, 12, 16], 4, True)

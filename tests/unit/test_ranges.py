@@ -144,6 +144,10 @@ def test_the_message_names_file_line_key_range_and_value(file: Path) -> None:
             ["stages.sequential.warmup=0.6", "stages.sequential.cooldown=0.5"],
             r"command line: stages\.sequential: warmup 0\.6 and cooldown 0\.5",
         ),
+        (
+            ["generation.given=6"],
+            r"command line: generation\.given: 6 key frames cannot be given, since there are 5 .*video\.frames",
+        ),
     ],
 )
 def test_values_that_do_not_fit_each_other_are_refused_by_both_keys(

@@ -28,6 +28,11 @@ def check_rules(config: ExperimentConfig, sources: Mapping[str, str]) -> None:
         UserError: two do not; the message names their keys.
     """
     _check_model(config.model, sources)
+    if (given := config.generation.given) > config.video.frames:
+        raise UserError(
+            f"{said('generation.given', sources)}generation.given: {given} key frames cannot be given, since there are "
+            f"{config.video.frames} of them (video.frames)."
+        )
     for entry in fields(config.stages):
         stage, key = getattr(config.stages, entry.name), f"stages.{entry.name}"
         _check_schedule(stage, key, sources)

@@ -24,19 +24,21 @@ class ClipGenerator:
     """Generates clips as far as there are models for it: from the first frame alone to every frame of the plan.
 
     Args:
-        image_model: generates the first frame, unless `config.image_model_first` leaves it to the sequential stage;
-            without plus channel, one frame.
-        sequential: generates the other key frames; None for first frames alone.
+        image_model: generates the first frame, unless `config.image_model_first` leaves it to the sequential stage, or
+            it is given; without plus channel, one frame.
+        sequential: generates the other key frames; None for first frames alone, of which none is given, or where all
+            key frames are given and there is a model to interpolate between them.
         interpolation: generates the frames of the interpolation rounds; None ends the plan before the first of them.
         text: encodes the captions.
-        config: batch size, and sampling of each model.
+        config: batch size, sampling of each model, and how many key frames are given.
         places: of the key frames on the final timeline, ascending.
         plan: the rounds that make the other frames.
         clusters: int64 (codes,), the cluster of each code, for sampling in two levels.
 
     Attributes:
         timeline: the frames that are made, by their numbers on the final timeline, ascending.
-        clip_tokens: of a clip.
+        given: how many of the key frames are not generated.
+        clip_tokens: that are generated for a clip.
         tokens: generated so far.
         seconds: that they took.
         most_held: the most frames of a clip that were kept at a time.
@@ -63,11 +65,13 @@ class ClipGenerator:
             "sequential": sequential,
             "interpolation": interpolation,
         }
-        self.places = list(places if sequential is not None else places[:1])
+        whole = sequential is not None or (config.given == len(places) and interpolation is not None)
+        self.given = config.given if whole else 0
+        self.places = list(places if whole else places[:1])
         missing = (number for number, part in enumerate(plan) if self.models[part.stage] is None)
-        self.plan = list(plan[: next(missing, len(plan))]) if sequential is not None else []
+        self.plan = list(plan[: next(missing, len(plan))]) if whole else []
         self.timeline = sorted([*self.places, *(t for part in self.plan for t in _frames(part, given=False))])
-        self.clip_tokens = len(self.timeline) * image_model.config.grid.frame_tokens
+        self.clip_tokens = (len(self.timeline) - self.given) * image_model.config.grid.frame_tokens
         self.tokens, self.seconds, self.most_held = 0, 0.0, 0
         self._check_clusters()
 
@@ -78,6 +82,7 @@ class ClipGenerator:
         samples: Tensor,
         seed: int,
         on_step: OnStep | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """Whole clips, generated in batches of `config.batch_size`; the arguments are those of `pieces`.
 
@@ -87,7 +92,8 @@ class ClipGenerator:
         parts = []
         for rows in torch.arange(len(captions)).split(self.config.batch_size):
             some = [captions[i] for i in rows.tolist()], [seconds[i] for i in rows.tolist()], samples[rows]
-            parts.append(torch.cat([*self.pieces(*some, seed, on_step)], dim=1))
+            opening = None if given is None else given[rows]
+            parts.append(torch.cat([*self.pieces(*some, seed, on_step, opening)], dim=1))
         return torch.cat(parts)
 
     def pieces(
@@ -97,6 +103,7 @@ class ClipGenerator:
         samples: Tensor,
         seed: int,
         on_step: OnStep | None = None,
+        given: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """One batch of clips, piece by piece: the frames of the timeline in order, as soon as they are made.
 
@@ -109,16 +116,26 @@ class ClipGenerator:
             samples: int64 (B,), the number of each clip; with `seed` it decides all randomness.
             seed: see `samples`.
             on_step: called after each step with the number of tokens it generated.
+            given: int64 (B, g, N), the first g key frames of each clip, which come out as they are; needed where there
+                is a model to go on from them.
 
         Yields:
             int64 (B, f, N) on the CPU, the next f frames.
+
+        Raises:
+            ValueError: `given` has another number of frames than `config.given`.
         """
+        opening = torch.zeros(len(captions), 0, self.image_model.config.grid.frame_tokens, dtype=torch.long)
+        if self.given:
+            if given is None or given.shape[1] != self.given:
+                raise ValueError(f"generation.given is {self.given}: so many key frames of each clip are needed")
+            opening = given.cpu()
 
         def batch(number: int) -> _Batch:
             return _Batch(list(captions), [own[number] for own in seconds], samples.cpu(), seed, on_step)
 
         last_read = {t: number for number, part in enumerate(self.plan, 1) for t in _frames(part, given=True)}
-        kept = dict(zip(self.places, self._key_frames(batch(0)).unbind(1), strict=True))
+        kept = dict(zip(self.places, self._key_frames(batch(0), opening).unbind(1), strict=True))
         yielded = 0
         for number in range(len(self.plan) + 1):
             if number:
@@ -133,18 +150,18 @@ class ClipGenerator:
             pending = self.timeline[yielded] if yielded < len(self.timeline) else float("inf")
             kept = {t: codes for t, codes in kept.items() if t >= pending or last_read.get(t, 0) > number}
 
-    def _key_frames(self, batch: _Batch) -> Tensor:
-        """int64 (B, F, N)."""
+    def _key_frames(self, batch: _Batch, opening: Tensor) -> Tensor:
+        """int64 (B, F, N), the frames of the opening and those that go on from it."""
         sequential, count = self.models["sequential"], len(self.places)
-        codes = torch.zeros(len(batch.captions), count, self.image_model.config.grid.frame_tokens, dtype=torch.long)
+        codes = torch.cat([opening, opening.new_zeros(len(opening), count - self.given, opening.shape[2])], dim=1)
         frame_ids = torch.tensor(self.places).expand(len(codes), -1)
-        image_first = self.config.image_model_first or sequential is None
-        if image_first:
+        if self._image_model_first:
             still = replace(batch, seconds=[0.0] * len(codes))
             first, sampling = (codes[:, :1], (False,), frame_ids[:, :1]), self.config.first_frame
             codes[:, :1] = self._generate(self.image_model, sampling, still, *first)
-        if sequential is not None:
-            known = (image_first,) + (False,) * (count - 1)
+        there = int(self._image_model_first) or self.given
+        if sequential is not None and there < count:
+            known = (True,) * there + (False,) * (count - there)
             codes = self._generate(sequential, self.config.sequential, batch, codes, known, frame_ids)
         return codes
 
@@ -205,9 +222,13 @@ class ClipGenerator:
         self.tokens += len(codes) * known.count(False) * codes.shape[2]
         return filled
 
+    @property
+    def _image_model_first(self) -> bool:
+        return not self.given and (self.config.image_model_first or self.models["sequential"] is None)
+
     def _check_clusters(self) -> None:
         used = {part.stage for part in self.plan} | ({"sequential"} if self.models["sequential"] else set())
-        if self.config.image_model_first or not self.models["sequential"]:
+        if self._image_model_first:
             used.add("first_frame")
         for name in sorted(used):
             if getattr(self.config, name).clusters and self.clusters is None:

@@ -16,9 +16,13 @@ from cogvid.interfaces.share import Share
 class FrameTokenizer(nn.Module):
     """An autoencoder with a discrete code. Frames are float (B, 3, height, width) in [0, 1].
 
+    One that cannot be trained sets `trainable = False`: a run that needs it must name its weights
+    (`stages.tokenizer.weights`), and its `training_loss` is never asked for.
+
     Attributes:
         codebook_size: how many codes there are.
         downsampling: pixels that a code stands for, along a side.
+        trainable: see above.
         share: which frames of the step's batch `training_loss` has been given. Several processes train on a share each:
             what is drawn at random, or learnt from a batch as a whole, goes by the whole batch (`share.whole`,
             `share.of`, `share.gather`), or n processes learn another tokenizer than one.
@@ -30,6 +34,7 @@ class FrameTokenizer(nn.Module):
 
     codebook_size: int
     downsampling: int
+    trainable: bool = True
     share: Share = Share()
 
     def __init__(self, config: Any = None) -> None:

@@ -63,6 +63,7 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
                             "fit": config.video.fit.value,
                             "samples": count,
                             "split": "test",
+                            **({"given": config.generation.given} if config.generation.given else {}),
                         }
                         protocol[key] = {
                             "reference_clips": len(reference),

@@ -111,7 +111,11 @@ def generation_stage(
     models: dict[str, StageResult],
     generator: ClipGenerator,
 ) -> StageResult:
-    """Generates, and writes tokens and videos of every set."""
+    """Generates, and writes tokens and videos of every set.
+
+    Where key frames are given (`generation.given`), every generated clip begins with them as the frame tokenizer shows
+    them, and metrics take the clip as a whole, as the published protocols of frame prediction do.
+    """
     config = lab.config
     depends = {
         "data": data.key,
@@ -129,8 +133,8 @@ def generation_stage(
         network, target = tokenizer[1], config.generation.frames
         decoded = decode_clips(chosen.clips, chosen.numbers(target), lab.frame_format, "generate: real clips")
         real = torch.stack([*decoded])
-        clips = _generate(generator, chosen, config.seed)
-        codes = {"real": encode(network, real.flatten(0, 1)).flatten(1).unflatten(0, real.shape[:2])}
+        codes = {"real": _codes(network, real)}
+        clips = _generate(generator, chosen, config.seed, codes["real"][:, _given_places(lab)])
         if lab.strategy.learned:
             codes["generated"] = clips
             # As many frames as there are key frames, spread over the clip: for most strategies the key frames.
@@ -170,12 +174,31 @@ class _Speed(ProgressColumn):
         return Text(f"{task.speed:.0f} tokens/s" if task.speed else "")
 
 
-def _generate(generator: ClipGenerator, chosen: TestClips, seed: int) -> Tensor:
+def given_key_frames(lab: Lab, tokenizer: FrameTokenizer, chosen: TestClips) -> Tensor | None:
+    """Codes of the key frames that the clips go on from, int64 (B, generation.given, N); None where none is given."""
+    places = _given_places(lab)
+    if not places:
+        return None
+    numbers = [frames[places] for frames in chosen.numbers(lab.config.generation.frames)]
+    decoded = decode_clips(chosen.clips, numbers, lab.frame_format, "previews: given frames")
+    return _codes(tokenizer, torch.stack([*decoded]))
+
+
+def _given_places(lab: Lab) -> list[int]:
+    return lab.places[: lab.config.generation.given]
+
+
+def _codes(tokenizer: FrameTokenizer, videos: Tensor) -> Tensor:
+    """Videos uint8 (B, F, 3, height, width) to codes int64 (B, F, N)."""
+    return encode(tokenizer, videos.flatten(0, 1)).flatten(1).unflatten(0, videos.shape[:2])
+
+
+def _generate(generator: ClipGenerator, chosen: TestClips, seed: int, given: Tensor) -> Tensor:
     """Codes of all chosen clips, int64 (B, frames of the generator's timeline, N)."""
     count = len(chosen.clips)
     with token_progress("generate", count * generator.clip_tokens) as on_step:
         return generator.clips(
-            chosen.prompts(generator.text.tokenizer), chosen.seconds, torch.arange(count), seed, on_step
+            chosen.prompts(generator.text.tokenizer), chosen.seconds, torch.arange(count), seed, on_step, given
         )
 
 

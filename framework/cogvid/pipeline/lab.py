@@ -78,6 +78,7 @@ class Lab:
         self.codes = tokenizer.codebook_size
         self.places = self.strategy.key_frame_places(config.video.frames, config.generation.frames)
         self.plan = self._plan()
+        self._check_given()
         self._check_guidance()
         self.clip_rates(LONG)  # a scheduler without a rate for every round says so here
         for key, metric in config.evaluation.metrics.items():
@@ -148,11 +149,22 @@ class Lab:
         config = self.config
         check_fill(name, strategy, config.video.frames, config.generation.frames, *config.video.sides)
 
+    def _check_given(self) -> None:
+        given = self.config.generation.given
+        if given == self.config.video.frames and not self.plan:
+            raise UserError(
+                f"{said('generation.given', self.sources)}generation.given: all {given} key frames are given "
+                f"(video.frames), and {self.config.interpolation.name} has no model generate another frame. Give "
+                "fewer, or more frames to reach (generation.frames) by a strategy with rounds."
+            )
+
     def _check_guidance(self) -> None:
         """Guidance asks a model for what it has learned without captions only where some are left out in training."""
         generation, stages = self.config.generation, self.config.stages
-        used = {"sequential": (generation.sequential, stages.sequential)}
-        if generation.image_model_first:
+        used = {}
+        if self.generates_sequentially:
+            used["sequential"] = generation.sequential, stages.sequential
+        if generation.image_model_first and not generation.given:
             used["first_frame"] = generation.first_frame, stages.image_base
         if self.interpolates:
             used["interpolation"] = generation.interpolation, stages.interpolation
@@ -164,6 +176,12 @@ class Lab:
                     f"without a caption, which it cannot learn while {key} is 0. Set {key} to a share of the "
                     f"sequences, such as 0.1, or generation.{part}.guidance to 1."
                 )
+
+    @property
+    def generates_sequentially(self) -> bool:
+        """Whether a key frame or a round is left to the sequential model: not where all key frames are given."""
+        generation = self.config.generation
+        return generation.given < self.config.video.frames or any(part.stage == "sequential" for part in self.plan)
 
     @property
     def interpolates(self) -> bool:

@@ -31,6 +31,7 @@ class Previews:
         prompts: captions.
         seconds: durations of the sequences of each prompt, as `ClipGenerator.pieces` takes them.
         clusters: of the tokenizer's codes, int64 (codes,), if it has some.
+        given: the key frames that each prompt's clip goes on from, int64 (prompts, generation.given, N), if any.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Previews:
         prompts: Sequence[str],
         seconds: Sequence[Sequence[float]],
         clusters: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> None:
-        self.lab, self.tokenizer, self.text, self.clusters = lab, tokenizer, text, clusters
+        self.lab, self.tokenizer, self.text, self.clusters, self.given = lab, tokenizer, text, clusters, given
         self.prompts, self.seconds = list(prompts), list(seconds)
         self.models: dict[str, CogVideoTransformer] = {}
 
@@ -66,7 +68,7 @@ class Previews:
     def videos(self) -> Tensor:
         """Videos uint8 (prompts, F, 3, height, width), as far as the stages trained so far go."""
         numbers = torch.arange(len(self.prompts))
-        codes = self.generator().clips(self.prompts, self.seconds, numbers, self.lab.config.seed)
+        codes = self.generator().clips(self.prompts, self.seconds, numbers, self.lab.config.seed, given=self.given)
         return to_videos(self.lab, self.tokenizer, codes)
 
 

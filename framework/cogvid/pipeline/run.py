@@ -23,7 +23,7 @@ from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
 from cogvid.pipeline.evaluate import evaluation_stage
-from cogvid.pipeline.generate import generation_stage, usable_test_clips
+from cogvid.pipeline.generate import generation_stage, given_key_frames, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import DONE, Info, StageResult, StageStore, owned, read_stage, write_json, write_whole
@@ -101,12 +101,12 @@ class Run:
             transformers = TransformerStages(lab, store, text, tokens, clips, previews, test_tokens)
         base = keep("image_base", transformers.image_base())
         transformers.show("image_base", base)
-        sequential = keep("sequential", transformers.video("sequential", base))
-        transformers.show("sequential", sequential)
+        inherits = lab.interpolates and self.config.stages.interpolation.start is InterpolationStart.sequential
+        if lab.generates_sequentially or inherits:
+            sequential = keep("sequential", transformers.video("sequential", base))
+            transformers.show("sequential", sequential)
         if lab.interpolates:
-            start = self.config.stages.interpolation.start
-            inherited = sequential if start is InterpolationStart.sequential else None
-            keep("interpolation", transformers.video("interpolation", base, inherited))
+            keep("interpolation", transformers.video("interpolation", base, sequential if inherits else None))
         return stages
 
     def finish(self) -> StageResult | None:
@@ -166,9 +166,17 @@ class Run:
         prompts = self.config.trainer.sample_prompts or tests.prompts(words.tokenizer)
         if not tests.seconds:
             raise UserError("data: the test split has no usable clip; sample videos and evaluation need some")
-        seconds = [tests.seconds[i % len(tests.seconds)] for i in range(len(prompts))]
+        shown = [i % len(tests.seconds) for i in range(len(prompts))]
+        seconds, network = [tests.seconds[i] for i in shown], load_tokenizer(self.lab, tokenizer)
+        given = given_key_frames(self.lab, network, tests)
         return Previews(
-            self.lab, load_tokenizer(self.lab, tokenizer), words, prompts, seconds, load_clusters(tokenizer)
+            self.lab,
+            network,
+            words,
+            prompts,
+            seconds,
+            load_clusters(tokenizer),
+            None if given is None else given[shown],
         )
 
 
@@ -207,7 +215,7 @@ def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
     words, generation = text.vocabulary, lab.config.generation
     networks = [
         load_model(lab.image_model(words), stages["image_base"]),
-        load_model(lab.video_model("sequential", words), stages["sequential"]),
+        load_model(lab.video_model("sequential", words), stages["sequential"]) if lab.generates_sequentially else None,
         load_model(lab.video_model("interpolation", words), stages["interpolation"]) if lab.interpolates else None,
     ]
     image, sequential, between = (

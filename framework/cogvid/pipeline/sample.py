@@ -63,9 +63,15 @@ def sample_clips(
         The mp4 files in the order of the prompts, then the contact sheet if there is one.
 
     Raises:
-        UserError: a prompt is empty or cannot be read, a stage is not trained yet, no rate fits the duration, or a file
-            of the clips' names belongs to another clip.
+        UserError: a prompt is empty or cannot be read, a stage is not trained yet, no rate fits the duration, a file of
+            the clips' names belongs to another clip, or the run's clips go on from real ones.
     """
+    if given := config.generation.given:
+        raise UserError(
+            f"generation.given: the run's clips go on from {given} key frames of real ones, and a prompt has none. For "
+            "clips of prompts, run the experiment with generation.given=0 and a name of its own: no model is trained "
+            "again."
+        )
     lab = Lab(config)
     settings = _settings(lab, stages)
     rates = _rates(lab, duration)

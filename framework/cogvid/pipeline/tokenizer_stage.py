@@ -131,9 +131,10 @@ def given_tokenizer(lab: Lab, path: Path) -> FrameTokenizer:
     tokenizer = lab.build_tokenizer().eval()
     name = lab.config.frame_tokenizer.name
     where = said("stages.tokenizer.weights", lab.sources)
+    train = ", or set it to null to train one" if tokenizer.trainable else ""
     advice = (
-        f"Name the model.safetensors of a finished tokenizer stage of {name} with the same frame_tokenizer.options, or "
-        "set it to null to train one."
+        f"Name the model.safetensors of a finished tokenizer stage of {name} with the same frame_tokenizer.options"
+        f"{train}."
     )
     try:
         load_weights(tokenizer, path, "another frame tokenizer's weights", advice)
