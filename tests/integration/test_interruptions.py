@@ -100,7 +100,7 @@ def assert_same(runs: Path, whole: Path) -> None:
         # A preview that a signal cuts short is not made up for; none comes twice.
         previews = Counter(event for event in events(stage) if event[0].startswith("samples/"))
         assert previews <= Counter(events(stages(whole)[name])), name
-        assert not [*stage.rglob("*.partial"), *stage.rglob("last.ckpt")], name
+        assert not [*stage.rglob("*.partial"), *stage.rglob("checkpoints")], name
     for variant in VARIANTS:
         one, other = (
             json.loads((folder / "tiny" / variant / "0" / "metrics.json").read_text()) for folder in (runs, whole)
@@ -145,7 +145,7 @@ def test_a_signal_to_a_training_and_all_its_workers_is_one_line_and_the_end_of_t
         [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        while process.poll() is None and not list(tmp_path.glob("stages/tokenizer-*/last.ckpt")):
+        while process.poll() is None and not list(tmp_path.glob("stages/tokenizer-*/checkpoints/step-*")):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
         os.killpg(process.pid, signum)
