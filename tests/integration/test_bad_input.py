@@ -6,9 +6,10 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pytorch_lightning import Trainer
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from typer.testing import CliRunner, Result
 
 from cogvid.cli import app
@@ -115,19 +116,19 @@ def test_weights_of_another_shape_are_refused_by_the_tensors_name(finished: Path
 def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, calls = Trainer.save_checkpoint, []
+    write, calls = HuggingFaceStorageWriter.write_data, []
 
-    def fill_up(trainer: Trainer, path: Path) -> None:
-        calls.append(path)
+    def fill_up(writer: HuggingFaceStorageWriter, *arguments: Any) -> Any:
+        calls.append(arguments)
         if len(calls) == 2:
-            Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        save(trainer, path)
+            Path(writer.path, "half").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(writer, *arguments)
 
-    monkeypatch.setattr(Trainer, "save_checkpoint", fill_up)
-    refused(cogvid("run", tiny, "--runs", tmp_path / "runs"), "No space left", "run the command again")
-    (kept,) = (tmp_path / "runs").glob("stages/tokenizer-*/last.ckpt")
-    assert kept.stat().st_size > 4
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", fill_up)
+    refused(cogvid("run", tiny, "--runs", tmp_path / "runs"), "No space left", "checkpoints", "run the command again")
+    (kept,) = (tmp_path / "runs").glob("stages/tokenizer-*/checkpoints/*")
+    assert kept.name == "step-00000002"
     monkeypatch.undo()
     assert cogvid("run", tiny, "--runs", tmp_path / "runs").exit_code == 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def assert_same(runs: Path, whole: Path) -> None:
         # A preview that a signal cuts short is not made up for; none comes twice.
         previews = Counter(event for event in events(stage) if event[0].startswith("samples/"))
         assert previews <= Counter(events(stages(whole)[name])), name
-        assert not [*stage.rglob("*.partial"), *stage.rglob("last.ckpt")], name
+        assert not [*stage.rglob("*.partial"), *stage.rglob("checkpoints")], name
     for variant in VARIANTS:
         one, other = (
             json.loads((folder / "tiny" / variant / "0" / "metrics.json").read_text()) for folder in (runs, whole)
@@ -136,16 +137,19 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: 
     assert met_training or TIMES < 40
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_a_training_and_all_its_workers_is_one_line_and_the_end_of_them(
-    tiny: Path, tmp_path: Path, signum: signal.Signals
+@pytest.mark.parametrize(
+    ("signum", "processes"),
+    [(signal.SIGINT, "workers=2"), (signal.SIGTERM, "workers=2"), (signal.SIGTERM, "devices=2")],
+)
+def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them(
+    tiny: Path, tmp_path: Path, signum: signal.Signals, processes: str
 ) -> None:
-    words = ["run", str(tiny), "--runs", str(tmp_path), "stages.tokenizer.steps=20000", "trainer.workers=2"]
+    words = ["run", str(tiny), "--runs", str(tmp_path), "stages.tokenizer.steps=20000", f"trainer.{processes}"]
     process = subprocess.Popen(
         [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        while process.poll() is None and not list(tmp_path.glob("stages/tokenizer-*/last.ckpt")):
+        while process.poll() is None and not list(tmp_path.glob("stages/tokenizer-*/checkpoints/step-*")):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
         os.killpg(process.pid, signum)
@@ -155,4 +159,6 @@ def test_a_signal_to_a_training_and_all_its_workers_is_one_line_and_the_end_of_t
         process.kill()
     assert process.returncode == 128 + signum, said
     assert "Traceback" not in said
-    assert f"Error: Interrupted by {signum.name}. tokenizer goes on from step" in said
+    assert said.count("Error:") == 1
+    (step,) = re.findall(rf"Error: Interrupted by {signum.name}\. tokenizer goes on from step (\d+) ", said)
+    assert len(list(tmp_path.glob(f"stages/tokenizer-*/checkpoints/step-{int(step):08d}/state.json"))) == 1

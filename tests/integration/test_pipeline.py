@@ -49,7 +49,7 @@ def test_a_run_leaves_everything_that_describes_it(tiny: Path, tmp_path: Path) -
     for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
         steps = [json.loads(line)["step"] for line in (folder / "stages" / stage / "history.jsonl").open()]
         assert steps == [1, 2, 3, 4, 5, 6]
-        assert not (folder / "stages" / stage / "last.ckpt").exists()
+        assert not (folder / "stages" / stage / "checkpoints").exists()
     tokens = json.loads((folder / "stages" / "test_tokens" / "stage.json").read_text())
     assert tokens["clips"] == 16
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -121,7 +121,7 @@ def kill_after_checkpoint(command: list[str], stages: Path, stage: str) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < end:
-        if list(stages.glob(f"{stage}-*/last.ckpt")):
+        if list(stages.glob(f"{stage}-*/checkpoints/step-*")):
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             return

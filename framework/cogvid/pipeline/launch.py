@@ -208,5 +208,5 @@ def _end(others: Sequence[subprocess.Popen[bytes]]) -> None:
         try:
             process.wait(_GRACE)
         except subprocess.TimeoutExpired:
-            process.terminate()
+            process.kill()  # a training that waits for another process hears nothing milder
             process.wait()
