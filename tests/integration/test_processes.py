@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,3 +158,57 @@ def test_two_machines_have_a_process_each(one: Reference) -> None:
     said = one.jobs.run(*one.words("machines", "trainer.num_nodes=2"), environments=machines)
     one.check(run, "interpolation")
     assert [output.count("Finished") for output in said] == [1, 0]
+
+
+def test_a_mistake_of_all_is_said_by_one(one: Reference) -> None:
+    run = one.without("diverged", "sequential", "interpolation")
+    words = one.words("diverged", "trainer.devices=2", "stages.sequential.adam_lr=1e9", "stages.sequential.clip_norm=0")
+    (process,) = one.jobs.start("run", *words)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 1, errors
+    assert errors.count("Error:") == 1
+    assert "Traceback" not in errors
+    assert re.search("sequential.*(loss|weight)", errors)
+    assert "Finished" not in output
+    assert not (run / "stages" / "sequential" / "stage.json").exists()
+
+
+def test_a_killed_process_ends_the_job_with_one_message(one: Reference) -> None:
+    run = one.without("killed", "sequential", "interpolation")
+    (leader,) = one.jobs.start("run", *one.words("killed", "trainer.devices=2", "stages.sequential.steps=100000"))
+    histories = run.parents[2] / "stages"
+    wait_for(leader, lambda: any(len(p.read_text()) for p in histories.glob("sequential-*/history.jsonl")))
+    (other,) = children(leader.pid)
+    os.kill(other, signal.SIGKILL)
+    output, errors = leader.communicate(timeout=40)
+    assert leader.returncode == 1
+    assert errors.startswith("Error: Another process of this job has ended"), errors
+    assert errors.count("Error:") == 1
+    assert not list(histories.glob("sequential-*/stage.json"))
+
+
+@pytest.mark.parametrize("met", ["leader", "all"])
+def test_sigterm_while_the_leader_works_alone_is_said_by_it(one: Reference, met: str) -> None:
+    """The other waits for data meanwhile."""
+    words = ["run", *one.words(f"waiting-{met}", "trainer.devices=2", "data.options.clips=20000")]
+    (leader,) = one.jobs.start(*words)
+    wait_for(leader, lambda: list((one.folder / f"waiting-{met}").glob("stages/data-*/clips/*")))
+    others = children(leader.pid) if met == "all" else []
+    for pid in (leader.pid, *others):
+        os.kill(pid, signal.SIGTERM)
+    output, errors = leader.communicate(timeout=60)
+    assert leader.returncode == 143
+    assert errors.count("Error: Interrupted by SIGTERM.") == 1
+    assert "Another process" not in errors
+
+
+def wait_for(process: Any, event: Callable[[], object]) -> None:
+    while not event():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    """The processes of a job that its leader has started: not those that draw data for it."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()]
