@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -157,3 +163,61 @@ def test_crops_are_pieces_of_their_frames() -> None:
     for frame, crop in zip(frames, detailed_crops(frames, 4), strict=True):
         pieces = frame.unfold(1, 4, 1).unfold(2, 4, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
         assert (pieces == crop).flatten(1).all(1).sum() == 1
+
+
+# Trains on shares of batches of noise, where no two codes are about as near, as Lightning's data parallel strategy does.
+SHARED = """
+import json, sys
+import torch
+import torch.distributed as dist
+from cogvid.interfaces.share import Share
+from cogvid_plugins.frame_tokenizer.vqvae import VQVAE
+
+rank, processes, port = map(int, sys.argv[1:])
+if processes > 1:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=processes)
+torch.manual_seed(0)
+model = VQVAE(VQVAE.Config(downsampling=4, channels=16, codes=48, code_size=8, crop=8))
+model.share = share = Share(rank, processes)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+replace, restarts = model.quantizer._codebook.replace, []
+def counted(samples, batch_mask, **others):
+    restarts.append(int(batch_mask.sum()))
+    replace(samples, batch_mask, **others)
+model.quantizer._codebook.replace = counted
+losses = []
+for step in range(25):
+    torch.manual_seed(step)
+    loss, logs = model.training_loss(share.of(torch.rand(8, 3, 16, 16)))
+    optimizer.zero_grad()
+    loss.backward()
+    step = torch.stack([loss.detach(), logs["reconstruction"]])
+    for tensor in (step, *(parameter.grad for parameter in model.parameters())) if processes > 1 else ():
+        dist.all_reduce(tensor)
+        tensor /= processes
+    optimizer.step()
+    losses.append([*step.tolist(), float(logs["codes_used"])])
+print(json.dumps({"losses": losses, "codebook": model.codebook().tolist(), "restarts": restarts}))
+"""
+
+
+def test_two_processes_learn_what_one_learns() -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+
+    def learnt(processes: int) -> list[dict[str, Any]]:
+        command = [sys.executable, "-c", SHARED]
+        started = [
+            subprocess.Popen([*command, str(rank), str(processes), port], stdout=subprocess.PIPE, text=True)
+            for rank in range(processes)
+        ]
+        return [json.loads(process.communicate(timeout=100)[0]) for process in started]
+
+    (one,), several = learnt(1), learnt(2)
+    assert sum(one["restarts"]) > 10
+    for each in several:
+        assert each["restarts"] == one["restarts"]
+        assert torch.allclose(torch.tensor(each["losses"]), torch.tensor(one["losses"]), rtol=1e-5, atol=0)
+        assert torch.allclose(torch.tensor(each["codebook"]), torch.tensor(one["codebook"]), rtol=0, atol=1e-5)
+        assert each["codebook"] == several[0]["codebook"]

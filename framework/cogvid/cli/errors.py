@@ -32,6 +32,8 @@ def plain_errors(debug: bool) -> Iterator[None]:
         with _raised(signal.SIGINT, came), _raised(signal.SIGTERM, came):
             try:
                 yield
+            except SaidElsewhere:
+                raise
             except Exception:
                 # A signal in the middle of an import leaves modules half made, and others fail over them.
                 if came:

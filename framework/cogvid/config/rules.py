@@ -58,18 +58,21 @@ def _check_batch(stage: StageConfig, key: str, trainer: TrainerConfig, sources: 
     processes = trainer.devices * trainer.num_nodes
     # The frame tokenizer learns from a batch as a whole.
     parts = 1 if isinstance(stage, TokenizerStageConfig) else trainer.accumulate
-    if stage.batch_size % (processes * parts):
-        lower = stage.batch_size // (processes * parts) * processes * parts
-        nearest = f"{lower} or {lower + processes * parts}" if lower else f"{processes * parts}"
+    shares = processes * parts
+    if stage.batch_size % shares:
+        ways = [f"among {processes} processes (trainer.devices x trainer.num_nodes)"] if processes > 1 else []
+        ways += [f"into {parts} parts (trainer.accumulate)"] if parts > 1 else []
+        lower = stage.batch_size // shares * shares
+        nearest = f"{lower} or {lower + shares}" if lower else f"{shares}"
         advice = (
-            f"trainer.accumulate cuts it into {parts} parts in each: lower that, or set {key}.batch_size to {nearest}."
+            ""
             if parts > 1
-            else f"Set {key}.batch_size to {nearest}. Where a process has no memory for its share, trainer.accumulate "
-            "cuts that into parts, one after the other."
+            else " Where a process has no memory for its share, trainer.accumulate cuts that into parts, one after the "
+            "other."
         )
         raise UserError(
             f"{said(f'{key}.batch_size', sources)}{key}.batch_size: a batch of {stage.batch_size} does not divide "
-            f"among {processes} process{'es' if processes > 1 else ''} (trainer.devices x trainer.num_nodes). {advice}"
+            f"{' and '.join(ways)}. Set {key}.batch_size to {nearest}.{advice}"
         )
 
 

@@ -1,0 +1,54 @@
+"""The guide to several processes, its SLURM script too, with an srun that starts tasks here."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
+SRUN = """#!{python}
+import os, subprocess, sys
+job = {{"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}}
+tasks = [
+    subprocess.Popen(
+        sys.argv[1:], env={{**os.environ, **job, "SLURM_PROCID": n, "SLURM_NODEID": n, "SLURM_LOCALID": "0"}}
+    )
+    for n in "01"
+]
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.mark.timeout(280)
+def test_the_guides_commands_and_its_slurm_script_run(read: Callable[..., list[str]], tmp_path: Path) -> None:
+    ran = read(GUIDE)
+    assert [line.split()[0] for line in ran] == ["cogvid", "torchrun", "cogvid", "cogvid"]
+    # As the script says it, on machines of one CPU each.
+    script = (tmp_path / "train.sbatch").read_text()
+    assert len(script.splitlines()) == 10
+    assert re.findall(r"--nodes=(\d).*--ntasks-per-node=(\d)", script, re.DOTALL) == [("2", "4")]
+    script = script.replace("devices=4", "devices=1").replace("accelerator=gpu", "accelerator=cpu")
+    (tmp_path / "srun").write_text(SRUN.format(python=sys.executable))
+    (tmp_path / "srun").chmod(0o755)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script.rstrip().replace("/shared/runs", "shared") + " seed=3"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "MASTER_PORT": port},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Finished") == 1
+    assert (tmp_path / "shared" / "quickstart" / "default" / "3" / "metrics.json").exists()
