@@ -20,7 +20,7 @@ from cogvid.data.frame_format import FrameFormat
 from cogvid.data.reading import probe
 from cogvid.data.video import write_video
 from cogvid.pipeline import look
-from cogvid.pipeline.clips import decode_clips, read_clips
+from cogvid.pipeline.clips import decode_clips, held_out_clips, read_clips
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.generate import usable_test_clips
 from cogvid.pipeline.lab import Lab
@@ -267,3 +267,21 @@ def test_a_tokenizer_trains_on_the_frames_that_are_there_whole_and_on_no_others(
     assert tokenizer_module.fit is trained
     folder = tokenizer_stage(lab, store, data).folder
     assert not list(folder.rglob("*.npy"))
+
+
+def test_of_test_clips_so_many_are_held_out_whatever_the_seed(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", 20, 8)
+    rows = [row("a.mp4"), *(row(f"{number}.mp4", "test") for number in range(8))]
+    for number in range(8):
+        make_video(tmp_path / f"{number}.mp4", 20, 8)
+    data = prepared(make_lab(tmp_path, rows), tmp_path)
+    tests = read_clips(data.folder, "test")
+
+    def chosen(*changes: str) -> list[int]:
+        return held_out_clips(make_lab(tmp_path, rows, *changes), tests).rows.tolist()
+
+    assert chosen("held_out.clips=9") == tests.rows.tolist()
+    few = chosen("held_out.clips=3")
+    assert len(few) == 3
+    assert few == sorted(few) == chosen("held_out.clips=3", "seed=4", "model.layers=2")
+    assert len({tuple(chosen("held_out.clips=3", f"data_seed={seed}")) for seed in range(5)}) > 1
