@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 
@@ -37,6 +39,7 @@ class TransformerStages:
         tokens: the finished tokens.
         clips: the tokenised training clips, or the source of sequences that are tokens already.
         previews: write videos while a stage trains, if there is something to write.
+        callbacks: of every training, beside its own.
     """
 
     def __init__(
@@ -47,10 +50,11 @@ class TransformerStages:
         tokens: StageResult,
         clips: TokenClips | TokenSource,
         previews: Previews | None,
+        callbacks: Sequence[pl.Callback] = (),
     ) -> None:
         self.lab, self.store, self.text_stage, self.tokens, self.clips = lab, store, text, tokens, clips
         self.text = load_text(lab, text)
-        self.previews = previews
+        self.previews, self.callbacks = previews, callbacks
 
     def image_base(self) -> StageResult:
         """Text to one frame: the model that the video stages build on and never change."""
@@ -159,7 +163,7 @@ class TransformerStages:
             title=name,
             seed=self._seed(name),
             names=lambda numbers: [samples.name(number) for number in numbers],
-            callbacks=[self.previews.callback(name)] if self.previews else [],
+            callbacks=[*self.callbacks, *([self.previews.callback(name)] if self.previews else [])],
         )
         if job.leads():
             write_tensors(folder / "model.safetensors", network.cpu().state_dict())
