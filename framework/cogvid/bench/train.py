@@ -51,12 +51,16 @@ class TrainCase:
     stage: str
     target: float | None = None
 
-    def lab(self, settings: TrainSettings, *more: str) -> Lab:
-        """Its parts, built, with more changes."""
-        accelerator = "gpu" if settings.device == "cuda" else "cpu"
-        own = [f"stages.{self.stage}.steps={settings.steps}", f"trainer.accelerator={accelerator}"]
-        base = [] if self.stage == "image_base" else ["stages.image_base.steps=1"]
-        resolved = load_experiment(self.experiment, None, [*self.changes, *own, *base, *more])
+    def lab(self, settings: TrainSettings, processes: int = 1, threads: int = 0) -> Lab:
+        """Its parts, built; for so many processes, and threads of each, where they are not 0."""
+        own: dict[str, object] = {f"stages.{self.stage}.steps": settings.steps, "trainer.devices": processes}
+        own["trainer.accelerator"] = "gpu" if settings.device == "cuda" else "cpu"
+        if self.stage != "image_base":
+            own["stages.image_base.steps"] = 1
+        if threads:
+            own["trainer.threads"] = threads
+        changes = [change for change in self.changes if change.partition("=")[0] not in own]
+        resolved = load_experiment(self.experiment, None, [*changes, *(f"{key}={value}" for key, value in own.items())])
         return Lab(resolved.config, resolved.provenance)
 
 
@@ -69,21 +73,25 @@ class TrainSettings:
     repeats: int = 3
 
 
-# The sizes that have a target.
 _MEDIUM = (
     "model={layers: 12, width: 512, heads: 8}",
     "attention={name: swin_ar, options: {window: [10, 10]}}",
     "video.size=160",
     "text.length=64",
+    "stages.image_base.batch_size=2",
     "stages.sequential.batch_size=2",
+    "stages.interpolation.batch_size=2",
 )
+# What makes any case a tiny one.
+REHEARSAL = ("model={layers: 2, width: 32, heads: 2}", "video.size=32")
 
 
-def default_cases() -> list[TrainCase]:
-    """The quickstart's key frames, and a model of twelve layers on 5x20x20 tokens."""
+def default_cases(stage: str = "sequential") -> list[TrainCase]:
+    """The quickstart, and a model of twelve layers on 5x20x20 tokens; key frames have a target."""
+    quickstart, medium = (0.55, 0.65) if stage == "sequential" else (None, None)
     return [
-        TrainCase("quickstart", "quickstart", (), "sequential", 0.55),
-        TrainCase("medium", "quickstart", _MEDIUM, "sequential", 0.65),
+        TrainCase("quickstart", "quickstart", (), stage, quickstart),
+        TrainCase("medium", "quickstart", _MEDIUM, stage, medium),
     ]
 
 
@@ -113,21 +121,27 @@ class TrainResult:
     peak: list[float] = field(default_factory=list)
     products: list[float] = field(default_factory=list)
 
+    @property
+    def large(self) -> Times:
+        """Seconds of the large product."""
+        return spread(self.peak)
+
+    @property
+    def alone(self) -> Times:
+        """Seconds of a step's products in its layers, by themselves."""
+        return spread(self.products)
+
     def seconds(self, way: str, phase: str | None = None) -> Times:
         """Of a step of the training (`steps`) or the `bare` one; of the whole step, or a phase."""
         steps: list[Step] = getattr(self, way)
         return spread([step.phases[phase] if phase else step.total for step in steps])
 
     def share(self, way: str, optimizer: bool = False) -> Times:
-        """Of the peak that the FLOPs of a step reach, the optimiser's too or not: medians, then the fastest of both."""
+        """Of the peak that the FLOPs of a step reach, the optimiser's too or not: of the medians, and of the fastest of
+        both."""
         needed = self.flops.total + (self.optimizer if optimizer else 0)
-        step, peak = self.seconds(way), spread(self.peak)
-        median, best = (needed / own / (self.peak_flops / one) for own, one in zip(_pair(step), _pair(peak), strict=True))
-        return Times(median, best)
-
-
-def _pair(times: Times) -> tuple[float, float]:
-    return times.median, times.min
+        scale, step, peak = needed / self.peak_flops, self.seconds(way), self.large
+        return Times(scale * peak.median / step.median, scale * peak.min / step.min)
 
 
 def spread(values: list[float]) -> Times:

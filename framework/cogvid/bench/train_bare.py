@@ -50,6 +50,7 @@ class BareTraining:
             with learning or nullcontext():
                 with self.watch.context():
                     loss = self.module.training_step(batch, self.number * self.parts + part)
+                assert isinstance(loss, Tensor)
                 forward = self._now()
                 (loss / self.parts).backward()
                 backward = self._now()

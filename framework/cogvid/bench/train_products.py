@@ -27,7 +27,7 @@ class Products(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dense: Counter[Factors] = Counter()
         self.batched: Counter[Factors] = Counter()
 

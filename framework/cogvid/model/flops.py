@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from cogvid.attention.compact import layer_masks
 from cogvid.interfaces.grid import Position
@@ -85,9 +85,9 @@ def _trains(*modules: nn.Module | None) -> bool:
     return any(_needs(p) for module in modules if module is not None for p in module.parameters())
 
 
-def _needs(parameter: nn.Parameter) -> bool:
-    return parameter.requires_grad
+def _needs(weight: Tensor) -> bool:
+    return weight.requires_grad
 
 
-def _same_frame(query: Position, key: Position, layer: int) -> object:
+def _same_frame(query: Position, key: Position, layer: int) -> Tensor:
     return query.frame == key.frame
