@@ -47,7 +47,8 @@ def seen_by_tiles(layout: TileLayout) -> Tensor:
         for query_frame, keys in zip(group.frames.tolist(), group.keys, strict=True):
             for key_frame, kind in zip(layout.frames[keys].tolist(), group.kinds, strict=True):
                 part = seen[query_frame, :, key_frame]
-                part.index_put_((tiles.queries[:, :, None], tiles.keys[:, None]), shown[kind], accumulate=True)
+                places = tiles.queries.index[:, :, None], tiles.keys.index[:, None]
+                part.index_put_(places, shown[kind], accumulate=True)
     return seen.view(frames * n, frames * n)
 
 

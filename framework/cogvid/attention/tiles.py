@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from cogvid.attention.bias import bias_scores
 from cogvid.attention.compact import CompactMask
 from cogvid.attention.partitions import rectangles, same_neighbours
+from cogvid.attention.places import Places
 from cogvid.interfaces.grid import Grid, Position
 
 # Copying a key and its value to a tile, and their gradients back, takes as long as scoring it for so many queries.
@@ -30,24 +31,26 @@ _GATHER = 32
 _SCORES = 1 << 20
 # Of each tensor that is gathered for some tiles, as many elements for one score: memory should not grow with tiles.
 _COPIES = 4
+# Scores that are kept for the backward pass, for each number of the queries: the feed-forward keeps as many.
+_KEPT = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TileGroup:
     """Tiles with equally many queries and keys.
 
     Attributes:
-        queries: places in a frame, int64 (G, Q).
-        keys: places in a frame that a tile sees in some frame, int64 (G, S).
+        queries: places in a frame, (G, Q).
+        keys: places in a frame that a tile sees in some frame, (G, S).
         hidden: for each of the mask's `spaces`, what of the keys is invisible, bool (G, Q, S); None for nothing.
     """
 
-    queries: Tensor
-    keys: Tensor
+    queries: Places
+    keys: Places
     hidden: tuple[Tensor | None, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrameGroup:
     """Frames that see equally many frames, in the same way.
 
@@ -56,15 +59,17 @@ class FrameGroup:
         keys: for each of them the frames it sees, as places in `TileLayout.frames`; int64 (n, m).
         runs: the same, for each of them as (first place, behind the last) of places that follow each other.
         kinds: which of the mask's `spaces` holds between a frame and each of its m.
+        first: the first frame, where the others follow it; None where they do not.
     """
 
     frames: Tensor
     keys: Tensor
     runs: tuple[tuple[tuple[int, int], ...], ...]
     kinds: tuple[int, ...]
+    first: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TileLayout:
     """A mask over tiles.
 
@@ -72,19 +77,21 @@ class TileLayout:
         grid: of the mask.
         tiles: every place of a frame is a query of one of them, once.
         frames: the order of the frames among a tile's keys, int64 (F,).
+        sorted: whether that is their own.
         seen: every frame is in one of them, once.
     """
 
     grid: Grid
     tiles: tuple[TileGroup, ...]
     frames: Tensor
+    sorted: bool
     seen: tuple[FrameGroup, ...]
 
-    @property
+    @cached_property
     def pairs(self) -> int:
         """Pairs that are computed, those with the text not counted."""
         frames = sum(group.keys.numel() for group in self.seen)
-        return frames * sum(group.queries.numel() * group.keys.shape[1] for group in self.tiles)
+        return frames * sum(group.queries.shape.numel() * group.keys.shape[1] for group in self.tiles)
 
 
 @lru_cache(maxsize=64)
@@ -106,12 +113,14 @@ def tile_layout(mask: CompactMask, device: torch.device) -> TileLayout:
         mask.grid,
         tuple(_group(mask, members, device) for members in alike.values()),
         order.to(device),
+        order.tolist() == list(range(mask.grid.frames)),
         tuple(
             FrameGroup(
                 torch.tensor([frame for frame, _ in members], device=device),
                 torch.tensor([places for _, places in members], dtype=torch.long, device=device),
                 tuple(_runs(places) for _, places in members),
                 kinds,
+                _first([frame for frame, _ in members]),
             )
             for kinds, members in frames.items()
         ),
@@ -124,11 +133,15 @@ def _runs(places: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(starts, stops, strict=True))
 
 
+def _first(frames: list[int]) -> int | None:
+    return frames[0] if frames == list(range(frames[0], frames[0] + len(frames))) else None
+
+
 def _group(mask: CompactMask, members: list[tuple[Tensor, Tensor]], device: torch.device) -> TileGroup:
     queries, keys = (torch.stack(places) for places in zip(*members, strict=True))
     visible = [space[queries[:, :, None], keys[:, None, :]] for space in mask.spaces]
     hidden = tuple(None if seen.all() else ~seen.to(device) for seen in visible)
-    return TileGroup(queries.to(device), keys.to(device), hidden)
+    return TileGroup(Places.of(queries, mask.grid, device), Places.of(keys, mask.grid, device), hidden)
 
 
 def _members(labels: Tensor) -> tuple[Tensor, ...]:
@@ -177,23 +190,24 @@ class TiledAttention:
         """See `cogvid.interfaces.attention.Attention`."""
         scores: list[Tensor] = []
         if bias is not None:
-            scores = [bias_scores(bias, *each, q.shape[1]).flatten(-2) for each in self._positions()]
+            scores = [bias_scores(bias, *each, q.shape[1]).flatten(-2) for each in self._positions]
         return _Tiled.apply(q, k, v, text_mask, self.layout, *scores)  # type: ignore[no-untyped-call]
 
+    @cached_property
     def _positions(self) -> list[tuple[Position, Position]]:
         """Queries (G, n, Q, 1, 1) and keys (G, n, 1, m, S) of each group of tiles and of frames, broadcasting."""
         grid = Grid(1, self.layout.grid.height, self.layout.grid.width)
         positions = []
         for tiles, seen in product(self.layout.tiles, self.layout.seen):
-            _, *query = grid.position(tiles.queries[:, None, :, None, None])
-            _, *key = grid.position(tiles.keys[:, None, None, None, :])
+            _, *query = grid.position(tiles.queries.index[:, None, :, None, None])
+            _, *key = grid.position(tiles.keys.index[:, None, None, None, :])
             own, others = self.frames[seen.frames], self.frames[self.layout.frames[seen.keys]]
             positions.append((Position(own[:, None, None, None], *query), Position(others[:, None, :, None], *key)))
         return positions
 
 
 class _Tiled(torch.autograd.Function):
-    """Forward and backward, piece by piece. Scores are computed again in the backward: only inputs are kept."""
+    """Forward and backward, piece by piece. Large scores are computed again in the backward: only inputs are kept."""
 
     @staticmethod
     def forward(
@@ -201,20 +215,26 @@ class _Tiled(torch.autograd.Function):
     ) -> Tensor:
         work = _Work(q, k, v, text_mask, layout, scores)
         output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        shares: list[Tensor] = []
+        keep = work.scored <= _KEPT * q.numel()
         for chunk in work.chunks():
             mixed = torch.empty_like(chunk.q)
             for piece in chunk.pieces():
-                piece.put(torch.bmm(piece.attention(), piece.v), mixed)
-            output.index_copy_(2, chunk.query_slots, mixed.view(*q.shape[:2], -1, q.shape[-1]))
-            del chunk, piece, mixed  # before the next ones are gathered
-        ctx.save_for_backward(q, k, v, text_mask, *scores)
-        ctx.layout = layout
+                share = piece.attention()
+                piece.put(torch.bmm(share, piece.v), mixed)
+                if keep:
+                    shares.append(share)
+            chunk.queries.put(chunk.split(mixed), work.of_frames(output))
+            del chunk, piece, mixed, share  # before the next ones are gathered
+        ctx.save_for_backward(q, k, v, text_mask, *scores, *shares)
+        ctx.layout, ctx.kept = layout, len(shares)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, text_mask, *scores = ctx.saved_tensors
+        q, k, v, text_mask, *more = ctx.saved_tensors
+        scores, shares = more[: len(more) - ctx.kept], iter(more[len(more) - ctx.kept :])
         work = _Work(q, k, v, text_mask, ctx.layout, scores)
         # Many tiles add to one key: in half precision each sum would be rounded.
         wide = torch.promote_types(k.dtype, torch.float32)
@@ -222,10 +242,11 @@ class _Tiled(torch.autograd.Function):
         dk, dv = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (k, v))
         d_scores = [torch.empty_like(x) for x in scores]
         for chunk in work.chunks():
-            d_mixed, dq_tile = chunk.tiled(gradient), torch.empty_like(chunk.q)
+            d_mixed, dq_tile = chunk.tiled(work.of_frames(gradient)), torch.empty_like(chunk.q)
             dk_tile, dv_tile = (torch.zeros(chunk.k.shape, dtype=wide, device=k.device) for _ in range(2))
             for piece in chunk.pieces():
-                share, above = piece.attention(), piece.own(d_mixed)
+                share, above = next(shares, None), piece.own(d_mixed)
+                share = piece.attention() if share is None else share
                 piece.add(torch.bmm(share.mT, above), dv_tile)
                 rise = torch.bmm(above, piece.v.mT)
                 rise = torch.ops.aten._softmax_backward_data(rise, share, -1, share.dtype)
@@ -233,11 +254,12 @@ class _Tiled(torch.autograd.Function):
                 piece.put(torch.bmm(rise, piece.k), dq_tile)
                 if scores:
                     d_scores[piece.number][:, chunk.numbers, piece.numbers] = piece.split(rise)[..., work.text :].sum(0)
-            dq.index_copy_(2, chunk.query_slots, dq_tile.mul_(work.scale).view(*q.shape[:2], -1, q.shape[-1]))
-            dk.index_add_(2, chunk.key_slots, dk_tile.view(*k.shape[:2], -1, k.shape[-1]))
-            dv.index_add_(2, chunk.key_slots, dv_tile.view(*v.shape[:2], -1, v.shape[-1]))
+            chunk.queries.put(chunk.split(dq_tile.mul_(work.scale)), work.of_frames(dq))
+            chunk.add(dk_tile, dk)
+            chunk.add(dv_tile, dv)
             del chunk, piece, d_mixed, dq_tile, dk_tile, dv_tile
-        return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, *d_scores
+        dk, dv = (work.in_order(x).to(k.dtype) for x in (dk, dv))
+        return dq, dk, dv, None, None, *d_scores
 
 
 class _Work:
@@ -249,6 +271,33 @@ class _Work:
         self.text = text_mask.shape[1]
         # Added to the scores of the text, (B, 1, 1, 1, 1, T).
         self.padding = _minus_infinity(~text_mask, q.dtype)[:, None, None, None, None]
+
+    def of_frames(self, x: Tensor) -> Tensor:
+        """The frames' part of (B, H, tokens, K) or (B, H, T + tokens, K), (B, H, F, N, K)."""
+        grid = self.layout.grid
+        return x[:, :, x.shape[2] - grid.tokens :].unflatten(2, (grid.frames, grid.frame_tokens))
+
+    @cached_property
+    def key_frames(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the frames, in the layout's order, (B, H, F, N, K)."""
+        k, v = self.of_frames(self.k), self.of_frames(self.v)
+        if self.layout.sorted:
+            return k, v
+        return k.index_select(2, self.layout.frames), v.index_select(2, self.layout.frames)
+
+    def in_order(self, x: Tensor) -> Tensor:
+        """(B, H, T + tokens, K), whose frames are in the layout's order, in their own."""
+        if self.layout.sorted:
+            return x
+        text = x[:, :, : self.text]
+        return torch.cat([text, self.of_frames(x).index_select(2, self.layout.frames.argsort()).flatten(2, 3)], dim=2)
+
+    @property
+    def scored(self) -> int:
+        """Scores of all heads, those of the text counted."""
+        layout = self.layout
+        text = self.text * layout.grid.tokens
+        return self.q.shape[0] * self.q.shape[1] * (layout.pairs + text)
 
     def step(self, scores: int) -> int:
         """How many times so many scores of each head are computed at once."""
@@ -270,37 +319,49 @@ class _Chunk:
 
     Attributes:
         numbers: which of the group's tiles.
+        queries, keys: their places.
         q: (M, F, Q, K), scaled.
         k, v: (M, T + F * S, K), the text first, then frame after frame in the layout's order.
-        query_slots: where q comes from among the frame slots, (G * F * Q,).
-        key_slots: where k and v come from in the sequence, (G * (T + F * S),).
     """
 
     def __init__(self, work: _Work, group: int, numbers: slice) -> None:
         self.work, self.group, self.numbers = work, group, numbers
-        grid, tiles = work.layout.grid, work.layout.tiles[group]
-        queries, keys = tiles.queries[numbers, None], tiles.keys[numbers, None]
-        starts = torch.arange(grid.frames, device=keys.device)[:, None] * grid.frame_tokens
-        self.count, self.size = len(keys), keys.shape[2]
-        self.query_slots = (starts + queries).flatten()
-        text = torch.arange(work.text, device=keys.device).expand(self.count, -1)
-        frames = (work.text + starts[work.layout.frames] + keys).flatten(1)
-        self.key_slots = torch.cat([text, frames], dim=1).flatten()
-        self.q = self.tiled(work.q) * work.scale
-        self.k, self.v = (
-            x.index_select(2, self.key_slots).view(-1, len(self.key_slots) // self.count, x.shape[-1])
-            for x in (work.k, work.v)
-        )
+        tiles = work.layout.tiles[group]
+        self.queries, self.keys = tiles.queries.part(numbers), tiles.keys.part(numbers)
+        self.count, self.size = self.keys.shape
+        self.q = self.tiled(work.of_frames(work.q)).mul_(work.scale)
+        self.k, self.v = (self._seen(x, frames) for x, frames in zip((work.k, work.v), work.key_frames, strict=True))
         # Added to scores, which is many times faster than filling them in.
         self.hidden = [
             None if mask is None else _minus_infinity(mask[numbers, None], work.q.dtype) for mask in tiles.hidden
         ]
 
     def tiled(self, x: Tensor) -> Tensor:
-        """Of (B, H, tokens, K) the queries' part, (M, F, Q, K)."""
-        frames = self.work.layout.grid.frames
-        rows = len(self.query_slots) // self.count // frames
-        return x.index_select(2, self.query_slots).view(-1, frames, rows, x.shape[-1])
+        """Of (B, H, F, N, K) the queries' part, (M, F, Q, K)."""
+        count, rows = self.queries.shape
+        tiles = x.new_empty(*x.shape[:2], count, x.shape[2], rows, x.shape[-1])
+        self.queries.gather(x, tiles)
+        return tiles.flatten(0, 2)
+
+    def split(self, tiles: Tensor) -> Tensor:
+        """(M, ...) as (B, H, G, ...)."""
+        return tiles.unflatten(0, (*self.work.q.shape[:2], self.count))
+
+    def _seen(self, x: Tensor, frames: Tensor) -> Tensor:
+        text = self.work.text
+        length = text + frames.shape[2] * self.size
+        tiles = x.new_empty(*x.shape[:2], self.count, length, x.shape[-1])
+        tiles[:, :, :, :text] = x[:, :, None, :text]
+        self.keys.gather(frames, tiles[:, :, :, text:].unflatten(3, (frames.shape[2], self.size)))
+        return tiles.flatten(0, 2)
+
+    def add(self, tiles: Tensor, whole: Tensor) -> None:
+        """Add (M, T + F * S, K) to (B, H, T + tokens, K), whose frames are in the layout's order."""
+        tiles, text = self.split(tiles), self.work.text
+        for number in range(self.count):
+            whole[:, :, :text] += tiles[:, :, number, :text]
+        frames = self.work.of_frames(whole)
+        self.keys.add(tiles[:, :, :, text:].unflatten(3, (frames.shape[2], self.size)), frames)
 
     def pieces(self) -> Iterator[_Piece]:
         """All frames, a few of a group at a time."""
@@ -325,6 +386,8 @@ class _Piece:
         self.group = self.work.layout.seen[group]
         self.number = chunk.group * len(self.work.layout.seen) + group
         self.frames, self.keys = self.group.frames[numbers], self.group.keys[numbers]
+        first = None if self.group.first is None else self.group.first + numbers.start
+        self.span = None if first is None else slice(first, first + len(self.frames))
         self.q = self.own(chunk.q)
 
     @cached_property
@@ -339,13 +402,13 @@ class _Piece:
 
     def _seen(self, x: Tensor) -> Tensor:
         if self.slices is None:
-            return x.index_select(1, self._rows).view(-1, len(self._rows) // len(self.keys), x.shape[-1])
+            return self._seen_by_each(x).flatten(0, 1)
         parts = [x[:, each] for each in self.slices]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     @cached_property
     def slices(self) -> list[slice] | None:
-        """What a single frame sees of the chunk's keys; several frames gather theirs row by row."""
+        """What a single frame sees of the chunk's keys; several frames copy theirs."""
         if len(self.keys) > 1:
             return None
         text, size = self.work.text, self.chunk.size
@@ -355,20 +418,30 @@ class _Piece:
         slices = [slice(0, text + runs[0][1] * size if joined else text)]
         return slices + [slice(text + first * size, text + last * size) for first, last in runs[joined:]]
 
-    @cached_property
-    def _rows(self) -> Tensor:
-        text = torch.arange(self.work.text, device=self.keys.device).expand(len(self.keys), -1)
-        places = torch.arange(self.chunk.size, device=self.keys.device)
-        frames = self.work.text + self.keys[:, :, None] * self.chunk.size + places
-        return torch.cat([text, frames.flatten(1)], dim=1).flatten()
+    def _seen_by_each(self, x: Tensor) -> Tensor:
+        """What several frames see, (M, n, T + m * S, K): copied run by run, faster than row by row."""
+        text, size = self.work.text, self.chunk.size
+        seen = x.new_empty(len(x), len(self.keys), text + self.keys.shape[1] * size, x.shape[-1])
+        seen[:, :, :text] = x[:, None, :text]
+        for number, runs in enumerate(self.group.runs[self.numbers]):
+            start = text
+            for first, last in runs:
+                stop = start + (last - first) * size
+                seen[:, number, start:stop] = x[:, text + first * size : text + last * size]
+                start = stop
+        return seen
 
     def own(self, x: Tensor) -> Tensor:
         """The frames' part of (M, F, Q, K), (M * n, Q, K)."""
-        return x.index_select(1, self.frames).flatten(0, 1)
+        return (x.index_select(1, self.frames) if self.span is None else x[:, self.span]).flatten(0, 1)
 
     def put(self, x: Tensor, whole: Tensor) -> None:
         """Write (M * n, Q, K) to the frames' part of (M, F, Q, K)."""
-        whole.index_copy_(1, self.frames, x.view(len(whole), -1, *x.shape[1:]))
+        x = x.view(len(whole), -1, *x.shape[1:])
+        if self.span is None:
+            whole.index_copy_(1, self.frames, x)
+        else:
+            whole[:, self.span] = x
 
     def add(self, x: Tensor, whole: Tensor) -> None:
         """Add (M * n, T + m * S, K) to the gradients (M, T + F * S, K) of what the frames see."""

@@ -27,6 +27,7 @@ from cogvid.pipeline.lab import Lab
 from cogvid.training.next_token import TransformerModule
 
 Batch = tuple[Tensor, Tensor, Tensor]
+_CAPTION = "a small red circle moves left"
 
 
 @dataclass
@@ -85,10 +86,26 @@ def _run(lab: Lab, make: Callable[[range], Batch], text: CaptionEncoder, repeats
 def made_batches(lab: Lab, clips: int, folder: Path) -> tuple[Callable[[range], Batch], CaptionEncoder]:
     """What makes the batch of some numbers out of made-up clips of one to eight seconds, whose tokens lie in a shard in
     a folder, and what encodes their captions."""
-    random, caption = np.random.default_rng(0), "a small red circle moves left"
+    tokens, text = made_tokens(lab, clips, folder), made_text(lab)
+    settings, frames = lab.config.stages.sequential, lab.config.video.frames
+    sampler = SequenceSampler(tokens, lab.scheduler, [lab.key_frame_times], frames, lab.config.seed)
+    samples = TokenSamples(sampler, text, settings.caption_dropout)
+    return (lambda numbers: next(load(samples, [numbers], 0))), text
+
+
+def made_text(lab: Lab) -> CaptionEncoder:
+    """What encodes the captions of made-up clips."""
+    tokenizer = lab.build_text_tokenizer()
+    tokenizer.train([(_CAPTION, 1.0)])
+    return CaptionEncoder(tokenizer, lab.config.text.length, lab.codes)
+
+
+def made_tokens(lab: Lab, clips: int, folder: Path) -> TokenClips:
+    """Made-up clips of one to eight seconds, whose tokens lie in a shard in a folder."""
+    random = np.random.default_rng(0)
     times = [ClipTimes.of(range(int(16 * seconds)), Fraction(1, 16)) for seconds in random.choice([1, 2, 4, 8], clips)]
     times = [each for each in times if lab.scheduler.training_rates(each.reach, lab.config.video.frames)]
-    listed = [Clip(str(n), folder / f"{n}.mp4", caption, "train") for n in range(len(times))]
+    listed = [Clip(str(n), folder / f"{n}.mp4", _CAPTION, "train") for n in range(len(times))]
     videos = [Video(each, 32, 32, "h264") for each in times]
     rows = [listed_row(clip, folder) | found_row(clip, video) for clip, video in zip(listed, videos, strict=True)]
     write_table(folder / "clips.arrow", CLIPS, rows)
@@ -103,13 +120,7 @@ def made_batches(lab: Lab, clips: int, folder: Path) -> tuple[Callable[[range], 
         for n, own in enumerate(numbers)
     ]
     write_table(folder / TABLE, TOKENS, [place | {"rates": []} for place in places])
-    tokenizer = lab.build_text_tokenizer()
-    tokenizer.train([(caption, 1.0)])
-    text, settings = CaptionEncoder(tokenizer, lab.config.text.length, lab.codes), lab.config.stages.sequential
-    tokens, frames = TokenClips(folder, folder / "clips.arrow"), lab.config.video.frames
-    sampler = SequenceSampler(tokens, lab.scheduler, [lab.key_frame_times], frames, lab.config.seed)
-    samples = TokenSamples(sampler, text, settings.caption_dropout)
-    return (lambda numbers: next(load(samples, [numbers], 0))), text
+    return TokenClips(folder, folder / "clips.arrow")
 
 
 def training_step(lab: Lab, text: CaptionEncoder) -> Callable[[Batch], None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -49,6 +50,7 @@ class TransformerStages:
         clips: the tokenised training clips, or the source of sequences that are tokens already.
         previews: write videos while a stage trains, if there is something to write.
         test_tokens: the finished tokens of held-out clips; a token source has held-out sequences itself, or none.
+        callbacks: of every training, beside its own.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class TransformerStages:
         clips: TokenClips | TokenSource,
         previews: Previews | None,
         test_tokens: StageResult | None = None,
+        callbacks: Sequence[pl.Callback] = (),
     ) -> None:
         self.lab, self.store, self.text_stage, self.tokens, self.clips = lab, store, text, tokens, clips
         self.text = load_text(lab, text)
-        self.previews, self.test_tokens = previews, test_tokens
+        self.previews, self.test_tokens, self.callbacks = previews, test_tokens, callbacks
         if isinstance(clips, TokenSource) and not clips.held_out:
             log.info("data: %s holds no sequences out, so no stage reports a held-out loss", lab.config.data.name)
 
@@ -247,7 +250,7 @@ class TransformerStages:
             title=name,
             seed=self._seed(name),
             names=lambda numbers: [samples.name(number) for number in numbers],
-            callbacks=[self.previews.callback(name)] if self.previews else [],
+            callbacks=[*self.callbacks, *([self.previews.callback(name)] if self.previews else [])],
             held_out=held_out,
         )
         save_weights(network, folder / MODEL)
