@@ -23,8 +23,10 @@ from torch.utils.flop_counter import flop_registry
 from cogvid.attention.prepare import prepare_attention
 from cogvid.config.schema import StageConfig
 from cogvid.interfaces.attention import Attention, AttentionBackend, PatternRunner
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.mask import Stage, Visibility
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+from cogvid.training.modules import FrameTokenizerModule
 from cogvid.training.next_token import TransformerModule
 
 KINDS = WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS = "weights", "gradients", "optimiser", "activations"
@@ -205,6 +207,13 @@ class _Silent(TransformerModule):
         return loss
 
 
+class _SilentTokenizer(FrameTokenizerModule):
+    """The frame tokenizer's, likewise."""
+
+    def report(self, loss: Tensor, **values: Tensor) -> Tensor:
+        return loss
+
+
 class _AnyDevice(AttentionBackend):
     """A backend without kernels that want a device of their own: like them, tiles keep queries, keys and values."""
 
@@ -232,6 +241,7 @@ def transformer_step(
     stage: Stage,
     settings: StageConfig,
     *,
+    frames: int,
     batch: int,
     parts: int = 1,
     half: torch.dtype | None = None,
@@ -245,6 +255,7 @@ def transformer_step(
         backend: of the plus channel; None for the image model.
         stage: whose mask.
         settings: of the stage.
+        frames: of a sequence.
         batch: sequences of the process in one part of a step.
         parts: of a step, one after the other.
         half: what autocast computes in, if it does.
@@ -257,7 +268,7 @@ def transformer_step(
         network = meta_network(sizes, _AnyDevice(backend) if backend else None, stage)
         # Outside: numbers of the module are numbers.
         module = _Silent(network, settings, 0, image_model_first=image_model_first, parts=parts)
-        codes = torch.zeros(batch, config.grid.frames, config.grid.frame_tokens, dtype=torch.long)
+        codes = torch.zeros(batch, frames, config.grid.frame_tokens, dtype=torch.long)
         text = torch.zeros(batch, config.text_length, dtype=torch.long)
         inputs = (codes, text, torch.ones_like(text, dtype=torch.bool))
         return _measured(module, inputs, parts, half, foreach)
@@ -265,6 +276,29 @@ def transformer_step(
     if config.layers <= _FEW + _TURN:
         return step(config.layers)
     return step(_FEW).toward(step(_FEW + _TURN), (config.layers - _FEW) / _TURN)
+
+
+def tokenizer_step(
+    build: Callable[[], FrameTokenizer], settings: StageConfig, sides: tuple[int, int], batch: int, foreach: bool
+) -> Step:
+    """One step of the frame tokenizer's stage in one process.
+
+    A tokenizer may look at values, such as which codes are in use: this one runs, on two frames and on four.
+
+    Args:
+        build: gives the tokenizer.
+        settings: of the stage.
+        sides: of a frame, in pixels.
+        batch: frames of the process in a step.
+        foreach: whether the optimiser takes all tensors at once.
+    """
+
+    def step(frames: int) -> Step:
+        pixels = torch.randint(256, (frames, 3, *sides), dtype=torch.uint8)
+        return _measured(_SilentTokenizer(build(), settings), pixels, 1, None, foreach)
+
+    with torch.random.fork_rng(devices=[]):
+        return step(2).toward(step(4), (batch - 2) / 2)
 
 
 def meta_network(config: TransformerConfig, backend: AttentionBackend | None, stage: Stage) -> CogVideoTransformer:
@@ -276,15 +310,16 @@ def meta_network(config: TransformerConfig, backend: AttentionBackend | None, st
     return network
 
 
-def _measured(module: _Silent, batch: Any, parts: int, half: torch.dtype | None, foreach: bool) -> Step:
+def _measured(module: _Silent | _SilentTokenizer, batch: Any, parts: int, half: torch.dtype | None, foreach: bool) -> Step:
     network, settings, alive = module.network, module.stage_config, Alive()
+    blocks: list[nn.Module] = getattr(network, "layers", [])
     trained = [p for p in network.parameters() if p.requires_grad]
     for tensor in (*network.parameters(), *network.buffers()):
         alive.tag(tensor, WEIGHTS)
     optimizer = module.configure_optimizers()["optimizer"]
     for group in optimizer.param_groups:
         group["foreach"] = foreach
-    last_of_later = {id(p) for block in network.layers[_TURN : _TURN + 1] for p in block.parameters()}
+    last_of_later = {id(p) for block in blocks[_TURN : _TURN + 1] for p in block.parameters()}
 
     def arrived(parameter: Tensor) -> None:
         assert parameter.grad is not None
@@ -296,7 +331,7 @@ def _measured(module: _Silent, batch: Any, parts: int, half: torch.dtype | None,
     with alive:
         # As a step before has left it: the optimiser's state, and gradients where the optimiser keeps them.
         for parameter in trained:
-            parameter.grad = torch.empty_like(parameter)
+            parameter.grad = torch.zeros_like(parameter)
             alive.tag(parameter.grad, GRADIENTS)
             parameter.register_post_accumulate_grad_hook(arrived)
         optimizer.step()
