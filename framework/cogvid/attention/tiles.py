@@ -303,6 +303,13 @@ class _Work:
         """How many times so many scores of each head are computed at once."""
         return max(1, _SCORES // (self.q.shape[0] * self.q.shape[1] * scores))
 
+    def firsts(self, count: int, step: int) -> range:
+        """Where each of the parts of `count` begins that are computed one after the other.
+
+        Without values, on the meta device, the first of them stands for all: none is larger, and each is freed.
+        """
+        return range(0, min(count, step) if self.q.is_meta else count, step)
+
     def chunks(self) -> Iterator[_Chunk]:
         """All tiles, a few of a group at a time."""
         most = max(group.keys.shape[1] for group in self.layout.seen)
@@ -310,7 +317,7 @@ class _Work:
             (count, queries), keys = group.queries.shape, group.keys.shape[1]
             copied = (self.text + self.layout.grid.frames * keys) * self.q.shape[-1]
             step = self.step(max(queries * (self.text + most * keys), copied // _COPIES))
-            for first in range(0, count, step):
+            for first in self.firsts(count, step):
                 yield _Chunk(self, number, slice(first, first + step))
 
 
@@ -368,7 +375,7 @@ class _Chunk:
         for number, group in enumerate(self.work.layout.seen):
             columns = self.work.text + group.keys.shape[1] * self.size
             step = self.work.step(self.count * self.q.shape[2] * columns)
-            for first in range(0, len(group.frames), step):
+            for first in self.work.firsts(len(group.frames), step):
                 yield _Piece(self, number, slice(first, first + step))
 
 

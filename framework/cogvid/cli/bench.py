@@ -7,6 +7,7 @@ import typer
 from cogvid.cli.bench_attention import attention
 from cogvid.cli.bench_data import data
 from cogvid.cli.bench_decode import decode
+from cogvid.cli.bench_doctor import doctor
 from cogvid.cli.bench_train import train
 
 
@@ -17,4 +18,5 @@ def register(app: typer.Typer) -> None:
     bench.command()(decode)
     bench.command()(data)
     bench.command()(train)
+    bench.command()(doctor)
     app.add_typer(bench, name="bench")

@@ -153,7 +153,13 @@ def _check_token_source(lab: Lab) -> None:
 
 
 def _check_memory(lab: Lab) -> None:
-    """The weights alone have to fit; what training takes beside them depends on more than sizes."""
+    """The weights alone have to fit; what training takes beside them depends on more than sizes.
+
+    Every process has them whole, but with fsdp2 all machines together have them once.
+    """
+    trainer = lab.config.trainer
+    shared = trainer.strategy == "fsdp2" and trainer.devices * trainer.num_nodes > 1
+    copies = 1 / trainer.num_nodes if shared else trainer.devices
 
     def parameters(layers: int) -> int:
         with torch.device("meta"):
@@ -162,12 +168,13 @@ def _check_memory(lab: Lab) -> None:
 
     with _of("model", lab):
         one, two = parameters(1), parameters(2)
-        gigabytes = 4 * (one + (lab.config.model.layers - 1) * (two - one)) / 1e9
+        gigabytes = copies * 4 * (one + (lab.config.model.layers - 1) * (two - one)) / 1e9
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
         if gigabytes > there:
             raise UserError(
-                f"the weights take {gigabytes:.1f} GB, and this machine has {there:.1f} GB of memory. "
-                "Lower model.layers, model.width or text.length."
+                f"the weights take {gigabytes:.1f} GB here, and this machine has {there:.1f} GB of memory. "
+                "Lower model.layers, model.width or text.length"
+                + ("." if shared or trainer.devices == 1 else ", or share them out with trainer.strategy=fsdp2.")
             )
 
 
