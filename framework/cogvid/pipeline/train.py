@@ -171,12 +171,27 @@ class TransformerStages:
         }
 
 
-def load_model(network: CogVideoTransformer, stage: StageResult) -> CogVideoTransformer:
+def load_model(
+    network: CogVideoTransformer,
+    stage: StageResult,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    like: CogVideoTransformer | None = None,
+) -> CogVideoTransformer:
     """Put a finished stage's weights into a network of its shape; eval mode.
+
+    Args:
+        network: on the CPU or the meta device.
+        stage: whose weights.
+        device, dtype: of the network then; its own if None.
+        like: a loaded network, whose tensors it shares where they are equal.
 
     Raises:
         UserError: the file holds another model's weights; the message names the first tensor that differs.
     """
     advice = "Use the run folder's own config.yaml, or train the stage again."
-    load_weights(network, stage.folder / "model.safetensors", "another model's weights", advice)
+    shared = dict(like.named_parameters()) if like else None
+    path = stage.folder / "model.safetensors"
+    load_weights(network, path, "another model's weights", advice, device=device, dtype=dtype, shared=shared)
     return network.eval()
