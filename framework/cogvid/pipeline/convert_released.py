@@ -98,7 +98,7 @@ class _Writer:
         return Converted(parameters, next(other, None))
 
     def _finish(self, name: str, source: Path, work: Callable[[Path], Info]) -> int:
-        stage = self.store.finish(name, {"released": file_digest(source)}, work)
+        stage = self.store.finish(name, {"stage": name, "released": file_digest(source)}, work)
         (stage.folder / LOCK).unlink()
         stage.folder.rename(self.store.root / name)
         return int(stage.info["parameters"])

@@ -16,6 +16,7 @@ from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+from cogvid.pipeline.image_base_file import image_base_from_file
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore
@@ -53,8 +54,11 @@ class TransformerStages:
         self.previews = previews
 
     def image_base(self) -> StageResult:
-        """Text to one frame: the model that the video stages build on and never change."""
+        """Text to one frame: the model that the video stages build on and never change; trained, or from a file."""
         config = self.lab.config
+        weights = config.stages.image_base.weights
+        if weights is not None:
+            return image_base_from_file(self.lab, self.store, self.text.vocabulary, Path(weights))
         depends = {"stage": config.stages.image_base, **self._common(self.lab.image_config(self.text.vocabulary))}
 
         def work(folder: Path) -> Info:
