@@ -148,7 +148,7 @@ class _Writer:
 
 
 class _Digests:
-    """SHA-256 of tensors, read in parts."""
+    """Digests of tensors, read in parts."""
 
     def __init__(self) -> None:
         self._of = dict[str, Any]()
@@ -156,7 +156,7 @@ class _Digests:
     def add(self, name: str, tensor: Tensor) -> None:
         """The next part of a tensor."""
         content = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
-        self._of.setdefault(name, hashlib.sha256()).update(content)
+        self._of.setdefault(name, hashlib.blake2b()).update(content)
 
     def of(self, name: str) -> bytes:
         """That of a tensor's parts together."""

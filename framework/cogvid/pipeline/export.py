@@ -72,7 +72,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def _plugin_files(config: ExperimentConfig) -> list[str]:
     """Those that are no part of an installed package; they are named from the current folder."""
-    return [name for name in config.plugins if name.endswith(".py") and not Path(name).is_absolute() and ".." not in name]
+    return [
+        name for name in config.plugins if name.endswith(".py") and not Path(name).is_absolute() and ".." not in name
+    ]
 
 
 def _card(run: Path, out: Path, lab: Lab, stages: Mapping[str, StageResult]) -> str:

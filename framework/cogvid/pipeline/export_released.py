@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from cogvid.pipeline.export import trained_stages
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.new_folder import new_folder
 from cogvid.pipeline.released_files import CLUSTERS, IMAGE_TOKENIZER, LATEST, STAGE_FILE, TEXT_MODEL
+from cogvid.pipeline.released_parts import released_sizes
 from cogvid.pipeline.run import saved_run
 from cogvid.pipeline.stage import StageResult
 from cogvid.pipeline.tensor_file import read_tensors
@@ -24,7 +26,7 @@ from cogvid.pipeline.tokenizer_stage import load_clusters
 from cogvid.progress import stage_progress
 
 # What the files are called where a run does not say what they were.
-_NAMES = {
+_NAMES: dict[str, Any] = {
     "stages": [
         {"weights": f"cogvideo-stage{n}/1/{STAGE_FILE}", "latest": f"cogvideo-stage{n}/{LATEST}", "iteration": "1"}
         for n in (1, 2)
@@ -95,7 +97,7 @@ def _unused(stage: StageResult) -> dict[str, Tensor]:
 def _image_tokenizer(lab: Lab, stage: StageResult) -> dict[str, Tensor]:
     tensors = read_tensors(stage.folder / MODEL) | _unused(stage)
     # Of another kind of tokenizer it gives no sizes.
-    lab.plugins.get("frame_tokenizer", lab.config.frame_tokenizer.name).cls.sizes_of(tensors)
+    released_sizes(lab.plugins, lab.config.frame_tokenizer.name, tensors)
     return tensors
 
 

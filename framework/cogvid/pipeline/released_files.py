@@ -1,4 +1,4 @@
-"""The files of the 2022 release: where they are in a folder, and their tensors, of which few are in memory at a time."""
+"""The files of the 2022 release: where they are in a folder, and their tensors, few of them in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ STAGE_FILE, LATEST = "mp_rank_00_model_states.pt", "latest"
 # Bytes of memory-mapped tensors after which what was read is given back.
 _HELD = 128 << 20
 # States of random numbers that a training leaves beside the weights are numpy's; by the names of both its versions.
-_ARRAYS = [
-    (np._core.multiarray._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")
+_NUMPY: list[Any] = [
+    *((np.array(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    np.ndarray,
+    np.dtype,
+    type(np.dtype(np.uint32)),
 ]
-_SAFE = [*_ARRAYS, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class TorchFile(Mapping[str, Tensor]):
 
     def _open(self) -> dict[str, Tensor]:
         try:
-            with torch.serialization.safe_globals(_SAFE):
+            with torch.serialization.safe_globals(_NUMPY):
                 # Files of torch before 1.6 are no archives, and cannot be mapped.
                 mapped = zipfile.is_zipfile(self.path)
                 content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -156,7 +158,7 @@ class TorchFile(Mapping[str, Tensor]):
             ) from error
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror or error}.") from error
-        except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        except Exception as error:  # of a file of other bytes torch raises anything
             raise UserError(f"{self.path} is no file of torch.save, or is damaged: {str(error)[:200]}") from error
         tensors = content.get("module", content) if isinstance(content, dict) else content
         if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

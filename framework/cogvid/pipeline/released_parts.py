@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from cogvid.config.compose import Resolved, load_experiment
 from cogvid.config.sources import shipped
 from cogvid.data.text import CaptionEncoder
 from cogvid.errors import UserError
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.model.released import FRAMES, TABLES, check_names, count_layers, names_in_release
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.released_files import ReleasedFolder, TorchFile
-from cogvid.plugins.manager import create_plugin_manager
+from cogvid.plugins.manager import PluginManager, create_plugin_manager
 
 # Channels of an attention head.
 _HEAD = 64
@@ -53,7 +54,8 @@ class ReleasedParts:
         self.stages = TorchFile(files.stages[0].weights), TorchFile(files.stages[1].weights)
         self.image = TorchFile(files.image_tokenizer)
         self.names = {ours: released for released, ours in names_in_release(count_layers(self.stages[0])).items()}
-        self._check_tables()
+        for file in self.stages:
+            self._check_names(file)
         self.resolved = self._experiment(heads)
         self.lab = lab = Lab(self.resolved.config, self.resolved.provenance)
         self.text = self._text_tokenizer()
@@ -65,7 +67,8 @@ class ReleasedParts:
                 "interpolation": _shapes(lab.video_model("interpolation", self.vocabulary)),
             }
         for file, name in zip(self.stages, ("sequential", "interpolation"), strict=True):
-            self._check_model(file, self.models[name])
+            for ours, shape in self.models[name].items():
+                _check_shape(file, self.names[ours], shape, least=ours in TABLES)
         for name, shape in self.tokenizer.items():
             _check_shape(self.image, name, shape, least=False)
         self.clusters = self._clusters()
@@ -75,11 +78,14 @@ class ReleasedParts:
         """All tokens of the models."""
         return CaptionEncoder(self.text, self.lab.config.text.length, self.lab.codes).vocabulary
 
-    def _check_tables(self) -> None:
-        for ours in TABLES:
-            name = self.names[ours]
-            if len(self.stages[0].shapes.get(name, ())) != 2:
-                raise UserError(f"{self.stages[0].path} has no table {name}: this is another model's file")
+    def _check_names(self, file: TorchFile) -> None:
+        try:
+            check_names(file, self.names.values())
+        except UserError as error:
+            raise UserError(f"{file.path}: {error}") from error
+        for name in (self.names[ours] for ours in TABLES):
+            if len(file.shapes[name]) != 2:
+                raise UserError(f"{file.path}: {name} is {file.shapes[name]}, and no table")
 
     def _experiment(self, heads: int | None) -> Resolved:
         """The shipped one of the release, with the sizes that the files have."""
@@ -99,7 +105,7 @@ class ReleasedParts:
         source, plugins = shipped() / "configs" / "model" / "released.yaml", create_plugin_manager()
         name = load_experiment(source).config.frame_tokenizer.name
         try:
-            options = plugins.get("frame_tokenizer", name).cls.sizes_of(self.image)
+            options = released_sizes(plugins, name, self.image)
         except UserError as error:
             raise UserError(f"{self.image.path}: {error}") from error
         changes: dict[str, Any] = {
@@ -118,14 +124,6 @@ class ReleasedParts:
         tokenizer.check()
         return tokenizer
 
-    def _check_model(self, file: TorchFile, shapes: Shapes) -> None:
-        try:
-            check_names(file, self.names.values())
-        except UserError as error:
-            raise UserError(f"{file.path}: {error}") from error
-        for ours, shape in shapes.items():
-            _check_shape(file, self.names[ours], shape, least=ours in TABLES)
-
     def _clusters(self) -> Tensor:
         path, codes = self.files.clusters, self.lab.codes
         try:
@@ -138,6 +136,16 @@ class ReleasedParts:
                 f"{codes} codes, int64 {(codes,)}, each from 0 to {codes - 1}"
             )
         return torch.from_numpy(clusters)
+
+
+def released_sizes(plugins: PluginManager, name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The options of the frame tokenizer `name` that weights are of.
+
+    Raises:
+        UserError: they are of another kind of tokenizer, or nobody has released one of this kind.
+    """
+    kind: type[FrameTokenizer] = plugins.get("frame_tokenizer", name).cls  # type: ignore[assignment]
+    return kind.sizes_of(weights)
 
 
 def _shapes(network: torch.nn.Module) -> Shapes:
