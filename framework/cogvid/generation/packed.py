@@ -33,24 +33,33 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-def packed(model: CogVideoTransformer, compiled: bool = False) -> CogVideoTransformer:
+# Layers that are packed already, by the identity of their weight and bias; it keeps both, so that they stay alive.
+Packs = dict[tuple[int, int], tuple[nn.Linear, PackedLinear]]
+
+
+def packed(model: CogVideoTransformer, compiled: bool = False, packs: Packs | None = None) -> CogVideoTransformer:
     """A copy of a model with its large linear layers packed, all else shared with it; itself where none is to pack.
 
     Args:
         model: for inference. On a GPU, or in another precision than float32, torch's own product is as good.
         compiled: whether its layers will be compiled: torch compiles no products with packed weights.
+        packs: those of models before, which it shares where their weights are the same tensors; its own are added.
     """
     if compiled:
         return model
     chosen = {id(layer) for layer in model.modules() if isinstance(layer, nn.Linear) and _can_be_packed(layer)}
     if not chosen:
         return model
+    packs = {} if packs is None else packs
     shared = {id(x): x for x in (model.backend, *model.parameters(), *model.buffers())}
     copy = deepcopy(model, shared)
     for own, original in zip(list(copy.modules()), list(model.modules()), strict=True):
         for name, layer in original.named_children():
             if isinstance(layer, nn.Linear) and id(layer) in chosen:
-                setattr(own, name, PackedLinear(layer))
+                key = id(layer.weight), id(layer.bias)
+                if key not in packs:
+                    packs[key] = layer, PackedLinear(layer)
+                setattr(own, name, packs[key][1])
     return copy
 
 

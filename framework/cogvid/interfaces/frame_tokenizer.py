@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,18 @@ class FrameTokenizer(nn.Module):
         Raises:
             UserError: it cannot; the message names the option.
         """
+
+    @classmethod
+    def sizes_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The options of a tokenizer that others have released, read from its weights.
+
+        Args:
+            weights: all tensors of its file, by the names that they have there, which are those of this module's state.
+
+        Raises:
+            UserError: they are not those of such a tokenizer; the message names the first tensor that is wrong.
+        """
+        raise UserError(f"{cls.__name__} is made from no file that others have released")
 
     @abstractmethod
     def training_loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -17,14 +17,17 @@ from cogvid.plugins.manager import create_component
 
 # The release: five frames of 20x20 tokens, first frame at positions 512..911 of the image model's table,
 # the first 20000 rows of a vocabulary of 150010 are image tokens.
-_FRAMES, _SIDE = 5, 20
-_TEXT_POSITIONS, _IMAGE_VOCABULARY = 512, 20000
+FRAMES, _SIDE = 5, 20
+TEXT_POSITIONS, _IMAGE_VOCABULARY = 512, 20000
 _STAGES: dict[int | Stage, Stage] = {
     1: "sequential",
     2: "interpolation",
     "sequential": "sequential",
     "interpolation": "interpolation",
 }
+
+# Those here whose released ones may have more rows: tokens that no text has, positions that no sequence has.
+TABLES = ("word_embeddings.weight", "position_embeddings.weight", "later_position_embeddings.weight")
 
 # Names of modules in the release and here.
 _MODULES = {
@@ -75,16 +78,9 @@ def load_released(
         raise UserError(f"released weights: stage {stage!r} is none of {', '.join(map(repr, _STAGES))}")
     if not isinstance(weights, Mapping):
         weights = _read(Path(weights))
-    # By two tensors of each layer, so that a missing one is missed and a stray one strays.
-    telling = re.compile(r".*attn_distribution\.(\d+)|.*layers\.(\d+)\.input_layernorm\.weight")
-    found = [match for name in weights if (match := telling.fullmatch(name))]
-    layers = 1 + max((int(match[1] or match[2]) for match in found), default=0)
-    names = _released_names(layers)
-    for name in sorted(names.keys() | weights.keys()):
-        if name not in weights:
-            raise UserError(f"released weights: {name} is missing; is this another model's file?")
-        if name not in names:
-            raise UserError(f"released weights: {name} is no tensor of CogVideo; is this another model's file?")
+    layers = count_layers(weights)
+    names = names_in_release(layers)
+    check_names(weights, names)
     state = {ours: weights[released].float() for released, ours in names.items()}
     embedding = state["word_embeddings.weight"]
     if embedding.ndim != 2:
@@ -102,14 +98,14 @@ def load_released(
         vocabulary=vocabulary,
         image_vocabulary=min(_IMAGE_VOCABULARY, vocabulary),
         text_length=text_length,
-        text_positions=_TEXT_POSITIONS,
-        grid=Grid(_FRAMES, _SIDE, _SIDE),
+        text_positions=TEXT_POSITIONS,
+        grid=Grid(FRAMES, _SIDE, _SIDE),
     )
     # Both position tables have rows past those that a sequence of five frames uses.
     n = config.grid.frame_tokens
     for name, used in (
-        ("position_embeddings", _TEXT_POSITIONS + n),
-        ("later_position_embeddings", (_FRAMES - 1) * n),
+        ("position_embeddings", TEXT_POSITIONS + n),
+        ("later_position_embeddings", (FRAMES - 1) * n),
     ):
         state[f"{name}.weight"] = state[f"{name}.weight"][:used]
     backend: AttentionBackend = (
@@ -143,7 +139,27 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _released_names(layers: int) -> dict[str, str]:
+def count_layers(names: Iterable[str]) -> int:
+    """Layers of a released model, by two tensors of each, so that a missing one is missed and a stray one strays."""
+    telling = re.compile(r".*attn_distribution\.(\d+)|.*layers\.(\d+)\.input_layernorm\.weight")
+    found = [match for name in names if (match := telling.fullmatch(name))]
+    return 1 + max((int(match[1] or match[2]) for match in found), default=0)
+
+
+def check_names(found: Collection[str], wanted: Collection[str]) -> None:
+    """Refuse names of tensors that are not those of the release.
+
+    Raises:
+        UserError: one is missing, or is left over; the message names it.
+    """
+    for name in sorted({*wanted, *found}):
+        if name not in found:
+            raise UserError(f"released weights: {name} is missing; is this another model's file?")
+        if name not in wanted:
+            raise UserError(f"released weights: {name} is no tensor of CogVideo; is this another model's file?")
+
+
+def names_in_release(layers: int) -> dict[str, str]:
     """Names of all tensors in the release, and here."""
     modules = dict(_MODULES)
     names = {}

@@ -33,6 +33,7 @@ from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clips import read_clips
 from cogvid.pipeline.generate import usable_test_clips
+from cogvid.pipeline.image_base_file import image_base_tensors
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import StageResult
 from cogvid.pipeline.text_stage import load_text, warn_of_prompts
@@ -60,6 +61,7 @@ def check_lab(lab: Lab) -> None:
         _check_attention(lab)
         check_tokenizer(lab)
         _check_text_tokenizer(lab)
+        _check_image_base(lab)
         _check_metrics(lab)
 
 
@@ -244,6 +246,13 @@ def check_tokenizer(lab: Lab) -> None:
 def _check_text_tokenizer(lab: Lab) -> None:
     with _of("text_tokenizer", lab, lab.config.text_tokenizer.name):
         lab.build_text_tokenizer().check()
+
+
+def _check_image_base(lab: Lab) -> None:
+    """The file that it may come from, as far as that can be known before there is a text tokenizer."""
+    weights = lab.config.stages.image_base.weights
+    if weights is not None:
+        image_base_tensors(lab, Path(weights), None)
 
 
 def _check_metrics(lab: Lab) -> None:

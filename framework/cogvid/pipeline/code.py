@@ -21,7 +21,7 @@ _TEXT = {
         "pipeline/lab",
         "pipeline/clips",
     ),
-    "transformer": ("pipeline/train", "pipeline/lab", "pipeline/clips"),
+    "transformer": ("pipeline/train", "pipeline/image_base_file", "pipeline/lab", "pipeline/clips"),
     "samples": ("pipeline/generate", "pipeline/tokenizer_stage", "pipeline/lab", "pipeline/clips", "pipeline/pictures"),
     "metrics": ("pipeline/evaluate", "pipeline/generate", "pipeline/lab", "pipeline/clips"),
 }

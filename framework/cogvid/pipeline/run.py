@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from cogvid.config.compose import Resolved, differences, load_experiment
 from cogvid.config.schema import ExperimentConfig, InterpolationStart
 from cogvid.errors import UserError
 from cogvid.generation.clips import ClipGenerator
-from cogvid.generation.packed import packed
+from cogvid.generation.packed import Packs, packed
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.token_source import TokenSource
+from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_test_clips
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
@@ -31,6 +32,7 @@ from cogvid.pipeline.text_stage import load_text, text_stage
 from cogvid.pipeline.tokenizer_stage import load_clusters, load_tokenizer, tokenizer_stage
 from cogvid.pipeline.tokens_stage import TokensStage, training_clips
 from cogvid.pipeline.train import TransformerStages, load_model
+from cogvid.pipeline.weights import without_weights
 from cogvid.training import job
 from cogvid.training.held_out import HELD_OUT
 
@@ -213,16 +215,21 @@ def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
             stages[name].check()
     text = load_text(lab, stages["text_tokenizer"])
     words, generation = text.vocabulary, lab.config.generation
-    networks = [
-        load_model(lab.image_model(words), stages["image_base"]),
-        load_model(lab.video_model("sequential", words), stages["sequential"]) if lab.generates_sequentially else None,
-        load_model(lab.video_model("interpolation", words), stages["interpolation"]) if lab.interpolates else None,
-    ]
-    image, sequential, between = (
-        network and packed(network.to(lab.device, getattr(torch, generation.dtype.value)), generation.compile)
-        for network in networks
+    base: CogVideoTransformer | None = None
+    packs: Packs = {}
+
+    def load(name: str, build: Callable[[], CogVideoTransformer]) -> CogVideoTransformer:
+        nonlocal base
+        dtype = getattr(torch, generation.dtype.value)
+        network = load_model(without_weights(build), stages[name], device=lab.device, dtype=dtype, like=base)
+        base = base or network
+        return packed(network, generation.compile, packs)
+
+    image = load("image_base", lambda: lab.image_model(words))
+    sequential = (
+        load("sequential", lambda: lab.video_model("sequential", words)) if lab.generates_sequentially else None
     )
-    assert image is not None
+    between = load("interpolation", lambda: lab.video_model("interpolation", words)) if lab.interpolates else None
     generator = ClipGenerator(
         image,
         sequential,

@@ -1,4 +1,4 @@
-"""Safetensors files that are written tensor by tensor: no more than one of them need be in memory."""
+"""Safetensors files that are written and read tensor by tensor: no more than one of them need be in memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,3 +67,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Later]) -> None:
             assert (tuple(value.shape), value.dtype) == (tuple(tensor.shape), tensor.dtype), name
             file.write(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     partial.replace(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, each memory-mapped by itself: one that is saved takes no other with it."""
+    types = {name: dtype for dtype, name in _TYPES.items()}
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    tensors = {}
+    for name, about in header.items():
+        if name != "__metadata__":
+            start, end = about["data_offsets"]
+            place = {"offset": 8 + size + start, "shape": (end - start,)}
+            # Copied where it is written to, so that the file stays as it is.
+            content = np.memmap(path, np.uint8, "c", **place) if end > start else np.empty(0, np.uint8)
+            tensors[name] = torch.from_numpy(content).view(types[about["dtype"]]).view(about["shape"])
+    return tensors

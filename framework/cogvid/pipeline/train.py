@@ -19,6 +19,7 @@ from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+from cogvid.pipeline.image_base_file import image_base_from_file
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore
@@ -71,8 +72,11 @@ class TransformerStages:
             log.info("data: %s holds no sequences out, so no stage reports a held-out loss", lab.config.data.name)
 
     def image_base(self) -> StageResult:
-        """Text to one frame: the model that the video stages build on and never change."""
+        """Text to one frame: the model that the video stages build on and never change; trained, or from a file."""
         config = self.lab.config
+        weights = config.stages.image_base.weights
+        if weights is not None:
+            return image_base_from_file(self.lab, self.store, self.text.vocabulary, Path(weights))
         depends = {"stage": config.stages.image_base, **self._common(self.lab.image_config(self.text.vocabulary))}
 
         def work(folder: Path) -> Info:
@@ -265,11 +269,25 @@ class TransformerStages:
         }
 
 
-def load_model(network: CogVideoTransformer, stage: StageResult) -> CogVideoTransformer:
+def load_model(
+    network: CogVideoTransformer,
+    stage: StageResult,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    like: CogVideoTransformer | None = None,
+) -> CogVideoTransformer:
     """Put a finished stage's weights into a network of its shape; eval mode.
+
+    Args:
+        network: on the CPU or the meta device.
+        stage: whose weights.
+        device, dtype: of the network then; its own if None.
+        like: a loaded network, whose tensors it shares where they are equal.
 
     Raises:
         UserError: the file holds another model's weights; the message names the first tensor that differs.
     """
-    load_weights(network, stage.folder / MODEL, *OTHER_MODEL)
+    shared = dict(like.named_parameters()) if like else None
+    load_weights(network, stage.folder / MODEL, *OTHER_MODEL, device=device, dtype=dtype, shared=shared)
     return network.eval()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cogvid.errors import UserError
+from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.tensor_file import Later, write_order, write_tensors
 from cogvid.training import job
 from cogvid.training.sharding import whole
@@ -29,17 +32,48 @@ def save_weights(network: nn.Module, path: Path) -> None:
             later[name].make()
 
 
-def load_weights(network: nn.Module, path: Path, other: str, advice: str) -> None:
-    """Put a safetensors file of a network's state into it.
+def without_weights(build: Callable[[], CogVideoTransformer]) -> CogVideoTransformer:
+    """A network that `load_weights` is to fill: on the meta device, it takes neither memory nor time."""
+    with torch.device("meta"):
+        network = build()
+    for block in network.layers:
+        # A plugin's module may have more than a file's tensors.
+        if network.backend is not None:
+            block.bias = network.backend.bias(network.config.heads)
+    return network
+
+
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    other: str,
+    advice: str,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    shared: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Put a safetensors file of a network's state into it, tensor by tensor: no more than one is in memory twice.
 
     Args:
-        network: on the CPU.
-        path, other, advice: as for `read_weights`.
+        network: on the CPU or the meta device.
+        path, other, advice: as for `read_weights`; the file's types may be others than the network's.
+        device: where the network is to be; None for the CPU.
+        dtype: of its numbers; None for the network's own.
+        shared: tensors of another network by name, on that device; where they are equal to the file's, both networks
+            have one.
 
     Raises:
         UserError: as `read_weights` does.
     """
-    network.load_state_dict(read_weights(network, path, other, advice))
+    saved, state = read_weights(network, path, other, advice), dict[str, Tensor]()
+    for name, wanted in network.state_dict().items():
+        own = dtype if dtype is not None and wanted.is_floating_point() else wanted.dtype
+        # A copy, never the file's memory: products round by where their numbers begin.
+        value = saved[name].to(device or "cpu", own, copy=True)
+        same = None if shared is None else shared.get(name)
+        state[name] = same if same is not None and torch.equal(same, value) else value
+    network.load_state_dict(state, assign=True)
 
 
 def read_weights(network: nn.Module, path: Path, other: str, advice: str) -> dict[str, Tensor]:
