@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ TRAININGS += [f"stages.{stage}.batch_size=4" for stage in TRANSFORMERS]
 FRAMES = 8  # of a batch of the tokenizer
 RUN = "tiny/default/0"
 # Writes down which samples a process draws.
-RECORDER = '''
+RECORDER = """
 import os
 from pathlib import Path
 
@@ -47,7 +48,7 @@ if "RECORDS" in os.environ:
 @cogvid.hookimpl
 def register_metrics():
     return {}
-'''
+"""
 
 
 class Reference:
@@ -106,9 +107,7 @@ def test_two_processes_learn_the_frame_tokenizer_of_one(
     run = one.without("tokenizer", "tokenizer", "tokens", *TRANSFORMERS)
     shutil.rmtree(run)
     short = [f"stages.{stage}.steps=1" for stage in TRANSFORMERS]
-    said = one.jobs.run(
-        *one.words("tokenizer", *short, "trainer.devices=2"), environments=[{"RECORDS": str(tmp_path)}]
-    )
+    said = one.jobs.run(*one.words("tokenizer", *short, "trainer.devices=2"), environments=[{"RECORDS": str(tmp_path)}])
     one.check(run, "tokenizer")
     codebooks = [
         load_file(folder / "stages" / "tokenizer" / "model.safetensors")["quantizer._codebook.embed"]
@@ -118,7 +117,7 @@ def test_two_processes_learn_the_frame_tokenizer_of_one(
     shares = records("FrameSamples")
     # The batch after the last step's is fetched, too, ahead of its time.
     assert [len(own) for own in shares] == [(STEPS + 1) * FRAMES // 2] * 2
-    assert sorted(sum(shares, [])) == [*range((STEPS + 1) * FRAMES)]
+    assert sorted(chain.from_iterable(shares)) == [*range((STEPS + 1) * FRAMES)]
     assert said[0].count("Finished") == 1
 
 
@@ -136,7 +135,7 @@ def test_two_processes_learn_the_transformers_of_one(
     drawn = range(STEPS * 4 + 4 // parts)
     shares = records("TokenSamples")
     assert [len(own) for own in shares] == [3 * len(drawn) // 2] * 2
-    assert sorted(sum(shares, [])) == sorted([*drawn] * 3)
+    assert sorted(chain.from_iterable(shares)) == sorted([*drawn] * 3)
 
 
 def torchrun() -> dict[str, Any]:
@@ -180,7 +179,7 @@ def test_a_killed_process_ends_the_job_with_one_message(one: Reference) -> None:
     wait_for(leader, lambda: any(len(p.read_text()) for p in histories.glob("sequential-*/history.jsonl")))
     (other,) = children(leader.pid)
     os.kill(other, signal.SIGKILL)
-    output, errors = leader.communicate(timeout=40)
+    errors = leader.communicate(timeout=40)[1]
     assert leader.returncode == 1
     assert errors.startswith("Error: Another process of this job has ended"), errors
     assert errors.count("Error:") == 1
@@ -196,7 +195,7 @@ def test_sigterm_while_the_leader_works_alone_is_said_by_it(one: Reference, met:
     others = children(leader.pid) if met == "all" else []
     for pid in (leader.pid, *others):
         os.kill(pid, signal.SIGTERM)
-    output, errors = leader.communicate(timeout=60)
+    errors = leader.communicate(timeout=60)[1]
     assert leader.returncode == 143
     assert errors.count("Error: Interrupted by SIGTERM.") == 1
     assert "Another process" not in errors

@@ -165,7 +165,7 @@ def test_crops_are_pieces_of_their_frames() -> None:
         assert (pieces == crop).flatten(1).all(1).sum() == 1
 
 
-# Trains on shares of batches of noise, where no two codes are about as near, as Lightning's data parallel strategy does.
+# Trains on shares of batches, as a data parallel strategy does: of noise, where no two codes are about as near.
 SHARED = """
 import json, sys
 import torch

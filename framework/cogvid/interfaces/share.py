@@ -44,7 +44,7 @@ class Share:
         if self.stride == 1:
             return values
         assert self.stride == dist.get_world_size(), "a part of a batch, whose others are not at hand yet"
-        whole: Tensor = _Gather.apply(values, self)
+        whole: Tensor = _Gather.apply(values, self)  # type: ignore[no-untyped-call]
         return whole
 
 

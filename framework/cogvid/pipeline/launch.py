@@ -31,7 +31,10 @@ log = logging.getLogger("cogvid")
 _PARENT_DEATH_SIGNAL = 1  # of prctl
 # Seconds that the others get to end by themselves.
 _GRACE = 30
-_LAUNCHERS = {TorchElasticEnvironment: "torchrun", SLURMEnvironment: "SLURM"}
+_LAUNCHERS: dict[type[TorchElasticEnvironment | SLURMEnvironment], str] = {
+    TorchElasticEnvironment: "torchrun",
+    SLURMEnvironment: "SLURM",
+}
 
 
 @contextmanager

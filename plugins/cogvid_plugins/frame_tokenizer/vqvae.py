@@ -14,6 +14,8 @@ import cogvid
 from cogvid.config.ranges import at_least, one_of, option
 from cogvid.interfaces.share import Share
 
+_WHOLE = Share()
+
 
 class VQVAE(cogvid.FrameTokenizer):
     """Convolutional autoencoder with one codebook, learned by moving averages (VQ-VAE, arXiv 1711.00937).
@@ -122,7 +124,7 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
-def detailed_crops(frames: Tensor, side: int, share: Share = Share()) -> Tensor:
+def detailed_crops(frames: Tensor, side: int, share: Share = _WHOLE) -> Tensor:
     """One square crop a frame, at a place drawn in proportion to the squared edges inside it.
 
     Args:
