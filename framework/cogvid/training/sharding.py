@@ -5,7 +5,9 @@ Each tensor is cut along its first axis as `torch.chunk` does it. A block's weig
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,8 @@ from torch.distributed.tensor import DTensor
 
 from cogvid.config.schema import FSDP2Config
 from cogvid.errors import UserError
+
+_MMAP_THRESHOLD = -3  # of mallopt
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Sharding:
             mesh: the processes, along one axis.
             device: where this process computes.
         """
+        if device.type == "cpu":
+            _return_memory()
         offloaded = offloads(self.options, device)
         policy = CPUOffloadPolicy() if offloaded else OffloadPolicy()
         for module in (*blocks, network):
@@ -56,6 +62,16 @@ class Sharding:
 def offloads(options: FSDP2Config, device: torch.device) -> bool:
     """Whether shards are kept elsewhere than where they are computed with."""
     return options.offload and device.type != "cpu"
+
+
+def _return_memory() -> None:
+    """Have the C library return large blocks of memory when they are freed.
+
+    GNU's keeps them once such a block has come and gone, and here whole layers do: training would take more memory
+    than it does with whole weights.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**18)
 
 
 def check_shardable(network: nn.Module) -> None:
