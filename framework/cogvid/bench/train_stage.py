@@ -39,7 +39,9 @@ class Trainings:
 
     def _stages(self, name: str, *watches: Watch) -> TransformerStages:
         tokens = StageResult(self.folder / "tokens", "made up", {})
-        return TransformerStages(self.lab, StageStore(self.folder / name), self.text, tokens, self.clips, None, callbacks=watches)
+        return TransformerStages(
+            self.lab, StageStore(self.folder / name), self.text, tokens, self.clips, None, callbacks=watches
+        )
 
     def train(self) -> Watch:
         """Train the stage to its last step."""
