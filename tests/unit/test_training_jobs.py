@@ -43,11 +43,11 @@ class Plan:
 
     Attributes:
         signals: by rank of the process that sends one to itself, the step in which it does, and which.
-        at_write: the signal comes in the middle of the write of that step's checkpoint.
+        spoils: the rank of a process that changes a frozen weight.
     """
 
     signals: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    at_write: bool = False
+    spoils: int = -1
 
 
 class Numbers(Dataset[Tensor]):
@@ -64,8 +64,10 @@ class Regression(StageModule):
 
     def training_step(self, batch: Tensor, index: int) -> Tensor:
         step, signum = self.plan.signals.get(job.rank(), (0, 0))
-        if self.trainer.global_step + 1 == step and not self.plan.at_write:
+        if self.trainer.global_step + 1 == step:
             os.kill(os.getpid(), signum)
+        if self.plan.spoils == job.rank():
+            self.network.get_parameter("0.bias").mul_(2)
         share = self.share(index)
         noise = share.of(torch.randn(share.whole(len(batch)), *batch.shape[1:]))
         return self.report((self.network(batch + noise) - 3).square().mean())
@@ -206,6 +208,13 @@ def kill_other(folder: Path, plan: Plan, processes: int) -> None:
     if job.rank() == 1:
         os.fsync = killed
     train(folder, Plan(), processes)
+
+
+def test_a_frozen_weight_that_one_process_alone_changes_is_said_by_the_leader(together: Any, tmp_path: Path) -> None:
+    codes, said = together(tmp_path, train, Plan(spoils=1), 2)
+    assert codes == [1, 1]
+    assert said[0].startswith("Error: Stage sequential: 0.bias is frozen, and the training has changed it.")
+    assert said[1] == ""
 
 
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_the_other_way(

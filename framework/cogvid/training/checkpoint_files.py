@@ -79,8 +79,8 @@ def write(stage: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
         job.once(begin)
         with _own_errors(partial):
             writer = HuggingFaceStorageWriter(str(partial), _files(tensors), save_distributed=True)
-            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save(whole, storage_writer=writer, no_dist=job.processes() == 1)
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save(contiguous, storage_writer=writer, no_dist=job.processes() == 1)
         digests = _digests(partial, job.once(lambda: _shards(partial)))
         job.once(end)
     except BaseException:
@@ -103,10 +103,10 @@ def newest(stage: Path, title: str) -> Saved | None:
             break
         damaged.append(path)
     if damaged:
-        names = " and ".join(str(path) for path in damaged)
+        which = " and ".join(str(path) for path in damaged)
         verb = "is" if len(damaged) == 1 else "are"
         then = f"goes on from step {saved.step}" if saved else "starts at its first step again"
-        log.warning("%s %s damaged: %s %s", names, verb, title, then)
+        log.warning("%s %s damaged: %s %s", which, verb, title, then)
         job.once(lambda: _remove(*damaged))
     return saved
 

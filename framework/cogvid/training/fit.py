@@ -164,4 +164,6 @@ def _quiet() -> None:
     # Lightning's advice on loaders and tips on hardware: neither is about something the user of cogvid can change.
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What torch.distributed.checkpoint says of every tensor, to whoever keeps all logs.
+    logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*(does not have many workers|lr_scheduler.step|isinstance.treespec).*")

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from cogvid.errors import UserError
+from cogvid.errors import SaidElsewhere, UserError
+from cogvid.training import job
 
 
 class Frozen(pl.Callback):
     """Holds parameters that do not require gradients, and the buffers of modules that train none, to their bits.
 
-    Each process holds the parts that it has.
+    Each process compares the parts that it has.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -36,13 +37,16 @@ class Frozen(pl.Callback):
             UserError: one of them has changed; the message names the first.
         """
         after = self._digests()
-        for name, digest in self._before.items():
-            if after.get(name) != digest:
-                raise UserError(
-                    f"Stage {title}: {name} is frozen, and the training has changed it. What a component of the "
-                    "experiment changes while it trains has to be a parameter that requires gradients, or a buffer "
-                    "of a module that has such a parameter."
-                )
+        own = [name for name, digest in self._before.items() if after.get(name) != digest]
+        changed = [name for names in job.gathered(own) for name in names]
+        if changed and not job.leads():
+            raise SaidElsewhere
+        if changed:
+            raise UserError(
+                f"Stage {title}: {changed[0]} is frozen, and the training has changed it. What a component of the "
+                "experiment changes while it trains has to be a parameter that requires gradients, or a buffer of a "
+                "module that has such a parameter."
+            )
 
     def _digests(self) -> dict[str, str]:
         return {name: _digest(tensor) for name, tensor in frozen_tensors(self.network).items()}
