@@ -109,7 +109,7 @@ class Jobs:
             process.communicate()
 
 
-def ended(process: subprocess.Popen[str], timeout: float = 100) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str, str]:
     """A process's exit code, output and errors, once it has ended."""
     output, errors = process.communicate(timeout=timeout)
     return process.returncode, output, errors

@@ -212,7 +212,7 @@ def test_two_processes_learn_what_one_learns() -> None:
             subprocess.Popen([*command, str(rank), str(processes), port], stdout=subprocess.PIPE, text=True)
             for rank in range(processes)
         ]
-        return [json.loads(process.communicate(timeout=100)[0]) for process in started]
+        return [json.loads(process.communicate(timeout=200)[0]) for process in started]
 
     (one,), several = learnt(1), learnt(2)
     assert sum(one["restarts"]) > 10

@@ -69,7 +69,8 @@ class VQVAE(cogvid.FrameTokenizer):
             # A code that one batch in twenty uses is rare, not dead: it may be the only one for a fine detail.
             threshold_ema_dead_code=0.05,
             accept_image_fmap=True,
-            # Every process learns from the whole batch: summed over them, all would count several times.
+            # Every process learns from the whole batch: summed over them, all would count several times. Where their
+            # arithmetic differs, codebooks stay one: before each step DDP gives all processes the leader's buffers.
             sync_codebook=False,
         )
 
