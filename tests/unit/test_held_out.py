@@ -26,7 +26,7 @@ from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import StageResult, StageStore
 from cogvid.pipeline.train import TransformerStages
 from cogvid.training.fit import fit
-from cogvid.training.held_out import HeldOut, HeldOutSamples
+from cogvid.training.held_out import HeldOut, HeldOutSamples, held_out_info
 from cogvid.training.modules import FrameTokenizerModule, StageModule
 from cogvid.training.next_token import TransformerModule
 from cogvid_plugins.attention.naive import Naive
@@ -200,6 +200,16 @@ def test_a_step_with_a_held_out_loss_has_a_line_of_its_own(make_model: MakeModel
         (6, True),
         (7, True),
     ]
+
+
+def test_a_stage_ends_with_what_its_last_step_measured_and_on_what(make_model: MakeModel, tmp_path: Path) -> None:
+    samples = sequences(5, 3)
+    _, history = _Training(make_model, samples).run(tmp_path, True, 3, 2)
+    info, last = held_out_info(tmp_path / "history.jsonl", samples), history[-1]
+    assert info["held_out"] == last["held_out"]
+    assert info["held_out_frames"] == {"1": last["held_out_frame_1"], "2": last["held_out_frame_2"]}
+    assert info["held_out_on"] == {"samples": 5, "digest": samples.digest, "frames": [1, 2]}
+    assert held_out_info(tmp_path / "history.jsonl", None) == {}
 
 
 @pytest.fixture

@@ -138,14 +138,12 @@ def held_out_info(history: Path, samples: HeldOutSamples | None) -> dict[str, An
     """What `stage.json` says of a finished stage: the losses that its history ends with, of frames by their numbers,
     and what they were measured on; nothing without samples.
 
-    Two values may be compared where `held_out_on` is the same, as only then the sequences were, in all that a model
-    reads of them.
+    Two values may be compared where `held_out_on` is the same: then the sequences were, in all that a model reads of
+    them, and the frames of them that it has to predict.
     """
     if samples is None:
         return {}
     last = json.loads(history.read_text().splitlines()[-1])
-    return {
-        HELD_OUT: last[HELD_OUT],
-        "held_out_frames": {name.removeprefix(_FRAME): loss for name, loss in last.items() if name.startswith(_FRAME)},
-        "held_out_on": {"samples": len(samples), "digest": samples.digest},
-    }
+    frames = {name.removeprefix(_FRAME): loss for name, loss in last.items() if name.startswith(_FRAME)}
+    measured_on = {"samples": len(samples), "digest": samples.digest, "frames": [int(number) for number in frames]}
+    return {HELD_OUT: last[HELD_OUT], "held_out_frames": frames, "held_out_on": measured_on}
