@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -28,6 +30,15 @@ from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 
 MakeModel = Callable[..., CogVideoTransformer]
 MakeTokenClips = Callable[..., TokenClips]
+MakeRelease = Callable[..., Path]
+
+# The release's stages, by number: the reference that stands in for each, and the iteration that it is of.
+_STAGES = {1: ("stage1_full", 27500), 2: ("stage2_window10", 38500)}
+_LATER = "mixins.extra_position_embedding.position_embeddings.weight"
+# Codes of the reference's image tokenizer.
+_CODES = 60
+# Tokens of its text tokenizer, those behind its file's pieces counted.
+_TEXT = 423
 
 
 def shared(name: str) -> Path:
@@ -117,6 +128,50 @@ def make_token_clips(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenClips
         return TokenClips(folder, folder / "clips.arrow")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_release(reference: Path) -> MakeRelease:
+    """Writes the files of the 2022 release, made up with the reference's small models."""
+
+    def make(folder: Path, *, codes: int, half: bool = False, side: int = 20) -> Path:
+        """All files of the release, as they are laid out there; `side` of a frame in tokens."""
+        for number, (name, iteration) in _STAGES.items():
+            place = folder / "models" / f"cogvideo-stage{number}"
+            (place / str(iteration)).mkdir(parents=True)
+            (place / "latest").write_text(f"{iteration}\n")
+            state = _weights(reference / f"{name}.safetensors")
+            words = "transformer.word_embeddings.weight"
+            state[words] = torch.nn.functional.pad(state[words], (0, 0, 0, max(0, codes + _TEXT - len(state[words]))))
+            state[_LATER] = state[_LATER][: 5 * side**2].clone()
+            module = {key: tensor.half() if half else tensor for key, tensor in state.items()}
+            # Its training leaves more than weights.
+            states = {"random_rng_state": random.getstate(), "np_rng_state": np.random.get_state()}
+            torch.save(
+                {"module": module, "iteration": iteration, **states},
+                place / str(iteration) / "mp_rank_00_model_states.pt",
+            )
+        image = _with_codes(_weights(reference / "frame_tokenizer.safetensors"), codes)
+        torch.save({"module": image}, folder / "ice_image.pt")
+        (folder / "ice_text.model").write_bytes((reference / "text_tokenizer.model").read_bytes())
+        np.save(folder / "cluster_label2.npy", np.arange(codes) % 7)
+        return folder
+
+    return make
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """What a reference file has under the names of the release."""
+    return {
+        name.removeprefix("weights."): tensor for name, tensor in load_file(path).items() if name.startswith("weights.")
+    }
+
+
+def _with_codes(tokenizer: dict[str, Tensor], codes: int) -> dict[str, Tensor]:
+    """More codes, so far away that none of them is the nearest to anything."""
+    far = {"quantize.embed.weight": 1000.0, "quantize.embed_avg": 1000.0, "quantize.cluster_size": 0.0}
+    more = {name: torch.full((codes - _CODES, *tokenizer[name].shape[1:]), value) for name, value in far.items()}
+    return tokenizer | {name: torch.cat([tokenizer[name], rows.half()]) for name, rows in more.items()}
 
 
 @pytest.fixture

@@ -136,6 +136,30 @@ def test_a_clip_is_the_same_alone_and_among_others(run: Path, tmp_path: Path) ->
     assert len(tokens) == 6
 
 
+def test_an_exported_run_says_what_it_is_and_makes_the_same_clips(run: Path, tmp_path: Path) -> None:
+    assert cogvid("convert", "export", run, tmp_path / "shared").exit_code == 0
+    assert not [path for path in (tmp_path / "shared").rglob("*") if path.is_symlink()]
+    for folder in (run, tmp_path / "shared"):
+        sample(folder, RED, "--no-sheet", "--out", tmp_path / f"from_{folder.name}")
+    assert contents(tmp_path / "from_shared") == contents(tmp_path / f"from_{run.name}")
+    card = (tmp_path / "shared" / "README.md").read_text()
+    score = json.loads((run / "metrics.json").read_text())["sets"]["generated"]["oracle"]["present"]
+    steps = json.loads((run / "stages" / "sequential" / "stage.json").read_text())
+    assert f"| oracle | present | {score} |" in card
+    assert f"{steps['parameters']:,} | {steps['trainable_parameters']:,} | 6 | 2 |" in card
+    assert "Data: shapes (clips 24, test_clips 16," in card
+    assert "None |" not in card
+
+
+def test_an_export_of_what_is_no_release_or_not_trained_is_refused(run: Path, tmp_path: Path) -> None:
+    refused(cogvid("convert", "export", run, tmp_path / "out", "--released"), "no SentencePiece model")
+    shutil.copytree(run, tmp_path / "untrained")
+    (tmp_path / "untrained" / "stages" / "interpolation" / "stage.json").unlink()
+    refused(cogvid("convert", "export", tmp_path / "untrained", tmp_path / "out"), "has not trained interpolation yet")
+    refused(cogvid("convert", "export", tmp_path, tmp_path / "out"), "is not the folder of a run")
+    assert not (tmp_path / "out").exists()
+
+
 def test_clips_with_the_same_words_get_names_of_their_own() -> None:
     long = "a red circle " * 20
     prompts = [RED, RED.replace("small ", "small, "), RED.replace(" ", "_"), RED.replace(" ", "-"), RED.upper()]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cogvid.pipeline.tensor_file import Later, write_tensors
+from cogvid.pipeline.tensor_file import Later, read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -54,3 +54,18 @@ def test_tensors_are_made_one_by_one_and_a_file_that_fails_is_not_there(tmp_path
     with pytest.raises(OSError, match="no room"):
         write_tensors(tmp_path / "c.safetensors", {"c": later("c")})
     assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_tensors_that_are_read_are_those_that_were_written_each_by_itself(
+    tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "some.safetensors"
+    write_tensors(path, tensors)
+    content, read = path.read_bytes(), read_tensors(path)
+    assert read.keys() == tensors.keys()
+    for name, tensor in read.items():
+        assert tensor.dtype is tensors[name].dtype
+        assert tensor.equal(tensors[name])
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    read["few"][0] = 7  # as little as with any tensor, the file knows nothing of it
+    assert path.read_bytes() == content

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvid.config.compose import Resolved, load_experiment
+from cogvid.config.compose import load_experiment
+from cogvid.config.schema import ExperimentConfig
 from cogvid.config.sources import shipped
 from cogvid.data.text import CaptionEncoder
 from cogvid.errors import UserError
@@ -56,9 +57,12 @@ class ReleasedParts:
         self.names = {ours: released for released, ours in names_in_release(count_layers(self.stages[0])).items()}
         for file in self.stages:
             self._check_names(file)
-        self.resolved = self._experiment(heads)
+        source = shipped() / "configs" / "model" / "converted.yaml"
+        config, plugins = load_experiment(source).config, create_plugin_manager()
+        self.text = self._text_tokenizer(config, plugins)
+        changes = [f"{key}={json.dumps(value)}" for key, value in self._sizes(config, plugins, heads).items()]
+        self.resolved = load_experiment(source, None, changes)
         self.lab = lab = Lab(self.resolved.config, self.resolved.provenance)
-        self.text = self._text_tokenizer()
         with torch.device("meta"):
             self.tokenizer = _shapes(lab.build_tokenizer())
             self.models = {
@@ -87,8 +91,8 @@ class ReleasedParts:
             if len(file.shapes[name]) != 2:
                 raise UserError(f"{file.path}: {name} is {file.shapes[name]}, and no table")
 
-    def _experiment(self, heads: int | None) -> Resolved:
-        """The shipped one of the release, with the sizes that the files have."""
+    def _sizes(self, config: ExperimentConfig, plugins: PluginManager, heads: int | None) -> dict[str, Any]:
+        """What the files say of the experiment, by key."""
         file = self.stages[0]
         width, rows = file.shapes[self.names[_WORDS]][1], file.shapes[self.names[_LATER]][0]
         # It has a row for each token of a sequence, though those of the first frame are not read.
@@ -102,25 +106,27 @@ class ReleasedParts:
                 f"{file.path}: the model is {width} wide, which is no whole number of heads of {_HEAD} channels, as "
                 "the release has them. Say how many heads there are with --heads."
             )
-        source, plugins = shipped() / "configs" / "model" / "converted.yaml", create_plugin_manager()
-        name = load_experiment(source).config.frame_tokenizer.name
+        name = config.frame_tokenizer.name
         try:
             options = released_sizes(plugins, name, self.image)
         except UserError as error:
             raise UserError(f"{self.image.path}: {error}") from error
-        changes: dict[str, Any] = {
+        tokenizer: FrameTokenizer = plugins.create("frame_tokenizer", name, options)
+        return {
             "model.layers": count_layers(file),
             "model.width": width,
             "model.heads": width // _HEAD if heads is None else heads,
-            "video.size": side * plugins.create("frame_tokenizer", name, options).downsampling,
+            "video.size": side * tokenizer.downsampling,
             **{f"frame_tokenizer.options.{option}": value for option, value in options.items()},
+            # Of the sequences that it was trained on.
+            "data.options.frame_tokens": side**2,
+            "data.options.image_tokens": tokenizer.codebook_size,
+            "data.options.padding": tokenizer.codebook_size + self.text.padding,
         }
-        return load_experiment(source, None, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
 
-    def _text_tokenizer(self) -> TextTokenizer:
-        config = self.lab.config.text_tokenizer
-        options = config.options | {"model": str(self.files.text_model)}
-        tokenizer: TextTokenizer = self.lab.plugins.create("text_tokenizer", config.name, options)
+    def _text_tokenizer(self, config: ExperimentConfig, plugins: PluginManager) -> TextTokenizer:
+        options = config.text_tokenizer.options | {"model": str(self.files.text_model)}
+        tokenizer: TextTokenizer = plugins.create("text_tokenizer", config.text_tokenizer.name, options)
         tokenizer.check()
         return tokenizer
 
