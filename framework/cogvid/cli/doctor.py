@@ -68,6 +68,8 @@ def _default_gpu(trainer: TrainerConfig, gpus: int | None) -> str:
     """This machine's processors where the configuration trains there."""
     import torch
 
-    if gpus is None and (trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())):
+    if gpus is None and (
+        trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    ):
         return "cpu"
     return "h100"

@@ -18,7 +18,7 @@ from cogvid.inspect.doctor_step import OPTIMISER, Step, meta_network, tokenizer_
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.token_source import TokenSource
-from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+from cogvid.model.transformer import TransformerConfig
 from cogvid.pipeline.lab import Lab
 
 # Text tokens of the 2022 release: what is taken where a tokenizer cannot say how many it has.
@@ -118,10 +118,10 @@ def examine(lab: Lab, hardware: Hardware, utilisation: float, runs: Path) -> Nee
     findings = [f"{key}: {path} is not there." for key, path in missing]
     findings += [each for stage in stages if stage.steps for each in _findings(stage, config, strategy, hardware)]
     if disk[0] > disk[1]:
-        findings.append(f"--runs: the stages write {disk[0] / 1e9:,.1f} GB, and {disk[1] / 1e9:,.1f} GB are free there.")
-    return Needs(
-        stages, distinct, processes, strategy, hardware, utilisation, vocabulary, missing, disk, findings
-    )
+        findings.append(
+            f"--runs: the stages write {disk[0] / 1e9:,.1f} GB, and {disk[1] / 1e9:,.1f} GB are free there."
+        )
+    return Needs(stages, distinct, processes, strategy, hardware, utilisation, vocabulary, missing, disk, findings)
 
 
 def _vocabulary(lab: Lab) -> tuple[int, str]:
@@ -200,9 +200,7 @@ class _Surgery:
         given = settings.weights is not None
         return self._transformer("image_base", config, None, "sequential", 1, settings, 0.0, given)
 
-    def _video(
-        self, name: Stage, settings: StageConfig, base: StageNeeds, earlier: StageNeeds | None
-    ) -> StageNeeds:
+    def _video(self, name: Stage, settings: StageConfig, base: StageNeeds, earlier: StageNeeds | None) -> StageNeeds:
         lab = self.lab
         backend = lab.attention if name == "sequential" else lab.interpolation_attention
         frames = lab.grid.frames
@@ -282,7 +280,9 @@ def _sizes(config: TransformerConfig, backend: AttentionBackend | None, stage: S
     block = _count(one.layers[0])
     rest = tuple(n - m for n, m in zip(_count(one), block, strict=True))
     return Sizes(
-        *(r + config.layers * b for r, b in zip(rest, block, strict=True)), *block, *rest  # type: ignore[arg-type]
+        *(r + config.layers * b for r, b in zip(rest, block, strict=True)),
+        *block,
+        *rest,  # type: ignore[arg-type]
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from cogvid.attention.prepare import prepare_attention
 from cogvid.config.schema import StageConfig
 from cogvid.interfaces.attention import Attention, AttentionBackend, PatternRunner
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
@@ -38,8 +37,16 @@ _aten = torch.ops.aten
 _DENSE = {_aten.mm, _aten.addmm, _aten.convolution, _aten.convolution_backward}
 _WITH_INDICES = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
 # What autocast computes in half precision, and what in float32 whatever it is given.
-_HALF = {F.linear, torch.bmm, torch.matmul, Tensor.matmul, Tensor.__matmul__, F.conv2d, F.conv_transpose2d,
-    F.scaled_dot_product_attention}
+_HALF = {
+    F.linear,
+    torch.bmm,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    F.conv2d,
+    F.conv_transpose2d,
+    F.scaled_dot_product_attention,
+}
 _FULL = {F.layer_norm, F.cross_entropy, F.softmax, torch.softmax, Tensor.softmax}
 
 
@@ -310,7 +317,9 @@ def meta_network(config: TransformerConfig, backend: AttentionBackend | None, st
     return network
 
 
-def _measured(module: _Silent | _SilentTokenizer, batch: Any, parts: int, half: torch.dtype | None, foreach: bool) -> Step:
+def _measured(
+    module: _Silent | _SilentTokenizer, batch: Any, parts: int, half: torch.dtype | None, foreach: bool
+) -> Step:
     network, settings, alive = module.network, module.stage_config, Alive()
     blocks: list[nn.Module] = getattr(network, "layers", [])
     trained = [p for p in network.parameters() if p.requires_grad]
