@@ -46,7 +46,14 @@ stages:
   interpolation: {steps: 100, batch_size: 64, attention: {name: swin_ar, options: {window: [10, 10]}}}
 """
 CONFIG = TransformerConfig(
-    layers=4, width=96, heads=3, vocabulary=300, image_vocabulary=64, text_length=8, text_positions=8, grid=Grid(3, 6, 6)
+    layers=4,
+    width=96,
+    heads=3,
+    vocabulary=300,
+    image_vocabulary=64,
+    text_length=8,
+    text_positions=8,
+    grid=Grid(3, 6, 6),
 )
 SETTINGS = StageConfig(steps=10, batch_size=4)
 
@@ -151,7 +158,7 @@ def test_flops_are_what_torch_counts_of_a_real_dense_step() -> None:
     inputs = torch.cat([text, codes.flatten(1)], dim=1)
     with FlopCounterMode(display=False) as counter:
         hidden = network.hidden(inputs, torch.ones_like(text))[:, 8:].unflatten(1, (3, -1))
-        network.project(hidden[:, 1:]).sum().backward()
+        network.project(hidden[:, torch.tensor([False, True, True])]).sum().backward()
     counted = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
     dense = sum(flops for op, flops in counted.items() if op.split(".")[-1] in ("mm", "addmm"))
     step = transformer_step(CONFIG, backend, "sequential", SETTINGS, frames=3, batch=2)
@@ -168,7 +175,9 @@ def test_flops_are_what_torch_counts_of_a_real_dense_step() -> None:
 
 
 def test_frozen_weights_have_no_product_of_their_own() -> None:
-    frozen = transformer_step(CONFIG, cogvid.create_component("attention", "naive"), "sequential", SETTINGS, frames=3, batch=1)
+    frozen = transformer_step(
+        CONFIG, cogvid.create_component("attention", "naive"), "sequential", SETTINGS, frames=3, batch=1
+    )
     slots, image = 8 + 108, 64
     width = CONFIG.width
     forward = 2 * slots * 4 * width * (2 * 4 * width + 8 * width)
@@ -198,7 +207,9 @@ def test_parts_and_recomputing_and_half_precision_take_less() -> None:
 
     def activations(**options: Any) -> float:
         config = replace(CONFIG, checkpoint_activations=options.pop("again", False))
-        step = transformer_step(config, backend, "sequential", SETTINGS, frames=3, batch=options.pop("batch", 8), **options)
+        step = transformer_step(
+            config, backend, "sequential", SETTINGS, frames=3, batch=options.pop("batch", 8), **options
+        )
         return step.peak["activations"]
 
     whole = activations()
@@ -217,7 +228,12 @@ def test_shards_are_a_share_and_gathered_blocks_are_whole() -> None:
     one, ddp, fsdp2 = take(ONE, 1), take(DDP, 4), take(FSDP2, 4, ema=True)
     assert one == ddp
     assert {kind: fsdp2[kind] for kind in ("weights", GRADIENTS, "optimiser", "activations", "average", "process")} == {
-        "weights": 200, "gradients": 100, "optimiser": 200, "activations": 50, "average": 100, "process": 7,
+        "weights": 200,
+        "gradients": 100,
+        "optimiser": 200,
+        "activations": 50,
+        "average": 100,
+        "process": 7,
     }
     assert fsdp2["gathered"] == 4 * (3 * 10 + 20)
 
@@ -254,7 +270,9 @@ def test_what_does_not_fit_is_a_finding_with_advice(tiny_experiment: Path) -> No
     assert not stages(found)["sequential"]["memory"][0]["fits"]
 
 
-def test_the_table_names_stages_strategies_and_assumptions(tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_names_stages_strategies_and_assumptions(
+    tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(app, ["doctor", str(tiny_experiment), "--gpus", "2", "--mfu", "0.5"])
     assert result.exit_code == 0, result.output

@@ -174,7 +174,7 @@ def _check_memory(lab: Lab) -> None:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
         if gigabytes > there:
             raise UserError(
-                f"the weights take {gigabytes:.1f} GB here, and this machine has {there:.1f} GB of memory. "
+                f"the weights take {gigabytes:.1f} GB, and this machine has {there:.1f} GB of memory. "
                 "Lower model.layers, model.width or text.length"
                 + ("." if shared or trainer.devices == 1 else ", or share them out with trainer.strategy=fsdp2.")
             )
