@@ -12,7 +12,7 @@ from torch import Tensor
 from cogvid import AttentionBackend, Grid
 from cogvid.attention.blocks import BlockMap, block_map
 from cogvid.attention.compact import compact_mask
-from cogvid.attention.tiles import TileLayout, tile_layout
+from cogvid.attention.layout import TileLayout, tile_layout
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.naive import Naive

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from cogvid import AttentionBackend, Grid, Position
 from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
+from cogvid.attention.layout import tile_labels
 from cogvid.attention.prepare import prepare_attention
-from cogvid.attention.tiles import TiledAttention, tile_labels
+from cogvid.attention.tiles import TiledAttention
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.naive import Naive

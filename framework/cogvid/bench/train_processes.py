@@ -45,12 +45,15 @@ class ProcessesResult:
         return statistics.median(statistics.median(one) / statistics.median(many) for one, many in pairs)
 
 
-def run_processes(case: TrainCase, settings: TrainSettings, count: int, say: Callable[[str], None]) -> ProcessesResult:
+def run_processes(
+    case: TrainCase, settings: TrainSettings, count: int, threads: int, say: Callable[[str], None]
+) -> ProcessesResult:
     """Train in turns, each time in fresh processes.
 
     Args:
         case, settings: what to run.
         count: processes.
+        threads: of the one process; `count` of them but in a rehearsal, as threads that wait for a core take ages.
         say: called with what is going on.
 
     Raises:
@@ -59,9 +62,9 @@ def run_processes(case: TrainCase, settings: TrainSettings, count: int, say: Cal
     batch = getattr(case.lab(settings).config.stages, case.stage).batch_size
     result = ProcessesResult(case, count, batch)
     for number in range(settings.repeats):
-        for processes, threads, found in ((count, 1, result.many), (1, count, result.one)):
-            say(f"{case.name}: {processes} processes of {threads} threads, round {number + 1}")
-            found.append(_fresh(case, settings, processes, threads)[WARM:])
+        for processes, own, found in ((count, 1, result.many), (1, threads, result.one)):
+            say(f"{case.name}: {processes} processes of {own} threads, round {number + 1}")
+            found.append(_fresh(case, settings, processes, own)[WARM:])
     return result
 
 

@@ -76,7 +76,7 @@ def train(
         raise UserError("--device cuda: torch finds no CUDA GPU here.")
     if gpu and processes > 1:
         raise UserError("--processes compares processes with the threads of a CPU: leave out --device cuda.")
-    cases, settings = _cases(words or [], case or [], stage), TrainSettings(device.value, steps, repeats)
+    cases, settings = _cases(words or [], case or [], stage, device), TrainSettings(device.value, steps, repeats)
     if rehearse:
         cases = [replace(each, changes=(*each.changes, *REHEARSAL)) for each in cases]
         settings = replace(settings, steps=6, repeats=1)
@@ -112,7 +112,7 @@ def train(
             results.append(run_case(each, settings, status.update))
             say(train_lines(results[-1]))
         for each in cases if processes > 1 else ():
-            shared.append(run_processes(each, settings, processes, status.update))
+            shared.append(run_processes(each, settings, processes, 1 if rehearse else processes, status.update))
             say(processes_lines(shared[-1]))
     aims = [aim.line() for aim in targets(results, shared)]
     say(["targets" + (": a rehearsal reaches none" if rehearse else ""), *aims] if aims else [])
@@ -122,7 +122,7 @@ def train(
         console.print(f"Results: {path}", markup=False, soft_wrap=True)
 
 
-def _cases(words: list[str], names: list[str], stage: Trained) -> list[TrainCase]:
+def _cases(words: list[str], names: list[str], stage: Trained, device: Device) -> list[TrainCase]:
     """The experiment that is named, or the standard cases.
 
     Raises:
@@ -136,7 +136,7 @@ def _cases(words: list[str], names: list[str], stage: Trained) -> list[TrainCase
             raise UserError("--case picks of the standard cases; leave it out, or the experiment and its changes.")
         named, changes = (words[0], words[1:]) if "=" not in words[0] else (_DEFAULT, words)
         return [TrainCase(" ".join([named, *changes]), named, tuple(changes), stage.value)]
-    standard = {each.name: each for each in default_cases(stage.value)}
+    standard = {each.name: each for each in default_cases(stage.value, device.value)}
     for name in names:
         if name not in standard:
             raise UserError(f"--case: there is no standard case {name!r}.{nearest(name, standard)}")
