@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from cogvid.training import job
+from cogvid.training.sharding import share_again
 from cogvid.training.steps import StepCallback, finished
 
 # The names of the losses: of the stage, and of one frame of its sequences.
@@ -119,6 +120,7 @@ class HeldOut(StepCallback):
                 done, passed = min(int(part[-1]) + 1, count), time.monotonic() - started
                 if job.leads() and passed > _SOON:
                     self.show(done, count, passed / done * (count - done))
+        share_again(self.network)
         return {name: total / count for name, total in zip(sums, job.sums(list(sums.values())), strict=True)}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from cogvid.config.schema import FSDP2Config
@@ -94,6 +94,14 @@ def check_shardable(network: nn.Module) -> None:
                 f"attention: the buffer {name} is not part of the network's state, so trainer.strategy=fsdp2 cannot "
                 f"give it to all processes. Register it with persistent=True, {advice}"
             )
+
+
+def share_again(network: nn.Module) -> None:
+    """Forget weights that are gathered still, as those of a forward pass without gradients are where none are forgotten
+    before a backward pass: the parameters are the shards again."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def local(tensor: Tensor) -> Tensor:
