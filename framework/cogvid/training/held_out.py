@@ -120,7 +120,7 @@ class HeldOut(StepCallback):
                 done, passed = min(int(part[-1]) + 1, count), time.monotonic() - started
                 if job.leads() and passed > _SOON:
                     self.show(done, count, passed / done * (count - done))
-        share_again(self.network)
+            share_again(self.network)  # before the averages leave it
         return {name: total / count for name, total in zip(sums, job.sums(list(sums.values())), strict=True)}
 
 
