@@ -77,10 +77,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         header = json.loads(file.read(size))
     tensors = {}
     for name, about in header.items():
-        if name != "__metadata__":
-            start, end = about["data_offsets"]
-            place = {"offset": 8 + size + start, "shape": (end - start,)}
-            # Copied where it is written to, so that the file stays as it is.
-            content = np.memmap(path, np.uint8, "c", **place) if end > start else np.empty(0, np.uint8)
-            tensors[name] = torch.from_numpy(content).view(types[about["dtype"]]).view(about["shape"])
+        if name == "__metadata__":
+            continue
+        (start, end), dtype = about["data_offsets"], types[about["dtype"]]
+        tensors[name] = torch.empty(about["shape"], dtype=dtype)
+        if end > start:
+            # What is written to it goes into a copy, so that the file stays as it is.
+            content = np.memmap(path, np.uint8, "c", offset=8 + size + start, shape=(end - start,))
+            tensors[name] = torch.from_numpy(content).view(dtype).view(about["shape"])
     return tensors
