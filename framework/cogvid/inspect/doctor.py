@@ -17,6 +17,7 @@ from cogvid.inspect.doctor_memory import DDP, FLOAT, FSDP2, ONE, Memory, Sizes, 
 from cogvid.inspect.doctor_step import OPTIMISER, Step, meta_network, tokenizer_step, transformer_step
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.mask import Stage
+from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import TransformerConfig
 from cogvid.pipeline.lab import Lab
@@ -107,8 +108,8 @@ def examine(lab: Lab, hardware: Hardware, utilisation: float, runs: Path) -> Nee
     processes = trainer.devices * trainer.num_nodes
     strategy = ONE if processes == 1 else FSDP2 if trainer.strategy == "fsdp2" else DDP
     vocabulary = _vocabulary(lab)
-    surgery = _Surgery(lab, hardware, utilisation, processes, vocabulary[0])
-    stages = [*surgery.stages()]
+    looked_at = _Stages(lab, hardware, utilisation, processes, vocabulary[0])
+    stages = [*looked_at.stages()]
     missing = missing_files(config)
     by_name = {stage.name: stage for stage in stages}
     distinct = by_name["image_base"].parameters + sum(
@@ -128,7 +129,7 @@ def _vocabulary(lab: Lab) -> tuple[int, str]:
     """All tokens of the model, and where the number of text tokens comes from."""
     tokenizer = lab.build_text_tokenizer()
     own = getattr(tokenizer.config, "vocabulary", None)
-    if isinstance(own, int) and type(tokenizer).train is not _untrained():
+    if isinstance(own, int) and type(tokenizer).train is not TextTokenizer.train:
         words, source = own, "the most that text_tokenizer.options.vocabulary allows"
     else:
         try:
@@ -142,14 +143,8 @@ def _vocabulary(lab: Lab) -> tuple[int, str]:
     return lab.codes + begins + words, source
 
 
-def _untrained() -> object:
-    from cogvid.interfaces.text_tokenizer import TextTokenizer
-
-    return TextTokenizer.train
-
-
 @dataclass(frozen=True)
-class _Surgery:
+class _Stages:
     lab: Lab
     hardware: Hardware
     utilisation: float
@@ -278,12 +273,9 @@ def _sizes(config: TransformerConfig, backend: AttentionBackend | None, stage: S
     """Numbers of a network's parameters, from one of a single layer: all blocks are equal."""
     one = meta_network(replace(config, layers=1), backend, stage)
     block = _count(one.layers[0])
-    rest = tuple(n - m for n, m in zip(_count(one), block, strict=True))
-    return Sizes(
-        *(r + config.layers * b for r, b in zip(rest, block, strict=True)),
-        *block,
-        *rest,  # type: ignore[arg-type]
-    )
+    rest, rest_trained = (n - m for n, m in zip(_count(one), block, strict=True))
+    whole = (rest + config.layers * block[0], rest_trained + config.layers * block[1])
+    return Sizes(*whole, *block, rest, rest_trained)
 
 
 def _count(module: torch.nn.Module) -> tuple[int, int]:

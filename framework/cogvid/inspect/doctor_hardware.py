@@ -6,9 +6,10 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 from cogvid.config.schema import TrainerConfig
 from cogvid.errors import UserError
@@ -63,9 +64,10 @@ def hardware(name: str, trainer: TrainerConfig) -> Hardware:
     return Hardware(about["title"], flops, False, about["memory"], _CONTEXT)
 
 
-def _makers() -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = yaml.safe_load(Path(__file__).with_name("hardware.yaml").read_text())
-    return found
+def _makers() -> dict[str, Any]:
+    found = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("hardware.yaml")))
+    assert isinstance(found, dict)
+    return {str(name): about for name, about in found.items()}
 
 
 def _this_machine(trainer: TrainerConfig) -> Hardware:

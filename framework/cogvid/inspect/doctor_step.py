@@ -93,7 +93,7 @@ class Alive(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.part = FORWARD
         self.bytes = dict.fromkeys(KINDS, 0)
         self.peaks: dict[str, dict[str, float]] = {}
