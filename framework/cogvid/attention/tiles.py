@@ -78,7 +78,7 @@ class _Tiled(torch.autograd.Function):
         work = _Work(q, k, v, text_mask, layout, scores)
         output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         shares: list[Tensor] = []
-        keep = work.scored <= _KEPT * q.numel()
+        keep = any(ctx.needs_input_grad) and work.scored <= _KEPT * q.numel()
         for chunk in work.chunks():
             mixed = torch.empty_like(chunk.q)
             for piece in chunk.pieces():
