@@ -56,7 +56,7 @@ def trained_stages(lab: Lab, stages: Mapping[str, StageResult]) -> dict[str, Sta
     Raises:
         UserError: one is not trained yet, or its files are damaged.
     """
-    needed = ["text_tokenizer", "tokenizer", *TRANSFORMERS[: 3 if lab.interpolates else 2]]
+    needed = needed_stages(lab)
     missing = [name for name in needed if name not in stages]
     if missing:
         raise UserError(f"the run has not trained {', '.join(missing)} yet: run its `cogvid run` command again first")

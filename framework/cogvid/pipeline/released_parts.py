@@ -57,7 +57,7 @@ class ReleasedParts:
         self.names = {ours: released for released, ours in names_in_release(count_layers(self.stages[0])).items()}
         for file in self.stages:
             self._check_names(file)
-        source = shipped() / "configs" / "model" / "converted.yaml"
+        source = shipped() / "configs" / "model" / "released_run.yaml"
         config, plugins = load_experiment(source).config, create_plugin_manager()
         self.text = self._text_tokenizer(config, plugins)
         changes = [f"{key}={json.dumps(value)}" for key, value in self._sizes(config, plugins, heads).items()]
