@@ -224,7 +224,7 @@ def test_shards_are_a_share_and_gathered_blocks_are_whole() -> None:
     sizes = Sizes(200, 100, 10, 5, 20, 0)
 
     def take(strategy: str, processes: int, ema: bool = False) -> dict[str, float]:
-        return memory(step, sizes, strategy, processes, reshard=True, ema=ema, kept=0, process=7).bytes
+        return memory(step, sizes, strategy, processes, reshard=True, ema=ema, kept=0, process=7, host=False).bytes
 
     one, ddp, fsdp2 = take(ONE, 1), take(DDP, 4), take(FSDP2, 4, ema=True)
     assert one == ddp
@@ -237,6 +237,14 @@ def test_shards_are_a_share_and_gathered_blocks_are_whole() -> None:
         "process": 7,
     }
     assert fsdp2["gathered"] == 4 * (3 * 10 + 20)
+
+
+def test_a_checkpoint_is_put_together_in_memory() -> None:
+    step = Step({"forward": {"weights": 800.0, "gradients": 400.0, "optimiser": 800.0, "activations": 50.0}}, 0)
+    sizes = Sizes(200, 100)
+    found = memory(step, sizes, ONE, 1, reshard=True, ema=False, kept=0, process=7, host=True)
+    assert found.moment == "checkpoint"
+    assert found.total == 800 + 400 + 800 + 2 * (400 + 800) + 7
 
 
 def test_a_real_training_takes_the_memory_that_was_predicted(tmp_path: Path) -> None:

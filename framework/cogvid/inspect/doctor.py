@@ -259,6 +259,7 @@ class _Stages:
                     ema=settings.ema > 0,
                     kept=kept,
                     process=self.hardware.process,
+                    host=not self._gpu,
                 )
             )
         dense = step.dense_flops * self.processes

@@ -11,6 +11,8 @@ GATHERED, AVERAGE, KEPT, PROCESS = "gathered", "average", "kept", "process"
 FLOAT = 4  # bytes of a weight
 # Blocks whose weights are whole at a time: the one that runs, the next, and the buffer that they arrive in.
 _WHOLE = 3
+# A checkpoint's file is put together in memory, tensors and then all of it, and holds so many bytes at most.
+CHECKPOINT, _COPIES, _FILE = "checkpoint", 2, 2**30
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Memory:
     Attributes:
         strategy: one process, ddp or fsdp2.
         processes: of the job.
-        moment: the part of a step.
+        moment: the part of a step, or the writing of a checkpoint.
         bytes: weights, gradients, optimiser, activations (workspace among them), gathered (what fsdp2 makes whole
             for a while), average (`stages.*.ema`), kept (beside the training, such as models for previews), process
             (what it takes before it has a tensor).
@@ -56,7 +58,16 @@ class Memory:
 
 
 def memory(
-    step: Step, sizes: Sizes, strategy: str, processes: int, *, reshard: bool, ema: bool, kept: float, process: float
+    step: Step,
+    sizes: Sizes,
+    strategy: str,
+    processes: int,
+    *,
+    reshard: bool,
+    ema: bool,
+    kept: float,
+    process: float,
+    host: bool,
 ) -> Memory:
     """The memory of one process.
 
@@ -69,9 +80,11 @@ def memory(
         ema: whether there is a moving average.
         kept: bytes beside the training.
         process: bytes before there is a tensor.
+        host: whether the process trains where it writes checkpoints, in the machine's own memory.
     """
     found = []
-    for moment, kinds in step.peaks.items():
+    saved = {CHECKPOINT: step.peaks[FORWARD]} if host else {}
+    for moment, kinds in (step.peaks | saved).items():
         now = {**kinds, GATHERED: 0.0, AVERAGE: FLOAT * sizes.trained * ema, KEPT: kept, PROCESS: process}
         if strategy == DDP:
             # Gradients are views of the buckets, which stay.
@@ -79,11 +92,15 @@ def memory(
         if strategy == FSDP2:
             for kind in (WEIGHTS, GRADIENTS, OPTIMISER, AVERAGE):
                 now[kind] /= processes
-            if moment == UPDATE:
+            if moment in (UPDATE, CHECKPOINT):
                 now[ACTIVATIONS] /= processes  # all of it the optimiser's, in the shape of the shards
             else:
                 blocks = _WHOLE * sizes.block if reshard else sizes.all - sizes.rest
                 gradients = 0 if moment == FORWARD else 2 * sizes.block_trained + sizes.rest_trained
                 now[GATHERED] = FLOAT * (min(blocks, sizes.all - sizes.rest) + sizes.rest + gradients)
+        if moment == CHECKPOINT:
+            share = processes if strategy == FSDP2 else 1
+            state = FLOAT * sizes.trained / share + now[OPTIMISER] + now[AVERAGE]
+            now[ACTIVATIONS] = _COPIES * min(state, _FILE)
         found.append(Memory(strategy, processes, moment, now))
     return max(found, key=lambda each: each.total)
