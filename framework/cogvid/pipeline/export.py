@@ -15,7 +15,7 @@ from cogvid.errors import UserError
 from cogvid.pipeline.convert_released import RELEASED
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.new_folder import new_folder
-from cogvid.pipeline.run import ENVIRONMENT, TRANSFORMERS, saved_run
+from cogvid.pipeline.run import ENVIRONMENT, needed_stages, saved_run
 from cogvid.pipeline.stage import DONE, StageResult, write_whole
 from cogvid.progress import stage_progress
 

@@ -196,6 +196,12 @@ def _free(key: str) -> bool:
     return key.startswith("trainer.") and key != "trainer.precision"
 
 
+def needed_stages(lab: Lab) -> list[str]:
+    """The names of the stages that generating needs."""
+    video = {"sequential": lab.generates_sequentially, "interpolation": lab.interpolates}
+    return ["text_tokenizer", "tokenizer", "image_base", *(name for name, needed in video.items() if needed)]
+
+
 @dataclass(frozen=True)
 class TrainedModels:
     """What a finished training leaves to generate with."""

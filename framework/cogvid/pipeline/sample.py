@@ -20,7 +20,7 @@ from cogvid.pipeline.clip_files import ClipFiles, ClipWriter, Request, fill
 from cogvid.pipeline.generate import to_videos, token_progress
 from cogvid.pipeline.lab import LONG, Lab
 from cogvid.pipeline.pictures import contact_sheet
-from cogvid.pipeline.run import TrainedModels, trained_models
+from cogvid.pipeline.run import TrainedModels, needed_stages, trained_models
 from cogvid.pipeline.stage import Info, StageResult, as_plain, write_whole
 from cogvid.pipeline.text_stage import warn_of_prompts
 
@@ -132,9 +132,7 @@ def _settings(lab: Lab, stages: dict[str, StageResult]) -> Info:
     Raises:
         UserError: a stage is missing.
     """
-    needed = ["text_tokenizer", "tokenizer", "image_base", "sequential"]
-    if lab.interpolates:
-        needed.append("interpolation")
+    needed = needed_stages(lab)
     missing = [name for name in needed if name not in stages]
     if missing:
         raise UserError(f"the run has not trained {', '.join(missing)} yet: run its `cogvid run` command again first")
