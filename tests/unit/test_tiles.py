@@ -13,7 +13,7 @@ from cogvid.attention.compact import compact_mask
 from cogvid.attention.dense import DenseAttention
 from cogvid.attention.layout import tile_labels
 from cogvid.attention.prepare import prepare_attention
-from cogvid.attention.tiles import TiledAttention
+from cogvid.attention.tiles import TiledAttention, _Piece
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.naive import Naive
@@ -108,3 +108,27 @@ def test_nothing_but_the_inputs_is_kept_for_the_backward() -> None:
         attention(q[:, :, TEXT:], k, v, torch.ones(1, TEXT, dtype=torch.bool), None)
     assert max(x.numel() for x in kept) <= q.numel()
     assert len(kept) <= 5
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_half_precision_by_autocast_trains_close_to_single(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a GPU a softmax is wider under autocast; on a CPU it is not.
+    softmax = _Piece.attention
+    monkeypatch.setattr(_Piece, "attention", lambda piece: softmax(piece).float())
+    backend, grid = SwinAR(SwinAR.Config(window=[4, 4], bias=biased)), Grid(3, 8, 8)
+    attention = prepare_attention(backend, Visibility(backend.pattern, grid, given_frames("sequential", 3), 0), CPU)
+    torch.manual_seed(0)
+    bias, project = backend.bias(heads=2), nn.Linear(64, 3 * 64)
+    x, text = torch.randn(1, TEXT + grid.tokens, 64), torch.ones(1, TEXT, dtype=torch.bool)
+    results = []
+    for half in (False, True):
+        project.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            q, k, v = project(x).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
+            output = attention(q[:, :, TEXT:], k, v, text, bias)
+            loss = output.float().square().sum()
+        loss.backward()
+        assert project.weight.grad is not None
+        results.append((output.detach().float(), project.weight.grad.clone()))
+    for single, halved in zip(*results, strict=True):
+        assert (halved - single).norm() < 0.02 * single.norm()

@@ -82,7 +82,7 @@ class _Tiled(torch.autograd.Function):
         for chunk in work.chunks():
             mixed = torch.empty_like(chunk.q)
             for piece in chunk.pieces():
-                share = piece.attention()
+                share = piece.attention().to(chunk.v.dtype)  # wider under autocast, which the backward is not
                 piece.put(torch.bmm(share, piece.v), mixed)
                 if keep:
                     shares.append(share)

@@ -84,6 +84,11 @@ def notes(needs: Needs) -> list[str]:
     ]
     if not hardware.measured:
         lines.append(f"Assumed of a GPU's process before it has a tensor: {hardware.process / _GB:,.1f} GB.")
+    else:
+        lines.append(
+            "A process on a CPU keeps pieces of memory that it has freed, beside these numbers; "
+            "MALLOC_MMAP_THRESHOLD_=65536 in its environment gives them back to the system."
+        )
     if any(each.bytes["kept"] for stage in needs.stages for each in stage.memory):
         lines.append("kept: models of earlier stages that the first process has for previews.")
     lines += [f"{stage.name}: {stage.note}." for stage in needs.stages if stage.note and stage.steps]
