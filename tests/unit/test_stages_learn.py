@@ -41,9 +41,9 @@ class Samples(Dataset[Any]):
         return self.samples[number % len(self.samples)]
 
 
-def last_loss(folder: Path, module: StageModule, samples: list[Any]) -> float:
+def last_loss(folder: Path, module: StageModule, samples: list[Any], compiled: bool = False) -> float:
     folder.mkdir()
-    trainer = TrainerConfig(accelerator="cpu", log_every=50, loggers=[])
+    trainer = TrainerConfig(accelerator="cpu", log_every=50, loggers=[], compile=compiled)
     fit(module, Samples(samples), folder, trainer, title=folder.name, seed=0, names=lambda numbers: [])
     return json.loads((folder / "history.jsonl").read_text().splitlines()[-1])["loss"]
 
@@ -77,7 +77,7 @@ def test_the_video_stages_learn_a_batch_by_heart(
     torch.manual_seed(1)
     backend = Naive() if stage == "sequential" else Local3D(Local3D.Config(extent=[3, 3, 3]))
     network = CogVideoTransformer(SIZES, backend, stage)
-    network.start_plus_channel(base[0])
+    network.start_plus_channel(base[0].state_dict())
     kind = StageConfig if stage == "sequential" else InterpolationStageConfig
     module = TransformerModule(network, kind(steps=200, **SETTINGS), CODES)
     assert last_loss(tmp_path / stage, module, [*map(sequence, range(BATCH))]) < 0.05
@@ -90,3 +90,15 @@ def test_the_frame_tokenizer_learns_a_batch_by_heart(tmp_path: Path) -> None:
     frames = colours.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
     module = FrameTokenizerModule(VQVAE(config), StageConfig(steps=300, **SETTINGS))
     assert last_loss(tmp_path / "tokenizer", module, [*frames]) < 0.005
+
+
+def test_compiled_blocks_learn_the_same(base: tuple[CogVideoTransformer, float], tmp_path: Path) -> None:
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(1)
+        network = CogVideoTransformer(SIZES, Naive(), "sequential")
+        network.start_plus_channel(base[0].state_dict())
+        module = TransformerModule(network, StageConfig(steps=4, **SETTINGS), CODES)
+        losses.append(last_loss(tmp_path / f"compiled-{compiled}", module, [sequence(0), sequence(1)], compiled))
+        assert not [name for name in module.state_dict() if "_orig_mod" in name]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -183,7 +183,7 @@ class TrainerConfig:
     precision: str = option("32-true", one_of("32-true", "bf16-mixed", "16-mixed"))
     accumulate: int = option(1, at_least(1))  # parts of a transformer's batch, whose gradients are added up
     deterministic: bool = False  # algorithms that give the same bits again on a GPU, or an error where there are none
-    compile: bool = False  # torch.compile the blocks: minutes before the first step, for long work
+    compile: bool = False  # torch.compile what it can of a transformer's blocks, for long work
     profiler: str | None = option(None, one_of("simple", "advanced", "pytorch"))
     loggers: list[str] = option(["tensorboard"], each(one_of("tensorboard", "csv", "mlflow", "wandb"), least=0))
     threads: int = option(0, between(0, 1024))  # CPU threads of a process; 0: torch's choice, or an even share

@@ -232,8 +232,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, context: AttentionContext) -> Tensor:
         """(B, S, D) to (B, S, D); `angles`: the rotary positions of the plus channel's frame slots, if any."""
         x = x + self.mixed_norm(self.mix(self.attention_norm(x), angles, context))
-        fed = self.contract(F.gelu(self.expand(self.feed_norm(x)), approximate="tanh"))
-        return x + self.fed_norm(fed)
+        return x + self.feed(x)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The feed-forward between its two norms, (B, S, D), kept."""
+        return self.fed_norm(self.contract(F.gelu(self.expand(self.feed_norm(x)), approximate="tanh")))
 
     def mix(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, context: AttentionContext) -> Tensor:
         """`sigmoid(a) * base + (1 - sigmoid(a)) * plus` on frame slots, the base channel alone on text."""

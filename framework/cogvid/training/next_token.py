@@ -44,9 +44,9 @@ class TransformerModule(StageModule):
         self.token_noise = config.token_noise if isinstance(config, InterpolationStageConfig) else 0.0
 
     def compile_network(self) -> None:
-        """Compile the blocks: of one form, they are compiled once."""
+        """Compile the feed-forward of the blocks: of one form, it is compiled once. Attention has ways of its own."""
         for block in self.network.layers:
-            block.compile()
+            block.feed = torch.compile(block.feed)  # type: ignore[method-assign]
 
     def configure_model(self) -> None:
         """Give each process its shard of the weights, where they are not whole in all of them."""
