@@ -21,6 +21,7 @@ TRANSFORMERS = ("image_base", "sequential", "interpolation")
 TRAININGS = [f"stages.{stage}.steps={STEPS}" for stage in ("tokenizer", *TRANSFORMERS)]
 TRAININGS += [f"stages.{stage}.batch_size=4" for stage in TRANSFORMERS]
 FRAMES = 8  # of a batch of the tokenizer
+HELD_OUT = 16  # test clips
 RUN = "tiny/default/0"
 # Writes down which samples a process draws.
 RECORDER = """
@@ -131,10 +132,11 @@ def test_two_processes_learn_the_transformers_of_one(
     assert "".join(said).count("Finished") == 1
     one.check(run, *TRANSFORMERS)
     # One part of a step's batch after the last is fetched, too, ahead of its time.
-    drawn = range(STEPS * 4 + 4 // parts)
+    drawn, held_out = range(STEPS * 4 + 4 // parts), [*range(HELD_OUT)]
     shares = records("TokenSamples")
-    assert [len(own) for own in shares] == [3 * len(drawn) // 2] * 2
-    assert sorted(chain.from_iterable(shares)) == sorted([*drawn] * 3)
+    assert [len(own) for own in shares] == [3 * (len(drawn) // 2 + HELD_OUT)] * 2
+    # Those that the held-out loss is of are read by each process.
+    assert sorted(chain.from_iterable(shares)) == sorted([*drawn, *held_out, *held_out] * 3)
 
 
 def torchrun() -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _check_token_source(lab: Lab) -> None:
         if own != wanted:
             raise UserError(
                 f"{said(key, lab.sources)}{key}: the sequences of {name} have {own} {what}, and the experiment has "
-                f"{wanted}. Change {key}, or the options of {name}."
+                f"{wanted}. Change {key}, or data.options."
             )
     if type(lab.build_text_tokenizer()).train is not TextTokenizer.train:
         raise UserError(
