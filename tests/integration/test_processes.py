@@ -187,14 +187,12 @@ def test_a_killed_process_ends_the_job_with_one_message(one: Reference) -> None:
     assert not list(histories.glob("sequential-*/stage.json"))
 
 
-@pytest.mark.parametrize("met", ["leader", "all"])
-def test_sigterm_while_the_leader_works_alone_is_said_by_it(one: Reference, met: str) -> None:
+def test_sigterm_while_the_leader_works_alone_is_said_by_it(one: Reference) -> None:
     """The other waits for data meanwhile."""
-    words = ["run", *one.words(f"waiting-{met}", "trainer.devices=2", "data.options.clips=20000")]
+    words = ["run", *one.words("waiting", "trainer.devices=2", "data.options.clips=20000")]
     (leader,) = one.jobs.start(*words)
-    wait_for(leader, lambda: list((one.folder / f"waiting-{met}").glob("stages/data-*/clips/*")))
-    others = children(leader.pid) if met == "all" else []
-    for pid in (leader.pid, *others):
+    wait_for(leader, lambda: list((one.folder / "waiting").glob("stages/data-*/clips/*")))
+    for pid in (leader.pid, *children(leader.pid)):
         os.kill(pid, signal.SIGTERM)
     errors = leader.communicate(timeout=200)[1]
     assert leader.returncode == 143

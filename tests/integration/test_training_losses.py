@@ -36,6 +36,7 @@ SMALL = [
     "trainer.log_every=1",
     "generation.samples=1",
     "generation.frames=9",
+    "held_out.clips=1",
     "evaluation.metrics={}",
 ]
 PATTERNS = {
