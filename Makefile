@@ -14,7 +14,7 @@ GPU_DECODE = $(GPU_RUN) -m cogvid bench decode $(if $(REHEARSE),--rehearse --out
 GPU_BENCH = $(GPU_RUN) -m cogvid bench attention $(if $(REHEARSE),--rehearse,--device cuda)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test golden lint typecheck fix clean gpu gpu-test gpu-tune gpu-bench
+.PHONY: demo test slow golden lint typecheck fix clean gpu gpu-test gpu-tune gpu-bench
 
 demo: $(INSTALLED)
 	$(BIN)/cogvid run quickstart
@@ -22,7 +22,11 @@ demo: $(INSTALLED)
 
 # Files of tests side by side on all cores, in their order: the long ones of docs and integration come first.
 test: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m 'not slow' -n auto --dist loadfile --no-loadscope-reorder
+
+# Jobs of several processes, and proofs over everything: minutes more.
+slow: $(INSTALLED)
+	$(BIN)/pytest -m slow -n auto --dist loadfile --no-loadscope-reorder
 
 # The losses of a seeded tiny run against those in tests/integration/golden.json; KEEP=1 keeps those of now.
 golden: $(INSTALLED)

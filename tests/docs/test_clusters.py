@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 GUIDE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
 SRUN = """#!{python}
 import os, subprocess, sys

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 TRANSFORMERS = ("image_base", "sequential", "interpolation")
 TRAININGS = [f"stages.{stage}.steps={STEPS}" for stage in ("tokenizer", *TRANSFORMERS)]

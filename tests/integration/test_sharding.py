@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from cogvid.cli import app
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 STAGES = ("image_base", "sequential", "interpolation")
 EXPERIMENT = """

@@ -18,6 +18,8 @@ from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.naive import Naive
 from cogvid_plugins.attention.swin_ar import SwinAR
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SIDES = range(1, 7)
 CASES: list[tuple[int, Stage]] = [(1, "sequential"), (2, "sequential"), (3, "sequential"), (3, "interpolation")]
