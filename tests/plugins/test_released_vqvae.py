@@ -189,7 +189,7 @@ def checked(folder: Path, *changes: str) -> None:
 
 
 def test_an_experiment_without_its_weights_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    words = r"^.*lab\.yaml:3: stages\.tokenizer\.weights: the frame tokenizer released_vqvae cannot be trained here"
+    words = r"^.*lab\.yaml:3: stages\.tokenizer\.weights: frame_tokenizer released_vqvae cannot be trained here"
     with pytest.raises(UserError, match=words):
         checked(tmp_path)
     with pytest.raises(UserError, match=r"released_vqvae cannot be trained: .*stages\.tokenizer\.weights"):

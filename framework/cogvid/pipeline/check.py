@@ -220,7 +220,7 @@ def check_tokenizer(lab: Lab) -> None:
         given_tokenizer(lab, Path(weights))
     elif not lab.build_tokenizer().trainable and not isinstance(lab.data, TokenSource):
         raise UserError(
-            f"{said('frame_tokenizer', lab.sources)}stages.tokenizer.weights: the frame tokenizer {name} cannot be "
+            f"{said('frame_tokenizer', lab.sources)}stages.tokenizer.weights: frame_tokenizer {name} cannot be "
             "trained here. Name a safetensors file of its weights, or use a tokenizer that learns, such as vqvae."
         )
     with _of("frame_tokenizer", lab, name), torch.no_grad():
