@@ -5,6 +5,7 @@ A training is `cogvid run` on made-up tokens: three transformers, a few steps ea
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,12 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvid.config.compose import load_experiment
 from cogvid.errors import UserError
-from cogvid.inspect.doctor import examine
-from cogvid.inspect.doctor_hardware import CPU, hardware
+from cogvid.inspect.doctor_hardware import CPU
 from cogvid.inspect.doctor_memory import PROCESS
-from cogvid.pipeline.lab import Lab
+
+# Runs a command and says the kilobytes that the largest of its processes had. A small process of its own does it: what
+# the system counts for a process begins with what the one that started it had.
+_MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 # By itself, glibc keeps freed blocks of up to 32 MB, in pieces that the next tensor may not fit into: what is resident
 # is then more than what was ever in use, and how much more depends on the order of sizes.
@@ -160,20 +167,18 @@ def measured_peak(experiment: Path, options: Sequence[str]) -> int:
     """
     log = experiment.with_suffix(".log")
     words = [sys.executable, "-m", "cogvid", "run", str(experiment), "--runs", str(experiment.parent / "runs")]
+    command = ["timeout", "-s", "KILL", str(_PATIENCE), *words, *options]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["timeout", "-s", "KILL", str(_PATIENCE), *words, *options],
-            stdout=output,
-            stderr=subprocess.STDOUT,
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURE, *command],
+            stdout=subprocess.PIPE,
+            stderr=output,
             env=os.environ | GIVE_BACK | {"OMP_NUM_THREADS": "1"},
         )
-        # Of the process and of those that it has waited for, which are the others of the job.
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if done.returncode:
         lines = log.read_text(errors="replace").strip().splitlines()[-5:]
-        raise UserError(f"a training to measure ended with {process.returncode}: {' '.join(lines)}")
-    return usage.ru_maxrss * 1024
+        raise UserError(f"a training to measure ended with {done.returncode}: {' '.join(lines)}")
+    return int(done.stdout) * 1024
 
 
 @dataclass(frozen=True)
@@ -209,8 +214,12 @@ def compare(size: Size, strategy: str, folder: Path, steps: int) -> Compared:
     """
     options = [*size.options, *STRATEGIES[strategy]]
     experiment = write_experiment(size, folder, steps)
-    resolved = load_experiment(str(experiment), None, options)
-    needs = examine(Lab(resolved.config), hardware(CPU, resolved.config.trainer), 1.0, folder)
-    found = [each for stage in needs.stages for each in stage.memory if each.strategy == needs.strategy]
-    most = max(found, key=lambda each: each.total)
-    return Compared(size.name, strategy, most.total, measured_peak(experiment, options), most.bytes[PROCESS])
+    # In a process of its own: what this one has had in memory is not what a training begins with.
+    words = [sys.executable, "-m", "cogvid", "doctor", str(experiment), *options, "--gpu", CPU, "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise UserError(f"cogvid doctor ended with {done.returncode}: {done.stderr.strip()}")
+    needs = json.loads(done.stdout)
+    found = [each for stage in needs["stages"] for each in stage["memory"] if each["strategy"] == needs["strategy"]]
+    most = max(found, key=lambda each: each["total"])
+    return Compared(size.name, strategy, most["total"], measured_peak(experiment, options), most["bytes"][PROCESS])
