@@ -8,8 +8,6 @@ from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvid.config.ranges import said
@@ -20,6 +18,7 @@ from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.released_files import TorchFile
 from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.pipeline.tensor_file import Later, write_tensors
+from cogvid.pipeline.weights import mapped_tensors
 
 # Names of a layer's tensors, in a release and here.
 _LAYER = re.compile(r"(?:transformer\.layers|blocks)\.(\d+)\.")
@@ -97,10 +96,4 @@ def image_base_tensors(lab: Lab, path: Path, vocabulary: int | None) -> dict[str
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     """Memory-mapped."""
-    if path.suffix != ".safetensors":
-        return TorchFile(path)
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path} cannot be read as a safetensors file: {cause}.") from error
+    return mapped_tensors(path) if path.suffix == ".safetensors" else TorchFile(path)

@@ -89,10 +89,9 @@ def read_weights(network: nn.Module, path: Path, other: str, advice: str) -> dic
         UserError: it is no such file, or one of another network; the message names the first tensor that differs.
     """
     try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path} cannot be read as a safetensors file: {cause}. {advice}") from error
+        state = mapped_tensors(path)
+    except UserError as error:
+        raise UserError(f"{error} {advice}") from error
     expected = network.state_dict()
     for name in sorted(state.keys() | expected.keys()):
         found, wanted = state.get(name), expected.get(name)
@@ -102,3 +101,16 @@ def read_weights(network: nn.Module, path: Path, other: str, advice: str) -> dic
                 f"experiment's needs {'no such tensor' if wanted is None else tuple(wanted.shape)}. {advice}"
             )
     return state
+
+
+def mapped_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped into memory.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"{path} cannot be read as a safetensors file: {cause}.") from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from cogvid.training.sharding import local
 from cogvid.training.steps import StepCallback
 
 
@@ -39,7 +39,7 @@ class Ema(StepCallback):
     def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.averages:
             share = (1 - self.decay) / (1 - self.decay**trainer.global_step)
-            torch._foreach_lerp_(_local(self.averages.values()), [weight.float() for weight in self._weights()], share)
+            torch._foreach_lerp_(self._averages(), [weight.float() for weight in self._weights()], share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -53,7 +53,7 @@ class Ema(StepCallback):
 
     def apply(self) -> None:
         """Give the network the averages for its weights for good; without any, nothing happens."""
-        self._put(_local(self.averages.values()))
+        self._put(self._averages())
 
     def _put(self, values: list[Tensor]) -> None:
         if values:
@@ -64,9 +64,7 @@ class Ema(StepCallback):
         return ((name, weight) for name, weight in self.network.named_parameters() if weight.requires_grad)
 
     def _weights(self) -> list[Tensor]:
-        return _local(weight.detach() for _, weight in self._trained())
+        return [local(weight.detach()) for _, weight in self._trained()]
 
-
-def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The parts of tensors that this process holds."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    def _averages(self) -> list[Tensor]:
+        return [local(average) for average in self.averages.values()]

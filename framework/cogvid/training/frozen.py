@@ -7,10 +7,10 @@ import hashlib
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from cogvid.errors import SaidElsewhere, UserError
 from cogvid.training import job
+from cogvid.training.sharding import local
 
 
 class Frozen(pl.Callback):
@@ -72,6 +72,5 @@ def _of_frozen(network: nn.Module, buffer: str) -> bool:
 
 def _digest(tensor: Tensor) -> str:
     """SHA-256 of the bytes that this process holds of a tensor."""
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    content = local.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    content = local(tensor).detach().cpu().contiguous().view(-1).view(torch.uint8)
     return hashlib.sha256(content.numpy().data).hexdigest()
