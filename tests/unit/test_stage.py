@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import json
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +47,25 @@ def test_a_finished_stage_is_taken_as_it_is(tmp_path: Path) -> None:
     before = (first.folder / "stage.json").stat().st_mtime_ns
     assert make(tmp_path).key == first.key
     assert (first.folder / "stage.json").stat().st_mtime_ns == before
+
+
+def test_what_a_stage_worked_with_is_gone_when_it_is_finished(tmp_path: Path) -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.trainer = self  # models and their trainers name each other
+
+    models: list[weakref.ref[Model]] = []
+
+    def work(folder: Path) -> dict[str, object]:
+        models.append(weakref.ref(Model()))
+        return {}
+
+    gc.disable()
+    try:
+        StageStore(tmp_path).finish("sequential", {}, work)
+        assert models[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_stages_that_are_not_to_be_made_are_taken_or_said_to_be_missing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import gc
 import hashlib
 import json
 import logging
@@ -134,6 +135,8 @@ class StageStore:
             resumed = job.once(lambda: self._begin(name, folder, plain))
             started = time.perf_counter()
             info = work(folder)
+            # What was trained hangs on itself, optimiser and all: the next stage needs the memory.
+            gc.collect()
             # After an interruption the seconds are those of the last part alone.
             seconds = round(time.perf_counter() - started, 2)
             about = {"name": name, "key": key, "seconds": seconds, "resumed": resumed}
