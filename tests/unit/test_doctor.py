@@ -239,12 +239,14 @@ def test_shards_are_a_share_and_gathered_blocks_are_whole() -> None:
     assert fsdp2["gathered"] == 4 * (3 * 10 + 20)
 
 
-def test_a_checkpoint_is_put_together_in_memory() -> None:
+def test_a_checkpoint_is_put_together_in_memory_by_each_process_its_part() -> None:
     step = Step({"forward": {"weights": 800.0, "gradients": 400.0, "optimiser": 800.0, "activations": 50.0}}, 0)
     sizes = Sizes(200, 100)
-    found = memory(step, sizes, ONE, 1, reshard=True, ema=False, kept=0, process=7, host=True)
-    assert found.moment == "checkpoint"
-    assert found.total == 800 + 400 + 800 + 2 * (400 + 800) + 7
+    for strategy, processes in ((ONE, 1), (DDP, 4), (FSDP2, 4)):
+        found = memory(step, sizes, strategy, processes, reshard=True, ema=True, kept=0, process=7, host=True)
+        assert found.moment == "checkpoint"
+        whole = 800 + 400 + 800 + 400
+        assert found.total == whole / (4 if strategy == FSDP2 else 1) + 2 * (400 + 800 + 400) / processes + 7
 
 
 def test_a_real_training_takes_the_memory_that_was_predicted(tmp_path: Path) -> None:

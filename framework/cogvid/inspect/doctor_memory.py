@@ -99,8 +99,8 @@ def memory(
                 gradients = 0 if moment == FORWARD else 2 * sizes.block_trained + sizes.rest_trained
                 now[GATHERED] = FLOAT * (min(blocks, sizes.all - sizes.rest) + sizes.rest + gradients)
         if moment == CHECKPOINT:
-            share = processes if strategy == FSDP2 else 1
-            state = FLOAT * sizes.trained / share + now[OPTIMISER] + now[AVERAGE]
-            now[ACTIVATIONS] = _COPIES * min(state, _FILE)
+            # Each process writes its part, of what all have whole too.
+            state = FLOAT * sizes.trained * (1 + ema) + kinds[OPTIMISER]
+            now[ACTIVATIONS] = _COPIES * min(state / (1 if strategy == ONE else processes), _FILE)
         found.append(Memory(strategy, processes, moment, now))
     return max(found, key=lambda each: each.total)
