@@ -5,13 +5,37 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from cogvid.errors import UserError
+
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What one of a metric's values says, for tables.
+
+    Attributes:
+        title: heads its column; of a distance between features it names their extractor.
+        text: one line for who has never met it.
+        better: the direction of improvement, if there is one.
+        unit: empty for plain numbers, `share` for 0 to 1, `dB`, `nats`, `pixels`, ...
+        error: the name of the value that is its standard error within one run, if the metric gives one.
+        headline: whether it stands among the few columns that are always shown.
+    """
+
+    title: str
+    text: str
+    better: Better | None = None
+    unit: str = ""
+    error: str = ""
+    headline: bool = False
 
 
 class VideoMetric(Metric):
@@ -22,7 +46,9 @@ class VideoMetric(Metric):
     """
 
     full_state_update = False
-    higher_is_better: bool | None = None
+    # Whether the real videos are those that the scored ones show again, clip by clip and in their order, as a frame
+    # tokenizer does; sets that are no such copies are not scored. Otherwise they are other clips of the test split.
+    paired: bool = False
     # Whether the key frames alone can be scored, too; they are fewer than the real clips that a set is compared with.
     key_frames: bool = False
 
@@ -59,6 +85,12 @@ class VideoMetric(Metric):
     @abstractmethod
     def compute(self) -> dict[str, Tensor]:
         """Values by name: scalar float64 tensors, NaN where the videos seen do not determine one."""
+
+    @property
+    @abstractmethod
+    def meanings(self) -> dict[str, Meaning]:
+        """What the values say, by the names that `compute` gives them, the most telling first. Standard errors, which
+        another value names as its `error`, need no entry."""
 
     @property
     @abstractmethod

@@ -1,12 +1,14 @@
 """Metrics over videos, and the mathematics behind them."""
 
-from cogvid.interfaces.metric import VideoMetric
-from cogvid.metrics.extractors import TorchScriptExtractor, VideoExtractor
+from cogvid.interfaces.metric import Meaning, VideoMetric
+from cogvid.metrics.extractors import Reading, TorchScriptExtractor, VideoExtractor
 from cogvid.metrics.frechet import FrechetVideoDistance, frechet_distance, kernel_distance
 from cogvid.metrics.inception import VideoInceptionScore, inception_score
 
 __all__ = [
     "FrechetVideoDistance",
+    "Meaning",
+    "Reading",
     "TorchScriptExtractor",
     "VideoExtractor",
     "VideoInceptionScore",

@@ -6,15 +6,28 @@ Shapes: B videos, F frames, n samples, d values of one sample.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cogvid.errors import UserError
 from cogvid.interfaces.metric import VideoMetric, check_videos
+
+
+class Reading(NamedTuple):
+    """What an extractor reads from B videos, float32 on the CPU.
+
+    Attributes:
+        features: (B, d), or (B, frames, d) of an extractor that reads each frame for itself.
+        logits: class scores (B, classes) before the softmax.
+    """
+
+    features: Tensor
+    logits: Tensor
 
 
 class VideoExtractor(ABC):
@@ -52,23 +65,12 @@ class VideoExtractor(ABC):
     def _read(self, network: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, d) and logits (B, classes) of float32 pixels (B, 3, F, height, width) in 0..255."""
 
-    def features(self, videos: Tensor) -> Tensor:
-        """Features float32 (B, d) of videos uint8 (B, F, 3, height, width).
+    def read(self, videos: Tensor) -> Reading:
+        """Features and logits of videos uint8 (B, F, 3, height, width).
 
         Raises:
             UserError: the videos are in another form, or have fewer than `min_frames` frames.
         """
-        return self._outputs(videos)[0]
-
-    def logits(self, videos: Tensor) -> Tensor:
-        """Logits float32 (B, classes) of videos uint8 (B, F, 3, height, width).
-
-        Raises:
-            UserError: the videos are in another form, or have fewer than `min_frames` frames.
-        """
-        return self._outputs(videos)[1]
-
-    def _outputs(self, videos: Tensor) -> tuple[Tensor, Tensor]:
         check_videos(videos)
         frames = videos.shape[1]
         if frames < self.min_frames:
@@ -80,7 +82,8 @@ class VideoExtractor(ABC):
         pixels = videos.transpose(1, 2).float()
         # A mixed-precision trainer may be around this call, and features may not depend on it.
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            return self._read(self._network.to(pixels.device), pixels)
+            features, logits = self._read(self._network.to(pixels.device), pixels)
+        return Reading(features.cpu(), logits.cpu())
 
 
 class TorchScriptExtractor(VideoExtractor):
@@ -166,7 +169,20 @@ class ExtractorMetric(VideoMetric):
 
     def check(self, frames: int, height: int, width: int) -> None:
         """See `VideoMetric`; the network reads one black clip."""
-        self.extractor.features(torch.zeros(1, frames, 3, height, width, dtype=torch.uint8))
+        self.extractor.read(torch.zeros(1, frames, 3, height, width, dtype=torch.uint8))
+
+    def update(self, videos: Tensor, captions: Sequence[str], real: bool) -> None:
+        """Add videos uint8 (B, F, 3, height, width).
+
+        Raises:
+            UserError: these are no such videos, too short ones, or of another shape than those before.
+        """
+        self.check_shape(videos)
+        self.add(self.extractor.read(videos), captions, real)
+
+    @abstractmethod
+    def add(self, reading: Reading, captions: Sequence[str], real: bool) -> None:
+        """Add what the extractor has read from videos, now or at an earlier evaluation."""
 
     def _add_rows_state(self, name: str, size: int) -> None:
         """A state of float64 rows (n, size), one a video, that grows."""
@@ -192,7 +208,7 @@ class ExtractorMetric(VideoMetric):
                 getattr(self, name).append(self._no_rows(name))
         super().sync(*args, **kwargs)
 
-    def _check_shape(self, videos: Tensor) -> None:
+    def check_shape(self, videos: Tensor) -> None:
         """Remember the shape of the first videos and hold the others to it."""
         check_videos(videos)
         shape = videos.shape[1], *videos.shape[3:]

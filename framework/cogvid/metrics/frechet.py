@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cogvid.metrics.extractors import ExtractorMetric, VideoExtractor
+from cogvid.interfaces.metric import Meaning
+from cogvid.metrics.extractors import ExtractorMetric, Reading, VideoExtractor
 
 # The standard error is itself good to about 1 / sqrt(2 * groups).
 JACKKNIFE_GROUPS = 16
@@ -134,21 +135,14 @@ class FrechetVideoDistance(ExtractorMetric):
         config: options of the metric.
     """
 
-    higher_is_better = False
-
     def __init__(self, extractor: VideoExtractor, config: Any = None) -> None:
         super().__init__(extractor, config)
         self._add_rows_state("real_features", extractor.feature_size)
         self._add_rows_state("generated_features", extractor.feature_size)
 
-    def update(self, videos: Tensor, captions: Sequence[str], real: bool) -> None:
-        """Add videos uint8 (B, F, 3, height, width); the captions play no part.
-
-        Raises:
-            UserError: these are no such videos, too short ones, or of another shape than those before.
-        """
-        self._check_shape(videos)
-        self._append("real_features" if real else "generated_features", self.extractor.features(videos))
+    def add(self, reading: Reading, captions: Sequence[str], real: bool) -> None:
+        """Add what the extractor has read; the captions play no part."""
+        self._append("real_features" if real else "generated_features", reading.features)
 
     def compute(self) -> dict[str, Tensor]:
         """`fvd`, `fvd_debiased`, `fvd_se` and `kvd`."""
@@ -162,6 +156,20 @@ class FrechetVideoDistance(ExtractorMetric):
             estimate = jackknife(frechet_distance, samples, min(JACKKNIFE_GROUPS, fewest // 2))
             values["fvd_debiased"], values["fvd_se"] = estimate.debiased, estimate.error
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    @property
+    def meanings(self) -> dict[str, Meaning]:
+        """See `VideoMetric`."""
+        # Without more, the name is that of the distance between features of I3D.
+        of = "" if self.extractor.name == "i3d" else f" ({self.extractor.name})"
+        biased = "Distance between real and generated videos as published: too large by an amount that falls as 1/n."
+        debiased = "The same without that amount, to first order; may be below zero."
+        kernel = "Distance on the same features under a cubic kernel, without bias; may be below zero."
+        return {
+            "fvd_debiased": Meaning(f"FVD{of}, debiased", debiased, "lower", error="fvd_se", headline=True),
+            "fvd": Meaning(f"FVD{of}", biased, "lower", error="fvd_se"),
+            "kvd": Meaning(f"KVD{of}", kernel, "lower"),
+        }
 
     @property
     def protocol(self) -> dict[str, str | int | float]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cogvid.config.ranges import at_least, option
-from cogvid.interfaces.metric import check_videos
-from cogvid.metrics.extractors import ExtractorMetric, VideoExtractor
+from cogvid.interfaces.metric import Meaning
+from cogvid.metrics.extractors import ExtractorMetric, Reading, VideoExtractor
 
 
 def inception_score(logits: Tensor) -> float:
@@ -42,8 +42,6 @@ class VideoInceptionScore(ExtractorMetric):
         config: options of the metric.
     """
 
-    higher_is_better = True
-
     @dataclass
     class Config:
         splits: int = option(1, at_least(1))  # parts that are scored apart
@@ -52,16 +50,10 @@ class VideoInceptionScore(ExtractorMetric):
         super().__init__(extractor, config)
         self._add_rows_state("generated_logits", extractor.classes)
 
-    def update(self, videos: Tensor, captions: Sequence[str], real: bool) -> None:
-        """Add videos uint8 (B, F, 3, height, width); the captions play no part.
-
-        Raises:
-            UserError: these are no such videos, too short ones, or of another shape than those before.
-        """
-        check_videos(videos)
+    def add(self, reading: Reading, captions: Sequence[str], real: bool) -> None:
+        """Add what the extractor has read from generated videos; the captions play no part."""
         if not real:
-            self._check_shape(videos)
-            self._append("generated_logits", self.extractor.logits(videos))
+            self._append("generated_logits", reading.logits)
 
     def compute(self) -> dict[str, Tensor]:
         """`is`, and `is_std` with more than one split."""
@@ -69,6 +61,13 @@ class VideoInceptionScore(ExtractorMetric):
         scores = torch.tensor([inception_score(part) for part in parts], dtype=torch.float64)
         spread = {"is_std": scores.std(correction=0)} if self.config.splits > 1 else {}
         return {"is": scores.mean()} | spread
+
+    @property
+    def meanings(self) -> dict[str, Meaning]:
+        """See `VideoMetric`."""
+        of = "" if self.extractor.name == "c3d" else f" ({self.extractor.name})"
+        text = "Whether each video is clearly of a class and all together of many; 1 to the number of classes."
+        return {"is": Meaning(f"IS{of}", text, "higher", error="is_std" if self.config.splits > 1 else "")}
 
     @property
     def protocol(self) -> dict[str, str | int | float]:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cogvid import hookimpl
 from cogvid.config.ranges import at_least, option
-from cogvid.interfaces.metric import VideoMetric, check_videos
+from cogvid.interfaces.metric import Meaning, VideoMetric, check_videos
 from cogvid_plugins.shapes.world import (
     COLOURS,
     MOTIONS,
@@ -276,6 +276,29 @@ class ShapesOracle(VideoMetric):
         """The scores by name; see the class."""
         scores = dict(zip(SCORES, self.hits / self.videos, strict=True))
         return {**scores, "path_error": self.path_errors / self.paths}
+
+    @property
+    def meanings(self) -> dict[str, Meaning]:
+        """See `VideoMetric`."""
+        videos = "Share of videos whose {} is that of their caption, measured in the pixels."
+        frames = "Share of frames {}."
+        return {
+            "all": Meaning("all right", videos.format("colour, shape, size and motion"), "higher", "share", headline=True),
+            "motion": Meaning("motion", videos.format("motion"), "higher", "share", headline=True),
+            "path_error": Meaning(
+                "path error",
+                "Distance of the frames between the key frames from where the captions' motion has the object.",
+                "lower",
+                "pixels",
+                headline=True,
+            ),
+            "colour": Meaning("colour", videos.format("colour"), "higher", "share"),
+            "shape": Meaning("shape", videos.format("shape"), "higher", "share"),
+            "size": Meaning("size", videos.format("size"), "higher", "share"),
+            "frame_colour": Meaning("frames' colour", frames.format("with the caption's colour"), "higher", "share"),
+            "frame_shape": Meaning("frames' shape", frames.format("with the caption's shape"), "higher", "share"),
+            "present": Meaning("object present", frames.format("that show one object"), "higher", "share"),
+        }
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
