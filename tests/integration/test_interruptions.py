@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def left(stage: Path) -> dict[str, Any]:
     }
 
 
-def assert_same(runs: Path, whole: Path) -> None:
+def assert_same(runs: Path, whole: Path, variants: Sequence[str] = VARIANTS) -> None:
     assert stages(runs).keys() == stages(whole).keys()
     for name, stage in stages(runs).items():
         assert left(stage) == left(stages(whole)[name]), name
@@ -102,7 +102,7 @@ def assert_same(runs: Path, whole: Path) -> None:
         previews = Counter(event for event in events(stage) if event[0].startswith("samples/"))
         assert previews <= Counter(events(stages(whole)[name])), name
         assert not [*stage.rglob("*.partial"), *stage.rglob("checkpoints")], name
-    for variant in VARIANTS:
+    for variant in variants:
         one, other = (
             json.loads((folder / "tiny" / variant / "0" / "metrics.json").read_text()) for folder in (runs, whole)
         )
@@ -162,3 +162,34 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them
     assert said.count("Error:") == 1
     (step,) = re.findall(rf"Error: Interrupted by {signum.name}\. tokenizer goes on from step (\d+) ", said)
     assert len(list(tmp_path.glob(f"stages/tokenizer-*/checkpoints/step-{int(step):08d}/state.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_terminated_in_each_training_end_with_the_same_bits(tiny: Path, tmp_path: Path) -> None:
+    def start(runs: Path) -> subprocess.Popen[str]:
+        words = ["run", str(tiny), *TRAININGS, "--runs", str(runs), "--variant", "local", "trainer.devices=2"]
+        return subprocess.Popen(
+            [*COMMAND, *words, "stages.sequential.ema=0.9"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    whole, disturbed = start(tmp_path / "whole"), tmp_path / "disturbed"
+    _, said = whole.communicate(timeout=240)
+    assert whole.returncode == 0, said
+    for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
+        process = start(disturbed)
+        while process.poll() is None and not list(disturbed.glob(f"stages/{stage}-*/checkpoints/step-*")):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM, said
+        assert f"{stage} goes on from step" in said
+    process = start(disturbed)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert_same(disturbed, tmp_path / "whole", ["local"])

@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*PATTERNS, "auto", pytest.param("triton", marks=pytest.mark.slow)])
 def test_the_losses_are_those_of_the_dense_computation(folder: Path, name: str) -> None:
     pattern = PATTERNS[name if name in PATTERNS else "swin_ar"]
     few = INTERPRETED if name == "triton" else []

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cogvid import AttentionBackend, Grid
 from cogvid.bench import train_bare
 from cogvid.bench.measure import Times
-from cogvid.bench.train import TrainCase, TrainResult
+from cogvid.bench.train import TrainCase, TrainResult, TrainSettings, default_cases
 from cogvid.bench.train_phases import PHASES, Step
 from cogvid.bench.train_processes import ProcessesResult
 from cogvid.bench.train_products import Products, alone, flops
@@ -38,6 +38,11 @@ def bench(run_bench: Bench) -> Bench:
 
 def local() -> AttentionBackend:
     return Local3D(Local3D.Config(extent=[2, 2, 2], bias=True))
+
+
+def test_the_standard_cases_have_the_tokens_that_they_are_said_to_have() -> None:
+    grids = {case.name: case.lab(TrainSettings()).grid for case in default_cases()}
+    assert grids == {"quickstart": Grid(5, 8, 8), "medium": Grid(5, 20, 20)}
 
 
 @pytest.mark.parametrize("stage", ["sequential", "interpolation", "image_base"])

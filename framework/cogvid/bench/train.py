@@ -76,7 +76,7 @@ class TrainSettings:
 _MEDIUM = (
     "model={layers: 12, width: 512, heads: 8}",
     "attention={name: swin_ar, options: {window: [10, 10]}}",
-    "video.size=160",
+    "video.size=80",  # 20x20 tokens
     "text.length=64",
     "stages.image_base.batch_size=2",
     "stages.sequential.batch_size=2",
