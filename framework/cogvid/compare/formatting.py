@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cogvid.compare.comparison import Cell, Column, Comparison, Difference, Row
+from cogvid.compare.comparison import Better, Cell, Column, Comparison, Difference, Row
 
 NO_VALUE = "-"
-ARROWS = {"higher": "↑", "lower": "↓", None: ""}
+ARROWS: Mapping[Better | None, str] = {"higher": "↑", "lower": "↓", None: ""}
 # Of losses the last digits are what variants differ in.
 _DECIMALS = {"nats": 4, "dB": 2, "share": 3}
 
@@ -55,7 +55,7 @@ def numbers(comparison: Comparison, column: Column) -> Numbers:
     return Numbers(column, max(0, 3 - exponent if exponent >= 0 else 2 - exponent))
 
 
-def title(column: Column, arrows: dict[str | None, str] = ARROWS) -> str:  # type: ignore[assignment]
+def title(column: Column, arrows: Mapping[Better | None, str] = ARROWS) -> str:
     """A column's head: its title, the unit unless the values say it, and which way is better."""
     unit = f"({column.unit})" if column.unit and column.unit not in ("count", "seconds", "share") else ""
     return " ".join(part for part in (column.title, unit, arrows[column.better]) if part)

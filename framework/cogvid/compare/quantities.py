@@ -167,18 +167,20 @@ def _cost(run: RunRecord) -> Iterator[Measurement]:
         for key, value in run.environment.items()
         if key.startswith("hardware.") and key != "hardware.memory_gib"
     } or {"hardware": NOT_RECORDED}
-    on = {"protocol": _hash(hardware), "record": hardware}
+    protocol = _hash(hardware)
     if trained:
         steps = Quantity("cost", "", "", "training_steps", "training steps", "of all stages together", "count")
         yield Measurement(steps, sum(stage.summary.get("steps", 0) for stage in trained))
         text = "of all stages together, shared ones included; not measured side by side, so never judged"
         time = Quantity("cost", "", "speed", "training_time", "training time", text, "seconds", headline=True)
         seconds = sum(stage.summary.get("seconds", 0) for stage in trained)
-        yield Measurement(time, None if interrupted(run) else seconds, **on)
+        yield Measurement(time, None if interrupted(run) else seconds, protocol=protocol, record=hardware)
     for name, value in run.speed.items():
         title, text, unit = _SPEEDS.get(name, (name.replace("_", " "), "as the run said", ""))
         text += "; not measured side by side, so never judged"
-        yield Measurement(Quantity("cost", "", "speed", name, title, text, unit), value, **on)
+        yield Measurement(
+            Quantity("cost", "", "speed", name, title, text, unit), value, protocol=protocol, record=hardware
+        )
 
 
 def _hash(record: dict[str, Any]) -> str:

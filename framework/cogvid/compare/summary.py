@@ -92,9 +92,8 @@ def _judge(cells: dict[Place, dict[str, Cell]], columns: Sequence[Column], basel
     for place, row in cells.items():
         if place[0] == "variant" and place[1] != baseline:
             for key in row.keys() & compared.keys():
-                difference = paired(row[key].seeds, compared[key].seeds)
-                if difference is not None:
-                    found[place, key] = difference
+                if estimate := paired(row[key].seeds, compared[key].seeds):
+                    found[place, key] = estimate
     by_key = {column.key: column for column in columns}
     tests = {where: each.p for where, each in found.items() if by_key[where[1]].judged and each.p is not None}
     corrected = dict(zip(tests, holm([*tests.values()]), strict=True))
