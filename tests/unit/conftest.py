@@ -34,7 +34,13 @@ MEANINGS = {
         "kvd": {"title": "KVD (shapes3d)", "text": "without bias", "better": "lower"},
     },
     "shapes_oracle": {
-        "accuracy": {"title": "accuracy", "text": "right in all", "better": "higher", "unit": "share", "headline": True},
+        "accuracy": {
+            "title": "accuracy",
+            "text": "right in all",
+            "better": "higher",
+            "unit": "share",
+            "headline": True,
+        },
         "path_error": {"title": "path error", "text": "to the true path", "better": "lower", "unit": "pixels"},
     },
 }
@@ -102,11 +108,15 @@ def scores(
 ) -> dict[str, Any]:
     """A `metrics.json` in format 2."""
     records = [dict(protocol), ORACLE, {**protocol, "frames": 5}]
-    own, oracle, few = (hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16] for record in records)
+    own, oracle, few = (
+        hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16] for record in records
+    )
     read = {"accuracy": accuracy, "path_error": 1 - accuracy}
 
     def distance(value: float | None) -> dict[str, Any]:
-        return {"fvd": {"protocol": own, "values": {"fvd": value, "fvd_se": 2.5, "kvd": None}, "cautions": dict(cautions)}}
+        return {
+            "fvd": {"protocol": own, "values": {"fvd": value, "fvd_se": 2.5, "kvd": None}, "cautions": dict(cautions)}
+        }
 
     return {
         "format": 2,

@@ -33,7 +33,9 @@ def test_the_interval_is_student_s_and_the_test_is_scipy_s_for_pairs() -> None:
     assert found.p == pytest.approx(expected.pvalue, rel=1e-12)
     assert found.interval == pytest.approx(tuple(expected.confidence_interval(0.95)), rel=1e-12)
     # t of two degrees of freedom is 4.3027.
-    assert estimate([1.0, 2.0, 3.0]).interval == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)))
+    assert estimate([1.0, 2.0, 3.0]).interval == pytest.approx(
+        (2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3))
+    )
 
 
 def test_only_seeds_that_both_have_are_paired() -> None:
@@ -63,14 +65,16 @@ def test_holm_s_correction_is_that_of_the_paper() -> None:
 
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_a_table_of_nothing_but_noise_claims_something_one_time_in_twenty_at_most(seeds: int) -> None:
-    columns, variants, tables = 20, 3, 300
+    columns, variants, tables = 20, 3, 2000
     noise = np.random.default_rng(seeds).normal(size=(tables, columns, variants + 1, seeds))
     # Seeds differ from each other by more than variants do: what is paired must fall out.
     noise += 10 * np.random.default_rng(9).normal(size=(tables, columns, 1, seeds))
     false = uncorrected = 0
     for table in noise:
         tests = [
-            paired(dict(enumerate(variant)), dict(enumerate(rows[0]))) for rows in table.tolist() for variant in rows[1:]
+            paired(dict(enumerate(variant)), dict(enumerate(rows[0])))
+            for rows in table.tolist()
+            for variant in rows[1:]
         ]
         ps = [test.p for test in tests if test is not None and test.p is not None]
         assert len(ps) == columns * variants
@@ -81,7 +85,9 @@ def test_a_table_of_nothing_but_noise_claims_something_one_time_in_twenty_at_mos
     assert uncorrected / tables > 0.5
 
 
-def test_a_difference_that_every_seed_shows_is_called_by_the_direction_of_its_metric(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_difference_that_every_seed_shows_is_called_by_the_direction_of_its_metric(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
     for seed in range(3):
         make_run("naive", seed, fvd=100.0 + 30 * seed, accuracy=0.5 + 0.1 * seed)
         make_run("other", seed, fvd=120.0 + 30 * seed + 0.1 * seed, accuracy=0.6 + 0.1 * seed + 0.001 * seed)
