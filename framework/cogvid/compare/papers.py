@@ -35,7 +35,8 @@ def to_latex(comparison: Comparison, everything: bool = False) -> str:
     for kind, rows in (("variant", comparison.variants), ("bound", comparison.bounds)):
         lines += [r"\midrule"] if kind == "bound" and rows else []
         for row in rows:
-            label = _latex(row.label) if kind == "variant" else rf"\emph{{{_latex(row.label)}}}"
+            # Behind the end of a row, LaTeX would read [ and * as options of it.
+            label = f"{{}}{_latex(row.label)}" if kind == "variant" else rf"\emph{{{_latex(row.label)}}}"
             values = _values(comparison, row, columns, _latex, r"\textbf{%s}")
             lines.append(" & ".join([label, *values]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

@@ -29,19 +29,21 @@ def compare(runs: Sequence[RunRecord], baseline: str | None = None) -> Compariso
 
     Args:
         runs: in the order in which their variants are shown, missing ones included.
-        baseline: the label of the variant that the others are compared with; the first one by default.
+        baseline: the label of the variant that the others are compared with; by default the first one that has a
+            score or a held-out loss.
 
     Raises:
         UserError: there is no such variant, or one hash of a protocol stands for two.
     """
     variants = variants_of([run for run in runs if not run.missing])
-    baseline = _baseline([variant.label for variant in variants], baseline)
     gathering = Gathering(variants)
     columns = gathering.columns()
     cells = _cells(columns, gathering.gathered)
+    scored = _scored(variants, columns, cells)
+    baseline = _baseline(scored, baseline)
     _judge(cells, columns, baseline)
     rows = [
-        Row(v.label, "variant", cells.get(("variant", v.label), {}), v.runs, number, v.base, v.swept)
+        Row(v.label, "variant", _row(cells, v.label), v.runs, number, v.base, v.swept)
         for number, v in enumerate(variants)
     ]
     taken = {row.label for row in rows}
@@ -58,16 +60,33 @@ def compare(runs: Sequence[RunRecord], baseline: str | None = None) -> Compariso
         config=differences(variants, lambda run: run.config, NAMES),
         environment=differences(variants, lambda run: run.environment),
         troubles=tuple(_troubles(runs)),
-        notes=tuple(_notes(variants, baseline, columns, cells)),
+        notes=tuple(_notes(variants, scored, baseline, columns, cells)),
     )
 
 
-def _baseline(labels: Sequence[str], wanted: str | None) -> str:
+def _scored(
+    variants: Sequence[Variant], columns: Sequence[Column], cells: dict[Place, dict[str, Cell]]
+) -> dict[str, set[int]]:
+    """The seeds of each variant that have a score or a held-out loss."""
+    keys = {column.key for column in columns if column.group != "cost"}
+    return {
+        v.label: {seed for key, cell in _row(cells, v.label).items() if key in keys for seed in cell.seeds}
+        for v in variants
+    }
+
+
+def _baseline(scored: dict[str, set[int]], wanted: str | None) -> str:
+    """The variant asked for, or the first one with which anything can be compared."""
     if wanted is None:
-        return labels[0] if labels else ""
-    if wanted not in labels:
-        raise UserError(f"--baseline: no variant is called {wanted!r} here.{nearest(wanted, labels)}")
+        return next(iter([*(label for label, seeds in scored.items() if seeds), *scored]), "")
+    if wanted not in scored:
+        raise UserError(f"--baseline: no variant is called {wanted!r} here.{nearest(wanted, scored)}")
     return wanted
+
+
+def _row(cells: dict[Place, dict[str, Cell]], label: str) -> dict[str, Cell]:
+    """Of a variant; empty where nothing was measured."""
+    return cells.get(("variant", label), {})
 
 
 def _cells(columns: Sequence[Column], gathered: Sequence[Gathered]) -> dict[Place, dict[str, Cell]]:
@@ -87,7 +106,7 @@ def _bounds(cells: Iterable[Place]) -> list[str]:
 
 def _judge(cells: dict[Place, dict[str, Cell]], columns: Sequence[Column], baseline: str) -> None:
     """Give the cells of variants their differences, corrected over all that are judged."""
-    compared = cells.get(("variant", baseline), {})
+    compared = _row(cells, baseline)
     found: dict[tuple[Place, str], Estimate] = {}
     for place, row in cells.items():
         if place[0] == "variant" and place[1] != baseline:
@@ -125,19 +144,25 @@ def _troubles(runs: Sequence[RunRecord]) -> Iterator[Trouble]:
 
 
 def _notes(
-    variants: Sequence[Variant], baseline: str, columns: Sequence[Column], cells: dict[Place, dict[str, Cell]]
+    variants: Sequence[Variant],
+    scored: dict[str, set[int]],
+    baseline: str,
+    columns: Sequence[Column],
+    cells: dict[Place, dict[str, Cell]],
 ) -> Iterator[str]:
     for variant in variants:
         differing = differences([variant], lambda run: run.config, NAMES)
         if differing:
             yield f"The seeds of {variant.label} differ in more than the seed: {', '.join(differing)}."
-    seeds = {v.label: {run.seed for run in v.runs if cells.get(("variant", v.label))} for v in variants}
-    for label in (label for label in seeds if label != baseline):
-        alone = sorted(seeds[label] ^ seeds[baseline])
-        if alone and seeds[label] & seeds[baseline]:
+    first = next(iter(scored), "")
+    if baseline != first and not scored[first]:
+        yield f"{first} has no scores, so the others are compared with {baseline}."
+    for label, seeds in scored.items():
+        alone = sorted(seeds ^ scored[baseline])
+        if alone and seeds & scored[baseline]:
             left = ", ".join(map(str, alone))
             yield f"Differences of {label} leave out the seeds that only one of it and {baseline} has: {left}."
-        elif alone:
+        elif alone and seeds:
             yield f"{label} and {baseline} have no seed in common, so there is no difference between them."
     if any(d.verdict == "one seed" for row in cells.values() for cell in row.values() if (d := cell.difference)):
         yield "One seed: no verdict. Differences of a single pair say nothing about other seeds."

@@ -17,7 +17,7 @@ from cogvid.compare.formatting import NO_VALUE, Numbers
 
 _PADDING = 2
 _LABEL_WIDTH = 28
-_HEAD_WIDTH = 18
+_HEAD_WIDTH = 20
 _STYLES = {"better": "green", "worse": "red"}
 
 
@@ -36,8 +36,9 @@ def print_comparison(comparison: Comparison, console: Console, everything: bool 
     for line in _explanations(comparison, columns):
         console.print(line, style="dim")
     for measure, split in comparison.splits.items():
-        console.print()
-        console.print(_legend(measure, split))
+        name = escape(measure.replace("_", " "))
+        console.print(f"\n[bold]{name}[/]: values under different protocols are not comparable; they differ in")
+        console.print(_legend(split))
     for note in comparison.notes:
         console.print(f"Note: {escape(note)}", style="yellow")
     if comparison.troubles:
@@ -96,7 +97,7 @@ def _labels(comparison: Comparison) -> list[list[Text]]:
 
 
 def _head(column: Column) -> Text:
-    return Text("\n".join(wrap(formatting.title(column), _HEAD_WIDTH)), style="bold")
+    return Text("\n".join(wrap(formatting.title(column), _HEAD_WIDTH, break_on_hyphens=False)), style="bold")
 
 
 def _cells(comparison: Comparison, column: Column) -> Iterator[Text]:
@@ -118,7 +119,7 @@ def _cell(row: Row, column: Column, shown: Numbers) -> Text:
         text.append(f" (se {shown(cell.error)})", style="dim")
     if few := formatting.partial(row, cell):
         text.append(f" ({few})", style="dim")
-    if cell.difference is not None and not (column.unit == "count" and not cell.difference.mean):
+    if cell.difference is not None and (cell.difference.mean or column.group != "cost"):
         text.append(f"\n{_difference(cell.difference, shown)}", style=_STYLES.get(cell.difference.verdict, "dim"))
     return text
 
@@ -148,10 +149,8 @@ def _explanations(comparison: Comparison, columns: Sequence[Column]) -> Iterator
         )
 
 
-def _legend(measure: str, split: Split) -> Table:
-    name = escape(measure.replace("_", " "))
-    title = f"{name}: values under different protocols are not comparable; they differ in"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+def _legend(split: Split) -> Table:
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     for letter in split.letters:
         table.add_column(Text(f"[{letter}]"), overflow="fold")
