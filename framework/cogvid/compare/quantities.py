@@ -17,12 +17,11 @@ from cogvid.compare.scores import Score
 MADE = ("generated", "key_frames")
 NOT_RECORDED = "not recorded"
 
-_SPEEDS = {
-    "tokens_per_second": ("tokens per second", "tokens generated in a second, by all of the samples", "tokens/s")
-}
+_SPEEDS = {"tokens_per_second": ("tokens per second", "Tokens generated in a second.", "tokens/s")}
+_APART = "Not measured side by side, so never judged."
 _COUNTS = {
-    "parameters": ("parameters", "numbers in the model of this stage, those included that it does not train"),
-    "trainable_parameters": ("trained parameters", "numbers that this stage trains"),
+    "parameters": ("parameters", "Numbers in the model of this stage, those included that it does not train."),
+    "trainable_parameters": ("trained parameters", "Numbers that this stage trains."),
 }
 
 
@@ -109,7 +108,7 @@ def _scores(run: RunRecord, videos: str, metric: str, score: Score) -> Iterator[
             metric=metric,
             name=name,
             title=f"key frames: {title}" if key_frames else title,
-            text=f"{meaning.get('text', '')}{', of the key frames alone' if key_frames else ''}",
+            text=f"{meaning.get('text', '')}{' Of the key frames alone.' if key_frames else ''}".strip(),
             unit=meaning.get("unit", ""),
             better=meaning.get("better"),
             headline=bool(meaning.get("headline")) and not key_frames,
@@ -140,13 +139,13 @@ def _held_out(run: RunRecord) -> Iterator[Measurement]:
 def _held_out_quantity(stage: Stage, name: str, headline: bool) -> Quantity:
     title = f"{stage.name.replace('_', ' ')} held-out"
     if name == "psnr":
-        text = "peak signal-to-noise ratio of the frame tokenizer on frames of clips that nothing trained on"
+        text = "Peak signal-to-noise ratio of the frame tokenizer on frames of clips that nothing trained on."
         return Quantity("held_out", stage.name, "held-out", name, f"{title} PSNR", text, "dB", "higher")
     if name == "error":
-        text = "squared error of the frame tokenizer on frames of clips that nothing trained on"
+        text = "Squared error of the frame tokenizer on frames of clips that nothing trained on."
         return Quantity("held_out", stage.name, "held-out", name, f"{title} error", text, "", "lower")
     frame = name.removeprefix("loss").replace("_", " ")
-    text = "nats a token on sequences that nothing trained on, the same ones for all variants and seeds"
+    text = "Nats a token on sequences that nothing trained on, the same ones for all variants and seeds."
     return Quantity(
         "held_out", stage.name, "held-out", name, f"{title} loss{frame}", text, "nats", "lower", headline=headline
     )
@@ -169,17 +168,19 @@ def _cost(run: RunRecord) -> Iterator[Measurement]:
     } or {"hardware": NOT_RECORDED}
     protocol = _hash(hardware)
     if trained:
-        steps = Quantity("cost", "", "", "training_steps", "training steps", "of all stages together", "count")
+        steps = Quantity("cost", "", "", "training_steps", "training steps", "Of all stages together.", "count")
         yield Measurement(steps, sum(stage.summary.get("steps", 0) for stage in trained))
-        text = "of all stages together, shared ones included; not measured side by side, so never judged"
+        text = f"Of all stages together, shared ones included. {_APART}"
         time = Quantity("cost", "", "speed", "training_time", "training time", text, "seconds", headline=True)
         seconds = sum(stage.summary.get("seconds", 0) for stage in trained)
         yield Measurement(time, None if interrupted(run) else seconds, protocol=protocol, record=hardware)
     for name, value in run.speed.items():
-        title, text, unit = _SPEEDS.get(name, (name.replace("_", " "), "as the run said", ""))
-        text += "; not measured side by side, so never judged"
+        title, text, unit = _SPEEDS.get(name, (name.replace("_", " "), "As the run said.", ""))
         yield Measurement(
-            Quantity("cost", "", "speed", name, title, text, unit), value, protocol=protocol, record=hardware
+            Quantity("cost", "", "speed", name, title, f"{text} {_APART}", unit),
+            value,
+            protocol=protocol,
+            record=hardware,
         )
 
 

@@ -20,7 +20,7 @@ def what_ended(folder: Path) -> str:
     said = [line for line in lines if line.strip()]
     # What was said before a later attempt is no cause any more.
     found = _ENDED.match(said[-1]) if said else None
-    return f"ended by {found[1]}" if found else "ended without a word: killed, or the machine went down"
+    return f"ended by {found[1].rstrip('.')}" if found else "ended without a word: killed, or the machine went down"
 
 
 def _at_work(lock: Path) -> bool:
