@@ -69,6 +69,14 @@ def test_variants_come_in_the_order_of_the_experiment_file_and_the_first_is_the_
     assert [row.label for row in given.variants] == ["alpha", "omega", "beta", "default"]
 
 
+def test_a_first_variant_without_scores_is_no_baseline(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("first", without=("metrics.json",))
+    make_run("second")
+    comparison = compare(find_runs([tmp_path / "study"]))
+    assert comparison.baseline == "second"
+    assert "first has no scores, so the others are compared with second." in comparison.notes
+
+
 def test_another_baseline_moves_no_row(make_run: MakeRun, tmp_path: Path) -> None:
     for variant, fvd in (("one", 100.0), ("two", 90.0)):
         make_run(variant, fvd=fvd)
@@ -179,6 +187,14 @@ def test_damaged_files_are_listed(make_run: MakeRun) -> None:
     damaged = [f"line {number} of the history of stage sequential (damaged)" for number in (2, 3)]
     assert found.lacks == ("metrics.json (damaged)", *damaged)
     assert len(found.stages["sequential"].losses) == 30
+
+
+def test_a_run_on_tokens_has_held_out_losses_and_lacks_nothing(make_run: MakeRun) -> None:
+    run = make_run(without=("samples",), held_out=held_out(2.0))
+    (run / "metrics.json").write_text(json.dumps({"held_out": {"sequential": {"loss": 2.0}}}))
+    comparison = compare(find_runs([run]))
+    assert not comparison.troubles
+    assert means(comparison, columns_of(comparison, "sequential held-out loss")[0]) == [2.0]
 
 
 def test_scores_of_the_older_format_are_not_shown_and_how_to_renew_them_is_said(make_run: MakeRun) -> None:

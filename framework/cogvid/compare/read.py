@@ -96,7 +96,8 @@ def read_run(folder: Path) -> RunRecord:
         for component in plugins.get("components", [])
     }
     stages = _stages(folder / "stages", lacks)
-    videos = _videos(folder / "samples", lacks)
+    without_videos = not scores.sets and not scores.lacks
+    videos = _videos(folder / "samples", [] if without_videos else lacks)
     return RunRecord(
         folder=folder,
         experiment=str(config.get("name", folder.parent.parent.name)),

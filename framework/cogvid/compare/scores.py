@@ -68,7 +68,8 @@ def _scores(content: dict[str, Any], name: str, run: str) -> Scores:
     sets, number = content.get("sets", {}), content.get("format", 1)
     speed = {key: float(value) for key, value in content.get("speed", {}).items()}
     if not sets:
-        return Scores(speed=speed, lacks=("scores of the generated videos",))
+        # Data that is tokens already has no videos to score: its held-out losses are all there is.
+        return Scores(speed=speed, lacks=() if "held_out" in content else ("scores of the generated videos",))
     if number != FORMAT:
         # Its protocols leave out what the reference was: values that look alike need not be comparable.
         cause = f"older: evaluate it again with `cogvid evaluate {run}`" if number < FORMAT else "of a newer cogvid"
