@@ -45,7 +45,7 @@ def run(
     for changes in sweeps:
         swept = [change for change in changes if any(change not in other for other in sweeps)]
         todo.append(_load(experiment, variant, changes, swept))
-    _finish_all([("", each) for each in todo], runs, wait)
+    _finish_all([("", each) for each in todo], runs, wait, None)
 
 
 def ablate(
@@ -66,7 +66,8 @@ def ablate(
         for seed in whole.config.seeds
         for name in whole.variants
     ]
-    _finish_all(todo, runs, wait, f"Compare them: cogvid compare {runs / whole.config.name}")
+    seeds = whole.config.seeds
+    _finish_all(todo, runs, wait, seeds, f"Compare them: cogvid compare {runs / whole.config.name}")
 
 
 def _load(experiment: str, variant: str | None, changes: list[str], swept: list[str] | None = None) -> Resolved:
@@ -81,9 +82,20 @@ def _load(experiment: str, variant: str | None, changes: list[str], swept: list[
     return resolved
 
 
-def _finish_all(todo: list[tuple[str, Resolved]], runs: Path, wait: bool, in_the_end: str = "") -> None:
-    """Finish runs with their titles one after the other, all of them by the processes of one job."""
+def _finish_all(
+    todo: list[tuple[str, Resolved]], runs: Path, wait: bool, seeds: list[int] | None, in_the_end: str = ""
+) -> None:
+    """Finish runs with their titles one after the other, all of them by the processes of one job.
+
+    Args:
+        todo: the runs.
+        runs: folder of all runs.
+        wait: for other processes that are at the same work.
+        seeds: that every variant is run with; None where these are not all of them.
+        in_the_end: said then.
+    """
     from cogvid.pipeline.launch import joined
+    from cogvid.pipeline.listing import write_listing
     from cogvid.pipeline.run import Run, log_to_terminal
     from cogvid.training import job
 
@@ -101,6 +113,9 @@ def _finish_all(todo: list[tuple[str, Resolved]], runs: Path, wait: bool, in_the
         # A mistake in the last of several should show before the first begins.
         with job.said_once():
             checked = [(title, Run(each, runs, wait)) for title, each in todo]
+        if job.leads():
+            for each in (resolved for _, resolved in todo if resolved.variants):
+                write_listing(runs / each.config.name, each.variants, seeds)
         for title, run in checked:
             if title and job.leads():
                 console.rule(title)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cogvid.compare.read import RunRecord
-from cogvid.interfaces.metric import Better
 
+# As in `cogvid.interfaces.metric`, which a table does without: it imports torch.
+Better = Literal["higher", "lower"]
 Group = Literal["quality", "held_out", "cost"]
-Verdict = Literal["better", "worse", "undecided", "one seed"]
+Verdict = Literal["better", "worse", "undecided", "one seed", "not judged"]
 Interval = tuple[float, float]
 
 
@@ -22,11 +23,12 @@ class Column:
         group: quality of the videos, held-out loss, or cost.
         title: its head, with the protocol's letter where the quantity has several.
         text: one line that explains it.
-        unit: as `Meaning.unit`; `count` and `seconds` for costs.
+        unit: as `Meaning.unit`; `count`, `seconds` and `tokens/s` for costs.
         better: which direction is an improvement; None where it has none, or may not be judged.
         headline: whether it is always shown.
         protocol: the hash of it; empty for what has none.
         caution: why a value here says less than it seems to, if so; nothing in such a column is called better.
+        judged: whether its differences are; see `cogvid.compare.summary`.
     """
 
     key: str
@@ -38,6 +40,7 @@ class Column:
     headline: bool = False
     protocol: str = ""
     caution: str = ""
+    judged: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,12 @@ class Difference:
 
     Attributes:
         mean: of the differences seed by seed.
-        interval: of 95%, by Student's t; None with fewer than two pairs.
+        interval: of 95%, by Student's t; None with fewer than two pairs, and where all pairs differ by the same: that
+            shows no spread to hold the difference against.
         pairs: seeds.
-        p: two-sided, before the correction; None with fewer than two pairs.
-        corrected: by Holm, over all differences of the comparison that have one.
-        verdict: better or worse only where the corrected p is below 0.05 and the column has a direction.
+        p: two-sided, before the correction; None where there is no interval.
+        corrected: by Holm, over all differences of the comparison that are judged; None for the others.
+        verdict: better or worse only where the corrected p is below 0.05; `not judged` where the column is not.
     """
 
     mean: float
@@ -66,9 +70,9 @@ class Cell:
     """A quantity of a variant, or of a bound.
 
     Attributes:
-        seeds: every seed's value.
-        mean: of them.
-        interval: of 95% over seeds, by Student's t; None for one seed.
+        seeds: every seed's value; of a bound, which every variant has, the mean over variants.
+        mean: of them; of a bound over all runs.
+        interval: of 95% over seeds, by Student's t; None for one seed, and where all seeds have the same value.
         error: the metric's own standard error where there is one seed, if it gives one.
         difference: to the baseline; None for the baseline, for bounds, and where there is no seed in common.
     """
@@ -85,11 +89,13 @@ class Row:
     """A variant, or a floor or ceiling: what stands between `real` and `hold` can be read off at once.
 
     Attributes:
-        label: the shortest that tells it from the others.
+        label: the shortest that tells it from the others; of a variant made by a sweep, the values of its keys.
         kind: a variant, or a bound, which is shown muted.
         cells: by `Column.key`; a quantity that was not measured is missing.
         runs: of a variant, one for each seed; none of a bound.
         colour: number of the variant among all, for charts; None for a bound.
+        base: the label without what a sweep changed.
+        swept: of a variant made by a sweep, its keys with their values.
     """
 
     label: str
@@ -97,6 +103,8 @@ class Row:
     cells: dict[str, Cell]
     runs: tuple[RunRecord, ...] = ()
     colour: int | None = None
+    base: str = ""
+    swept: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,10 +126,11 @@ class Comparison:
 
     Attributes:
         columns: in the order in which they are shown.
-        rows: the variants in the order of the experiment file, then the bounds.
+        rows: the variants in the order of the experiment file, those of sweeps behind them by value, then the bounds,
+            the best first.
         baseline: the label of the variant that the others are compared with.
         protocols: what each hash stands for.
-        splits: for each quantity with several protocols, the letter of each, and the keys in which they differ with
+        splits: for each measure with several protocols, the letter of each, and the keys in which they differ with
             the value under each.
         undetermined: titles of what was measured and has no value in any run.
         config: configuration keys that differ, with the value of each variant.

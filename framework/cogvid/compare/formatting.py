@@ -1,73 +1,81 @@
-"""Values as text, the same in the terminal and in the report."""
+"""Values as text: one precision in a column, the same in the terminal, LaTeX and Markdown."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from cogvid.compare.summary import Row, Variant
+from cogvid.compare.comparison import Better, Cell, Column, Comparison, Difference, Row
 
 NO_VALUE = "-"
+ARROWS: Mapping[Better | None, str] = {"higher": "↑", "lower": "↓", None: ""}
 # Of losses the last digits are what variants differ in.
-_DECIMALS = {"nats": 4, "dB": 2}
-ARROWS = {"higher": "↑", "lower": "↓", None: ""}
+_DECIMALS = {"nats": 4, "dB": 2, "share": 3}
 
 
-def title(row: Row) -> str:
-    """What a row shows: its name, the unit unless the values say it, its protocol's letter where there are several, and
-    which way is better."""
-    letter = f"[{row.protocol}]" if row.protocol else ""
-    unit = f"({row.unit})" if row.unit in _DECIMALS else ""
-    return " ".join(part for part in (row.title, unit, letter, ARROWS[row.better]) if part)
+@dataclass(frozen=True)
+class Numbers:
+    """How a column shows numbers.
+
+    Attributes:
+        decimals: for all of its values.
+    """
+
+    column: Column
+    decimals: int
+
+    def __call__(self, number: float) -> str:
+        """A number, without its unit unless that is a time."""
+        if self.column.unit == "seconds":
+            return duration(number)
+        if self.column.unit == "count":
+            return count(number)
+        return f"{number:,.{self.decimals}f}"
+
+    def value(self, cell: Cell) -> tuple[str, str]:
+        """The mean, and half of its interval; both empty strings where there is none of them."""
+        half = "" if cell.interval is None else self((cell.interval[1] - cell.interval[0]) / 2)
+        return self(cell.mean), half
+
+    def difference(self, difference: Difference) -> tuple[str, str]:
+        """The signed mean, and half of its interval."""
+        half = "" if difference.interval is None else self((difference.interval[1] - difference.interval[0]) / 2)
+        return f"{'-' if difference.mean < 0 else '+'}{self(abs(difference.mean))}", half
 
 
-def value(row: Row, index: int, variant: Variant) -> str:
-    """Mean and spread of a variant; says of how many seeds where it is not all of them."""
-    found = row.values[index]
-    if found is None:
-        return NO_VALUE
-    text = _number(found.mean, row)
-    if found.spread is not None and (found.spread or not row.unit):
-        text += f" ± {_number(found.spread, row)}"
-    expected = len(variant.runs) if row.group in ("cost", "held_out") else _scored(variant)
-    return text if found.seeds == expected else f"{text} (n={found.seeds})"
-
-
-def difference(row: Row, index: int) -> str:
-    """The signed difference to the first variant; empty where there is none to show."""
-    found = row.difference(index)
-    if found is None or (row.unit and not found):
-        return ""
-    return f"{'-' if found < 0 else '+'}{_number(abs(found), row)}"
-
-
-def seeds(variant: Variant) -> str:
-    """How many seeds a variant has, and how many of them were scored."""
-    scored = _scored(variant)
-    return str(scored) if scored == len(variant.runs) else f"{scored} of {len(variant.runs)}"
-
-
-def _scored(variant: Variant) -> int:
-    return sum(bool(run.sets) for run in variant.runs)
-
-
-def _number(number: float, row: Row) -> str:
-    if row.unit == "seconds":
-        return duration(number)
-    if row.unit == "count":
-        return count(number)
-    return f"{number:,.{_decimals(row)}f}"
-
-
-def _decimals(row: Row) -> int:
-    """Four significant digits of the row's largest value, three below 1, or what its unit always has: one precision in
-    the whole row."""
-    if row.unit in _DECIMALS:
-        return _DECIMALS[row.unit]
-    largest = max((abs(found.mean) for found in row.values if found), default=0.0)
+def numbers(comparison: Comparison, column: Column) -> Numbers:
+    """Four significant digits of the column's largest value, three below 1, or what its unit always has."""
+    if column.unit in _DECIMALS:
+        return Numbers(column, _DECIMALS[column.unit])
+    largest = max((abs(row.cells[column.key].mean) for row in comparison.rows if column.key in row.cells), default=0.0)
     if largest == 0:
-        return 3
+        return Numbers(column, 3)
     exponent = math.floor(math.log10(largest))
-    return max(0, 3 - exponent if exponent >= 0 else 2 - exponent)
+    return Numbers(column, max(0, 3 - exponent if exponent >= 0 else 2 - exponent))
+
+
+def title(column: Column, arrows: Mapping[Better | None, str] = ARROWS) -> str:
+    """A column's head: its title, the unit unless the values say it, and which way is better."""
+    unit = f"({column.unit})" if column.unit and column.unit not in ("count", "seconds", "share") else ""
+    return " ".join(part for part in (column.title, unit, arrows[column.better]) if part)
+
+
+def shown_columns(comparison: Comparison, everything: bool) -> Sequence[Column]:
+    """The headline, or all columns where that is asked for or none is a headline."""
+    headline = [column for column in comparison.columns if column.headline]
+    return comparison.columns if everything or not headline else headline
+
+
+def partial(row: Row, cell: Cell) -> str:
+    """How many seeds a value is of, where these are not all of the variant."""
+    return f"n={len(cell.seeds)}" if row.kind == "variant" and len(cell.seeds) < len(row.runs) else ""
+
+
+def judged(comparison: Comparison) -> int:
+    """How many differences were corrected together."""
+    found = (cell.difference for row in comparison.variants for cell in row.cells.values())
+    return sum(difference is not None and difference.corrected is not None for difference in found)
 
 
 def count(number: float) -> str:

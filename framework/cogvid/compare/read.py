@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from cogvid.errors import UserError
+from cogvid.compare.scores import Score, read_scores
+from cogvid.compare.trouble import what_ended
 
 TRAINING_STAGES = ("tokenizer", "image_base", "sequential", "interpolation")
 STAGES = ("data", "text_tokenizer", "tokenizer", "tokens", "test_tokens", "image_base", "sequential", "interpolation")
-RUN_FILES = ("config.yaml", "plugins.json", "environment.json", "metrics.json")
+METRICS = "metrics.json"
+RUN_FILES = ("config.yaml", "plugins.json", "environment.json", METRICS)
 
 
 @dataclass(frozen=True)
@@ -45,63 +46,40 @@ class Stage:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder.
+    """A run folder, or the file of an evaluation of two folders of videos.
 
     Attributes:
-        config: resolved configuration, by dotted key.
+        config: resolved configuration, by dotted key; empty for an evaluation.
         environment: where it ran, by dotted key; plugins included.
-        sets: values by set, metric and name; None where the videos did not determine one.
-        protocol: how each metric was measured.
+        sets: scores by set of videos and metric.
+        protocols: what the hashes of protocols stand for.
+        meanings: of values, by metric and name, with the attributes of a `cogvid.interfaces.metric.Meaning`.
+        speed: of sampling.
         videos: the first file of each (caption, rate), by set.
         lacks: what a complete run would have and this one has not.
+        ended: why it ended before its time, where that is known.
+        missing: whether the experiment lists it and there is no folder.
     """
 
     folder: Path
     experiment: str
     variant: str
     seed: int
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    stages: dict[str, Stage]
-    sets: dict[str, dict[str, dict[str, float | None]]]
-    protocol: dict[str, dict[str, Any]]
-    speed: dict[str, float]
-    videos: dict[str, dict[tuple[str, float], Path]]
-    lacks: tuple[str, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    sets: dict[str, dict[str, Score]] = field(default_factory=dict)
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
+    meanings: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    speed: dict[str, float] = field(default_factory=dict)
+    videos: dict[str, dict[tuple[str, float], Path]] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
+    ended: str = ""
+    missing: bool = False
 
 
-def find_runs(paths: Iterable[Path]) -> list[RunRecord]:
-    """The runs in run, variant and experiment folders, in the order given and each once.
-
-    Within an experiment folder the variant `default` comes first, the others by name.
-
-    Raises:
-        UserError: a folder is missing or has no run in it.
-    """
-    folders: dict[Path, None] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"{path} is not a folder: give `cogvid compare` run, variant or experiment folders.")
-        found = list(_run_folders(path))
-        if not found:
-            raise UserError(
-                f"{path} holds no run: a run is a folder <experiment>/<variant>/<seed> with {RUN_FILES[0]}, "
-                "as `cogvid run` writes it. Give one, or the variant or experiment folder around it."
-            )
-        folders.update(dict.fromkeys(Path(os.path.abspath(folder)) for folder in found))
-    return [read_run(folder) for folder in folders]
-
-
-def _run_folders(path: Path) -> Iterator[Path]:
-    if _is_run(path):
-        yield path
-        return
-    seeds = [*path.glob("*"), *path.glob("*/*")]
-    runs = [folder for folder in seeds if folder.name.isdigit() and _is_run(folder)]
-    yield from sorted(runs, key=lambda run: (run.parent.name != "default", run.parent.name, int(run.name)))
-
-
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, however little of it."""
     return any((folder / name).is_file() for name in RUN_FILES)
 
 
@@ -111,19 +89,15 @@ def read_run(folder: Path) -> RunRecord:
     config = _config(folder / "config.yaml", lacks)
     plugins = _json(folder / "plugins.json", lacks)
     environment = _json(folder / "environment.json", lacks)
-    metrics = _json(folder / "metrics.json", lacks)
-    if metrics and "generated" not in metrics.get("sets", {}):
-        lacks.append("scores of the generated videos")
-    protocol = metrics.get("protocol", {})
-    lacks += [
-        f"protocol of {metric}"
-        for metric in dict.fromkeys(m for scores in metrics.get("sets", {}).values() for m in scores)
-        if not protocol.get(metric)
-    ]
+    scores = read_scores(folder / METRICS, str(folder))
+    lacks += scores.lacks
     components = {
         f"plugin.{component['kind']}.{component['name']}": f"{component['plugin']} {component['version']}"
         for component in plugins.get("components", [])
     }
+    stages = _stages(folder / "stages", lacks)
+    without_videos = not scores.sets and not scores.lacks
+    videos = _videos(folder / "samples", [] if without_videos else lacks)
     return RunRecord(
         folder=folder,
         experiment=str(config.get("name", folder.parent.parent.name)),
@@ -131,12 +105,29 @@ def read_run(folder: Path) -> RunRecord:
         seed=int(config.get("seed", folder.name if folder.name.isdigit() else 0)),
         config=config,
         environment={**dict(_flat(environment)), **components},
-        stages=_stages(folder / "stages", lacks),
-        sets=metrics.get("sets", {}),
-        protocol=protocol,
-        speed=metrics.get("speed", {}),
-        videos=_videos(folder / "samples", lacks),
+        stages=stages,
+        sets=scores.sets,
+        protocols=scores.protocols,
+        meanings=scores.meanings,
+        speed=scores.speed,
+        videos=videos,
         lacks=tuple(lacks),
+        ended="" if (folder / METRICS).is_file() else what_ended(folder),
+    )
+
+
+def read_evaluation(path: Path) -> RunRecord:
+    """Read what `cogvid evaluate --out` wrote: a variant named after the file, of one seed."""
+    scores = read_scores(path, str(path))
+    return RunRecord(
+        folder=path,
+        experiment="",
+        variant=path.stem,
+        seed=0,
+        sets=scores.sets,
+        protocols=scores.protocols,
+        meanings=scores.meanings,
+        lacks=scores.lacks,
     )
 
 

@@ -1,226 +1,174 @@
-"""From runs to a comparison: seeds averaged, and never two protocols in one row."""
+"""From runs to a comparison: seeds averaged and paired, and never two protocols in one column.
+
+Which differences are judged is fixed before anybody has seen a value: those of the columns that their metrics declare
+as headline (of all columns where none does), if they have a direction and no caution. Holm's correction runs over all
+of them together. The other columns have intervals and p values for who wants to look further, and no verdict: every
+further test costs the headline its power, and dozens of columns that repeat each other would decide nothing.
+"""
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from cogvid.compare.quantities import (
-    NOT_RECORDED,
-    Better,
-    Group,
-    Protocol,
-    Quantity,
-    interrupted,
-    measurements,
-    titles,
-)
+from cogvid.compare.columns import Gathered, Gathering, Place
+from cogvid.compare.comparison import Cell, Column, Comparison, Difference, Row, Trouble, Verdict
+from cogvid.compare.quantities import interrupted
 from cogvid.compare.read import RunRecord
+from cogvid.compare.statistics import LEVEL, Estimate, holm, paired
+from cogvid.compare.variants import NAMES, Variant, differences, variants_of
+from cogvid.config.options import nearest
+from cogvid.errors import UserError
 
-# Keys that name a run and say nothing about what it does.
-_NAMES = ("name", "description", "variant", "seed", "seeds")
-
-
-@dataclass(frozen=True)
-class Value:
-    """The mean over seeds, and their standard deviation where there is more than one."""
-
-    mean: float
-    spread: float | None
-    seeds: int
+# From the best to the worst, as a reader expects them; a plugin's own floors stand before the last.
+_BOUNDS = ("real", "reconstruction", "linear", "hold")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One quantity under one protocol, a value for each variant.
+def compare(runs: Sequence[RunRecord], baseline: str | None = None) -> Comparison:
+    """Set runs side by side.
 
-    Attributes:
-        protocol: letter of the protocol, empty where all runs share one.
-        better: the direction of improvement, where there is one.
+    Args:
+        runs: in the order in which their variants are shown, missing ones included.
+        baseline: the label of the variant that the others are compared with; by default the first one that has a
+            score or a held-out loss.
+
+    Raises:
+        UserError: there is no such variant, or one hash of a protocol stands for two.
     """
-
-    group: Group
-    title: str
-    unit: str
-    protocol: str
-    better: Better | None
-    values: tuple[Value | None, ...]
-
-    def difference(self, variant: int) -> float | None:
-        """How far a variant is from the first one, if both have a value."""
-        value, baseline = self.values[variant], self.values[0]
-        return value.mean - baseline.mean if variant and value and baseline else None
-
-    def verdict(self, variant: int) -> Literal["better", "worse"] | None:
-        """Whether the difference to the first variant exceeds the spread of the seeds, and which way."""
-        value, baseline, difference = self.values[variant], self.values[0], self.difference(variant)
-        if value is None or baseline is None or not difference or self.better is None:
-            return None
-        if abs(difference) <= max(value.spread or 0, baseline.spread or 0):
-            return None
-        return "better" if (difference > 0) == (self.better == "higher") else "worse"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The runs of one variant, a seed each, under the shortest label that tells it from the others."""
-
-    label: str
-    runs: tuple[RunRecord, ...]
-
-
-@dataclass(frozen=True)
-class Split:
-    """A metric that was measured under several protocols, and the keys in which they differ."""
-
-    metric: str
-    letters: tuple[str, ...]
-    keys: dict[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Variants side by side; the first one is the baseline.
-
-    Attributes:
-        protocols: the protocols of each metric, lettered A, B, ... in this order.
-        splits: how they differ, for the metrics with more than one.
-        undetermined: titles of what was measured and has no value in any run.
-        config: configuration keys that differ, with the value of each variant.
-        environment: the same for the environments.
-        notes: what a reader must know before believing the numbers.
-    """
-
-    variants: tuple[Variant, ...]
-    rows: tuple[Row, ...]
-    protocols: dict[str, tuple[Protocol, ...]]
-    splits: tuple[Split, ...]
-    undetermined: tuple[str, ...]
-    config: dict[str, tuple[str, ...]]
-    environment: dict[str, tuple[str, ...]]
-    notes: tuple[str, ...]
-
-    @property
-    def incomplete(self) -> list[RunRecord]:
-        """The runs that lack something."""
-        return [run for variant in self.variants for run in variant.runs if run.lacks]
-
-    def group(self, group: Group) -> list[Row]:
-        """The rows of one table."""
-        return [row for row in self.rows if row.group == group]
-
-
-def compare(runs: list[RunRecord]) -> Comparison:
-    """Set runs side by side, by variant in the order of their first run."""
-    variants = _variants(runs)
-    measured: dict[Quantity, dict[str, dict[int, list[float]]]] = {}
-    protocols: dict[str, dict[str, Protocol]] = {}
-    for index, variant in enumerate(variants):
-        for run in variant.runs:
-            for found in measurements(run):
-                key = json.dumps(found.protocol, sort_keys=True)
-                protocols.setdefault(found.quantity.measure, {}).setdefault(key, found.protocol)
-                values = measured.setdefault(found.quantity, {}).setdefault(key, {}).setdefault(index, [])
-                if found.value is not None:
-                    values.append(found.value)
-    letters = {
-        metric: {key: letter(i) if len(keys) > 1 else "" for i, key in enumerate(keys)}
-        for metric, keys in protocols.items()
-    }
-    title = titles(measured)
+    variants = variants_of([run for run in runs if not run.missing])
+    gathering = Gathering(variants)
+    columns = gathering.columns()
+    cells = _cells(columns, gathering.gathered)
+    scored = _scored(variants, columns, cells)
+    baseline = _baseline(scored, baseline)
+    _judge(cells, columns, baseline)
     rows = [
-        Row(
-            group=quantity.group,
-            title=title[quantity],
-            unit=quantity.unit,
-            protocol=label,
-            better=quantity.better,
-            values=tuple(_value(measured[quantity][key].get(index, [])) for index in range(len(variants))),
-        )
-        for quantity in sorted(measured, key=lambda quantity: quantity.place)
-        for key, label in letters[quantity.measure].items()
-        if key in measured[quantity]
+        Row(v.label, "variant", _row(cells, v.label), v.runs, number, v.base, v.swept)
+        for number, v in enumerate(variants)
     ]
-    named = {metric: tuple(found.values()) for metric, found in protocols.items() if metric}
+    taken = {row.label for row in rows}
+    rows += [
+        Row(f"{name} (bound)" if name in taken else name, "bound", cells["bound", name]) for name in _bounds(cells)
+    ]
     return Comparison(
-        variants=tuple(variants),
-        rows=tuple(row for row in rows if any(row.values)),
-        protocols=named,
-        splits=tuple(_split(metric, found) for metric, found in named.items() if len(found) > 1),
-        undetermined=tuple(
-            title[quantity]
-            for quantity, under in measured.items()
-            if not any(values for variant in under.values() for values in variant.values())
-        ),
-        config=_differences(variants, lambda run: run.config, _NAMES),
-        environment=_differences(variants, lambda run: run.environment),
-        notes=tuple(_notes(variants)),
+        columns=tuple(columns),
+        rows=tuple(rows),
+        baseline=baseline,
+        protocols=gathering.protocols,
+        splits=gathering.splits(),
+        undetermined=gathering.undetermined,
+        config=differences(variants, lambda run: run.config, NAMES),
+        environment=differences(variants, lambda run: run.environment),
+        troubles=tuple(_troubles(runs)),
+        notes=tuple(_notes(variants, scored, baseline, columns, cells)),
     )
 
 
-def letter(index: int) -> str:
-    """The name of a metric's protocol: A for the first one."""
-    return chr(ord("A") + index)
-
-
-def _variants(runs: list[RunRecord]) -> list[Variant]:
-    groups: dict[tuple[Path, str, str], list[RunRecord]] = {}
-    for run in runs:
-        groups.setdefault((run.folder.parent, run.experiment, run.variant), []).append(run)
-    # The shortest labels that tell the variants apart.
-    labels = [
-        [variant for _, _, variant in groups],
-        [f"{experiment}/{variant}" for _, experiment, variant in groups],
-        [str(folder) for folder, _, _ in groups],
-    ]
-    distinct = next((names for names in labels if len(set(names)) == len(groups)), labels[-1])
-    return [Variant(label, tuple(group)) for label, group in zip(distinct, groups.values(), strict=True)]
-
-
-def _value(values: list[float]) -> Value | None:
-    if not values:
-        return None
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return Value(statistics.fmean(values), spread, len(values))
-
-
-def _split(metric: str, protocols: tuple[Protocol, ...]) -> Split:
-    keys = dict.fromkeys(key for protocol in protocols for key in protocol)
-    values = {key: tuple(_text(protocol.get(key, NOT_RECORDED)) for protocol in protocols) for key in keys}
-    return Split(
-        metric,
-        tuple(letter(i) for i in range(len(protocols))),
-        {key: found for key, found in values.items() if len(set(found)) > 1},
-    )
-
-
-def _differences(
-    variants: list[Variant], properties: Callable[[RunRecord], dict[str, Any]], ignored: Iterable[str] = ()
-) -> dict[str, tuple[str, ...]]:
-    """Keys with more than one value among the runs; the values of a variant's seeds share a cell."""
-    known = [[properties(run) for run in variant.runs if properties(run)] for variant in variants]
-    keys = dict.fromkeys(key for seeds in known for run in seeds for key in run if key not in ignored)
-    values = {key: [list(dict.fromkeys(_text(run.get(key, "-")) for run in seeds)) for seeds in known] for key in keys}
+def _scored(
+    variants: Sequence[Variant], columns: Sequence[Column], cells: dict[Place, dict[str, Cell]]
+) -> dict[str, set[int]]:
+    """The seeds of each variant that have a score or a held-out loss."""
+    keys = {column.key for column in columns if column.group != "cost"}
     return {
-        key: tuple(" | ".join(cell) or "-" for cell in cells)
-        for key, cells in values.items()
-        if len({value for cell in cells for value in cell}) > 1
+        v.label: {seed for key, cell in _row(cells, v.label).items() if key in keys for seed in cell.seeds}
+        for v in variants
     }
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def _baseline(scored: dict[str, set[int]], wanted: str | None) -> str:
+    """The variant asked for, or the first one with which anything can be compared."""
+    if wanted is None:
+        return next(iter([*(label for label, seeds in scored.items() if seeds), *scored]), "")
+    if wanted not in scored:
+        raise UserError(f"--baseline: no variant is called {wanted!r} here.{nearest(wanted, scored)}")
+    return wanted
 
 
-def _notes(variants: list[Variant]) -> Iterator[str]:
+def _row(cells: dict[Place, dict[str, Cell]], label: str) -> dict[str, Cell]:
+    """Of a variant; empty where nothing was measured."""
+    return cells.get(("variant", label), {})
+
+
+def _cells(columns: Sequence[Column], gathered: Sequence[Gathered]) -> dict[Place, dict[str, Cell]]:
+    cells: dict[Place, dict[str, Cell]] = {}
+    for column, found in zip(columns, gathered, strict=True):
+        for place in found.values:
+            cell = found.cell(place)
+            if cell is not None:
+                cells.setdefault(place, {})[column.key] = cell
+    return cells
+
+
+def _bounds(cells: Iterable[Place]) -> list[str]:
+    found = sorted(name for kind, name in cells if kind == "bound")
+    return sorted(found, key=lambda name: _BOUNDS.index(name) if name in _BOUNDS else len(_BOUNDS) - 1.5)
+
+
+def _judge(cells: dict[Place, dict[str, Cell]], columns: Sequence[Column], baseline: str) -> None:
+    """Give the cells of variants their differences, corrected over all that are judged."""
+    compared = _row(cells, baseline)
+    found: dict[tuple[Place, str], Estimate] = {}
+    for place, row in cells.items():
+        if place[0] == "variant" and place[1] != baseline:
+            for key in row.keys() & compared.keys():
+                if estimate := paired(row[key].seeds, compared[key].seeds):
+                    found[place, key] = estimate
+    by_key = {column.key: column for column in columns}
+    tests = {where: each.p for where, each in found.items() if by_key[where[1]].judged and each.p is not None}
+    corrected = dict(zip(tests, holm([*tests.values()]), strict=True))
+    for (place, key), each in found.items():
+        p = corrected.get((place, key))
+        verdict = _verdict(by_key[key], each, p)
+        difference = Difference(each.mean, each.interval, each.count, each.p, p, verdict)
+        cells[place][key] = replace(cells[place][key], difference=difference)
+
+
+def _verdict(column: Column, difference: Estimate, corrected: float | None) -> Verdict:
+    if not column.judged:
+        return "not judged"
+    if difference.count < 2:
+        return "one seed"
+    if corrected is None or corrected >= LEVEL:
+        return "undecided"
+    return "better" if (difference.mean > 0) == (column.better == "higher") else "worse"
+
+
+def _troubles(runs: Sequence[RunRecord]) -> Iterator[Trouble]:
+    for run in runs:
+        name = f"{run.experiment}/{run.variant}/{run.seed}" if run.experiment else str(run.folder)
+        if run.missing:
+            yield Trouble(name, "missing: the experiment lists it, and it was not begun")
+        elif run.ended or run.lacks:
+            lacks = f"lacks {', '.join(run.lacks)}" if run.lacks else ""
+            yield Trouble(name, "; ".join(part for part in (run.ended, lacks) if part))
+
+
+def _notes(
+    variants: Sequence[Variant],
+    scored: dict[str, set[int]],
+    baseline: str,
+    columns: Sequence[Column],
+    cells: dict[Place, dict[str, Cell]],
+) -> Iterator[str]:
     for variant in variants:
-        differing = _differences([variant], lambda run: run.config, _NAMES)
+        differing = differences([variant], lambda run: run.config, NAMES)
         if differing:
             yield f"The seeds of {variant.label} differ in more than the seed: {', '.join(differing)}."
+    first = next(iter(scored), "")
+    if baseline != first and not scored[first]:
+        yield f"{first} has no scores, so the others are compared with {baseline}."
+    for label, seeds in scored.items():
+        alone = sorted(seeds ^ scored[baseline])
+        if alone and seeds & scored[baseline]:
+            left = ", ".join(map(str, alone))
+            yield f"Differences of {label} leave out the seeds that only one of it and {baseline} has: {left}."
+        elif alone and seeds:
+            yield f"{label} and {baseline} have no seed in common, so there is no difference between them."
+    if any(d.verdict == "one seed" for row in cells.values() for cell in row.values() if (d := cell.difference)):
+        yield "One seed: no verdict. Differences of a single pair say nothing about other seeds."
+    for column in columns:
+        if column.caution:
+            yield f"{column.title}: {column.caution}"
     resumed = [v.label for v in variants if any(interrupted(run) for run in v.runs)]
     if resumed:
         yield f"Training was interrupted and resumed, so how long it took is unknown: {', '.join(resumed)}."

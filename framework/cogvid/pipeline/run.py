@@ -276,7 +276,7 @@ def log_to_terminal() -> None:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Add warnings and notes to a file, too; those of a job's leader."""
+    """Add warnings and notes to a file, too, and what ends the work before its time; those of a job's leader."""
     if not job.leads():
         yield
         return
@@ -286,6 +286,11 @@ def log_to_file(path: Path) -> Iterator[None]:
     log.setLevel(logging.INFO)
     try:
         yield
+    except BaseException as error:
+        # The terminal shows it anyway; this is for who looks at the run afterwards.
+        why = (type(error).__name__, " ".join(str(error).split()) or "no message")
+        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "ended by %s: %s", why, None))
+        raise
     finally:
         log.removeHandler(handler)
         handler.close()
