@@ -145,6 +145,8 @@ class ExtractorMetric(VideoMetric):
     """
 
     clip_shape: Tensor
+    # Whether real videos play a part; where they play none, they are not read.
+    reads_real: bool = True
 
     def __init__(self, extractor: VideoExtractor, config: Any = None) -> None:
         super().__init__(config)
@@ -163,6 +165,9 @@ class ExtractorMetric(VideoMetric):
         Raises:
             UserError: these are no such videos, too short ones, or of another shape than those before.
         """
+        check_videos(videos)
+        if real and not self.reads_real:
+            return
         self.check_shape(videos)
         self.add(self.extractor.read(videos), captions, real)
 
@@ -176,6 +181,10 @@ class ExtractorMetric(VideoMetric):
         self.add_state(name, [], dist_reduce_fx="cat")
 
     def _append(self, name: str, rows: Tensor) -> None:
+        # What torchmetrics does around `update`, for rows that were read earlier, too: forget the values computed so
+        # far, and know that there is something to compute from.
+        self._computed = None
+        self._update_count = max(self._update_count, 1)
         getattr(self, name).append(rows.to(self.device).double())
 
     def _rows(self, name: str) -> Tensor:

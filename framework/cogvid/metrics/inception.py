@@ -47,6 +47,8 @@ class VideoInceptionScore(ExtractorMetric):
         config: options of the metric.
     """
 
+    reads_real = False
+
     @dataclass
     class Config:
         splits: int = option(1, at_least(1))  # parts that are scored apart

@@ -29,6 +29,8 @@ class TextFidelity(ExtractorMetric):
         UserError: the extractor does not read single frames and captions into values of one size.
     """
 
+    reads_real = False
+
     def __init__(self, extractor: VideoExtractor, config: Any = None) -> None:
         super().__init__(extractor, config)
         if not (extractor.per_frame and extractor.text_size):
