@@ -239,4 +239,4 @@ def test_joint_distance_sees_what_contradicts_its_caption_and_no_distance_of_vid
     assert seen["fvd"][0] == seen["fvd"][1]
     right, wrong = seen["joint"]
     assert abs(right["fjd_debiased"]) < 3 * right["fjd_se"]
-    assert wrong["fjd_debiased"] > 20 * right["fjd_se"]
+    assert wrong["fjd_debiased"] > 10 * right["fjd_se"]

@@ -36,7 +36,7 @@ def test_precision_and_recall_are_those_of_the_definition(k: int) -> None:
 def test_precision_and_recall_are_bounded_by_chunks_and_not_changed_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
     real, generated = draw(90, 4, 0), 1.2 * draw(70, 4, 1)
     expected = precision_recall(real, generated)
-    monkeypatch.setattr("cogvid.metrics.precision_recall.CHUNK", 7)
+    monkeypatch.setattr("cogvid.metrics.manifold.CHUNK", 7)
     assert precision_recall(real.flip(0), generated.flip(0)) == expected
 
 

@@ -8,7 +8,7 @@ from cogvid.metrics.frechet import FrechetVideoDistance, frechet_distance
 from cogvid.metrics.inception import VideoInceptionScore, inception_score
 from cogvid.metrics.joint import FrechetJointDistance
 from cogvid.metrics.kernel import kernel_distance
-from cogvid.metrics.precision_recall import PrecisionRecall, precision_recall
+from cogvid.metrics.manifold import PrecisionRecall, precision_recall
 from cogvid.metrics.reconstruction import Reconstruction
 from cogvid.metrics.text_fidelity import TextFidelity
 from cogvid.metrics.torchscript import TorchScriptExtractor
