@@ -140,8 +140,9 @@ class FrechetVideoDistance(FeatureSets):
       between equal sample counts;
     * `fvd_debiased`: without that bias to first order, by the delete-a-group jackknife; may be below zero;
     * `fvd_se`: the standard error of both, how much another choice of samples would move them. The true distance of
-      Gaussians lies within `fvd_debiased` plus or minus `fvd_se` times the 97.5% quantile of Student's t with 15
-      degrees of freedom 19 times in 20, or nearly;
+      Gaussians lay within `fvd_debiased` plus or minus `fvd_se` times the 97.5% quantile of Student's t with 15
+      degrees of freedom in 91 to 97 of 100 draws, for d of 8 to 64, n of 4 d to 64 d, and equal, near and far
+      distributions. With n = d it was 85 of 100 where the distributions were equal: what bias is left is too large;
     * `kvd` and `kvd2`: the cubic kernel distance and JEDi's of degree 2 on the same features, without bias, and their
       standard errors `kvd_se` and `kvd2_se`.
 

@@ -9,12 +9,13 @@ from typing import Literal, cast
 from cogvid import UserError
 from cogvid.config.ranges import Allowed, option
 from cogvid.metrics import DescribedExtractor, TorchScriptExtractor, VideoExtractor
+from cogvid_plugins.metrics.transnetv2 import TransNetExtractor
 from cogvid_plugins.shapes.extractor import Shapes3dExtractor
 
-BUILT_IN = ("shapes3d", "i3d", "c3d")
+BUILT_IN = ("shapes3d", "i3d", "c3d", "transnetv2")
 DESCRIPTIONS = (".yaml", ".yml")
 _ALLOWED = Allowed(
-    "'shapes3d' or 'i3d' or 'c3d', or the path of a YAML file that describes a TorchScript file",
+    "'shapes3d' or 'i3d' or 'c3d' or 'transnetv2', or the path of a YAML file that describes a TorchScript file",
     lambda value: value in BUILT_IN or Path(value).suffix in DESCRIPTIONS,
 )
 
@@ -44,11 +45,13 @@ def open_extractor(config: ExtractorConfig | DescribedConfig) -> VideoExtractor:
     if config.extractor in ("i3d", "c3d"):
         return TorchScriptExtractor(config.path, cast(Literal["i3d", "c3d"], config.extractor))
     if config.path:
-        whose = "brings its own weights" if config.extractor == "shapes3d" else "names its file itself"
+        whose = "brings its own weights" if config.extractor in BUILT_IN else "names its file itself"
         raise UserError(
             f"The extractor {config.extractor} {whose} and does not read {config.path!r}. "
             "Leave path empty, or set extractor to i3d or c3d."
         )
     if config.extractor == "shapes3d":
         return Shapes3dExtractor()
+    if config.extractor == "transnetv2":
+        return TransNetExtractor()
     return DescribedExtractor(config.extractor)
