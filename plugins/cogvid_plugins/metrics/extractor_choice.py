@@ -33,10 +33,9 @@ class DescribedConfig:
     """Which network reads the videos, where no built-in one does what the metric needs."""
 
     extractor: str = option("???", Allowed("the path of a YAML file", lambda value: Path(value).suffix in DESCRIPTIONS))
-    path: str = ""
 
 
-def open_extractor(config: ExtractorConfig | DescribedConfig) -> VideoExtractor:
+def open_extractor(config: ExtractorConfig) -> VideoExtractor:
     """The extractor that the options name.
 
     Raises:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cogvid import hookimpl
-from cogvid.metrics import FrechetFrameDistance, VideoMetric
-from cogvid_plugins.metrics.extractor_choice import DescribedConfig, open_extractor
+from cogvid.metrics import DescribedExtractor, FrechetFrameDistance, VideoMetric
+from cogvid_plugins.metrics.extractor_choice import DescribedConfig
 
 
 class FrameDistance(FrechetFrameDistance):
@@ -19,7 +19,7 @@ class FrameDistance(FrechetFrameDistance):
 
     def __init__(self, config: Any = None) -> None:
         config = self.Config() if config is None else config
-        super().__init__(open_extractor(config), config)
+        super().__init__(DescribedExtractor(config.extractor), config)
 
 
 @hookimpl

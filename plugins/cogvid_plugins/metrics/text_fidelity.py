@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cogvid import hookimpl
-from cogvid.metrics import TextFidelity, VideoMetric
-from cogvid_plugins.metrics.extractor_choice import DescribedConfig, open_extractor
+from cogvid.metrics import DescribedExtractor, TextFidelity, VideoMetric
+from cogvid_plugins.metrics.extractor_choice import DescribedConfig
 
 
 class Fidelity(TextFidelity):
@@ -19,7 +19,7 @@ class Fidelity(TextFidelity):
 
     def __init__(self, config: Any = None) -> None:
         config = self.Config() if config is None else config
-        super().__init__(open_extractor(config), config)
+        super().__init__(DescribedExtractor(config.extractor), config)
 
 
 @hookimpl
