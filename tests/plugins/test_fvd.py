@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cogvid import UserError, create_component
 from cogvid.metrics import VideoMetric, frechet_distance, kernel_distance
-from cogvid.metrics.frechet import jackknife
+from cogvid.metrics.frechet import frechet_left_out
+from cogvid.metrics.jackknife import jackknife
 from cogvid_plugins.metrics.fvd import Fvd, register_metrics
 from cogvid_plugins.metrics.inception_score import InceptionScore
 from cogvid_plugins.shapes.extractor import WEIGHTS, Shapes3dExtractor, Views, accuracy
@@ -51,7 +52,7 @@ def generated_features(extractor: Shapes3dExtractor, generated: Tensor) -> Tenso
 
 
 def features(extractor: Shapes3dExtractor, videos: Tensor) -> Tensor:
-    return torch.cat([extractor.features(batch) for batch in videos.split(16)])
+    return torch.cat([extractor.read(batch).features for batch in videos.split(16)])
 
 
 def values(metric: VideoMetric, real: Tensor, generated: Tensor) -> dict[str, float]:
@@ -101,7 +102,7 @@ def test_fvd_and_kvd_grow_with_damage(
     for distance in (frechet_distance, kernel_distance):
         seen = [distance(real_features, other) for other in (generated_features, *damaged)]
         assert seen == sorted(seen)
-    undamaged = jackknife(frechet_distance, (real_features, generated_features), groups=16)
+    undamaged = jackknife(frechet_left_out(real_features, generated_features))
     least = frechet_distance(real_features, generated_features) + 5 * undamaged.error
     assert frechet_distance(real_features, damaged[-1]) > least
 
@@ -136,11 +137,12 @@ def test_features_of_unseen_scenes_use_many_directions(real_features: Tensor) ->
 
 def test_any_length_from_five_frames_and_any_size_is_read(extractor: Shapes3dExtractor) -> None:
     views = clips(seed=3, count=32, frames=33)
-    small = extractor.logits(views.videos()).argmax(1)
+    small = extractor.read(views.videos()).logits.argmax(1)
     large = np.stack([scene.render(views.times, 64, 64) for scene in views.scenes])
-    assert (extractor.logits(torch.from_numpy(large).permute(0, 1, 4, 2, 3)).argmax(1) == small).double().mean() > 0.9
+    seen = extractor.read(torch.from_numpy(large).permute(0, 1, 4, 2, 3)).logits.argmax(1)
+    assert (seen == small).double().mean() > 0.9
     with pytest.raises(UserError, match="at least 5 frames"):
-        extractor.logits(views.videos()[:, :4])
+        extractor.read(views.videos()[:, :4])
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (96, 64)])
@@ -149,7 +151,7 @@ def test_rectangles_are_read_in_their_proportions(extractor: Shapes3dExtractor, 
     chosen = rng.integers(len(ALL_ATTRIBUTES), size=96)
     scenes = [sample_scene(rng, ALL_ATTRIBUTES[index], 1.0, size=canvas(height, width)) for index in chosen]
     videos = torch.from_numpy(np.stack([scene.render(times, height, width) for scene in scenes]))
-    logits = extractor.logits(videos.permute(0, 1, 4, 2, 3)).unflatten(1, (len(MOTIONS), len(SHAPES)))
+    logits = extractor.read(videos.permute(0, 1, 4, 2, 3)).logits.unflatten(1, (len(MOTIONS), len(SHAPES)))
     for axis, values, wanted, least in ((2, MOTIONS, "motion", 0.85), (1, SHAPES, "shape", 0.97)):
         named = logits.logsumexp(axis).argmax(1)
         expected = torch.tensor([values.index(getattr(scene.attributes, wanted)) for scene in scenes])
@@ -161,13 +163,13 @@ def test_logits_are_of_motion_and_shape_together(real: Tensor, extractor: Shapes
     expected = [
         MOTIONS.index(scene.attributes.motion) * len(SHAPES) + SHAPES.index(scene.attributes.shape) for scene in scenes
     ]
-    assert (extractor.logits(real).argmax(1) == torch.tensor(expected)).double().mean() > 0.95
+    assert (extractor.read(real).logits.argmax(1) == torch.tensor(expected)).double().mean() > 0.95
 
 
 def test_inception_score_of_recognised_clips_is_the_perplexity_of_their_classes(
     real: Tensor, extractor: Shapes3dExtractor
 ) -> None:
-    counts = torch.bincount(extractor.logits(real).argmax(1)).double()
+    counts = torch.bincount(extractor.read(real).logits.argmax(1)).double()
     shares = counts[counts > 0] / len(real)
     perplexity = float((-(shares * shares.log()).sum()).exp())
     assert values(InceptionScore(), real[:0], real)["is"] == pytest.approx(perplexity, rel=0.05)
@@ -187,6 +189,7 @@ def test_protocol_says_what_two_values_must_share(real: Tensor) -> None:
         "frames": FRAMES,
         "height": 32,
         "width": 32,
+        "scores": "logits",
         "splits": 2,
         "generated_samples": 10,
     }
@@ -210,7 +213,7 @@ def test_registered_metrics_are_built_from_checked_options() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("fvd", {"extractor": "i4d"}, r"options\.extractor: .* 'i3d' or 'c3d', got 'i4d'"),
+        ("fvd", {"extractor": "i4d"}, r"options\.extractor: .* 'c3d' or 'transnetv2', or .* YAML file .*, got 'i4d'"),
         ("fvd", {"extractor": "shapes3d", "path": "file.pt"}, "does not read 'file.pt'"),
         ("inception_score", {"splits": 0}, r"options\.splits: .* at least 1 .*, got 0"),
     ],

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from cogvid.metrics import (
     inception_score,
     kernel_distance,
 )
+from cogvid.metrics.jackknife import shuffled
 from cogvid.pipeline.evaluate import _feed
 from cogvid_plugins.shapes.oracle import ShapesOracle
 
@@ -73,13 +76,22 @@ def test_frechet_distance_of_gaussians_in_the_plane_is_the_closed_form() -> None
     assert frechet_distance(real, generated) == pytest.approx(float(expected), rel=1e-9)
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(300, 200, 24), (64, 33, 16)])
-def test_frechet_distance_agrees_with_torchmetrics(n: int, m: int, d: int) -> None:
+@pytest.mark.parametrize(("n", "m", "d"), [(300, 200, 24), (64, 33, 16), (500, 450, 200)])
+def test_frechet_distance_agrees_with_the_root_of_the_covariances_product(n: int, m: int, d: int) -> None:
     real, generated = draw(n, d, seed=0), draw(m, d, seed=1, shift=0.3) * 1.5
-    oracle = FrechetInceptionDistance(feature=Identity(d))
+    seen = frechet_distance(real, generated)
+    oracle = FrechetInceptionDistance(feature=Identity(d)).set_dtype(DOUBLE)
     oracle.update(real, real=True)
     oracle.update(generated, real=False)
-    assert frechet_distance(real, generated) == pytest.approx(float(oracle.compute()), rel=1e-6)
+    assert seen == pytest.approx(float(oracle.compute()), rel=1e-8)
+    # The same root by its eigenvalues, and by scipy where it is installed.
+    one, other = real.T.cov().numpy(), generated.T.cov().numpy()
+    rest = float((real.mean(0) - generated.mean(0)).square().sum()) + one.trace() + other.trace()
+    assert seen == pytest.approx(rest - 2 * np.sqrt(np.linalg.eigvals(one @ other).real).sum(), rel=1e-8)
+    with contextlib.suppress(ImportError):
+        from scipy.linalg import sqrtm
+
+        assert seen == pytest.approx(rest - 2 * sqrtm(one @ other).real.trace(), rel=1e-8)
 
 
 @pytest.mark.parametrize("n", [5, 16, 17, 400], ids=lambda n: f"n{n}-d16")
@@ -190,22 +202,30 @@ def test_fvd_is_the_frechet_distance_of_the_extracted_features(extractor: Planes
     feed(metric, real, real=True)
     feed(metric, generated, real=False)
     values = metric.compute()
-    features = extractor.features(real), extractor.features(generated)
-    assert values["fvd"] == frechet_distance(*features)
-    assert values["kvd"] == kernel_distance(*features)
+    features = extractor.read(real).features, extractor.read(generated).features
+    assert float(values["fvd"]) == pytest.approx(frechet_distance(*features), rel=1e-12)
+    assert float(values["kvd"]) == pytest.approx(kernel_distance(*features), rel=1e-12)
+    assert float(values["kvd2"]) == pytest.approx(kernel_distance(*features, degree=2, offset=0), rel=1e-12)
     assert {value.dtype for value in values.values()} == {DOUBLE}
 
 
-def test_inception_score_reads_only_generated_videos_in_contiguous_parts(extractor: Planes) -> None:
+def test_inception_score_reads_only_generated_videos_in_parts_that_their_order_does_not_decide(
+    extractor: Planes,
+) -> None:
     metric = VideoInceptionScore(extractor, VideoInceptionScore.Config(splits=3))
     generated = videos(20, seed=1)
     feed(metric, videos(9, seed=0, frames=3), real=True)
     feed(metric, generated, real=False)
-    scores = [inception_score(extractor.logits(part)) for part in generated.split(7)]
+    scores = [inception_score(part) for part in shuffled(extractor.read(generated).logits.double()).split(7)]
     scores = torch.tensor(scores, dtype=DOUBLE)
     values = metric.compute()
     assert float(values["is"]) == pytest.approx(float(scores.mean()))
     assert float(values["is_std"]) == pytest.approx(float(scores.std(correction=0)))
+    assert float(values["is_se"]) == pytest.approx(float(scores.std()) / math.sqrt(3))
+    metric.reset()
+    feed(metric, generated.flip(0), real=False)
+    for name, value in metric.compute().items():
+        assert float(value) == pytest.approx(float(values[name]), rel=1e-10)
 
 
 def test_standard_error_and_debiased_value_hold_on_repeated_draws(extractor: Planes) -> None:
@@ -241,7 +261,7 @@ def test_state_dict_and_parameters_leave_the_extractor_out(metric_class: type, e
 
 def test_casting_and_training_the_metric_leave_the_extractor_as_it_is(extractor: Planes) -> None:
     clips = videos(4, seed=0)
-    expected = extractor.features(clips)
+    expected = extractor.read(clips).features
     parent = nn.ModuleDict({"metric": FrechetVideoDistance(extractor)})
     parent.half().train()
     parent["metric"].set_dtype(torch.float16)
@@ -297,7 +317,8 @@ def test_ranks_are_gathered_also_where_one_saw_no_video(extractor: Planes) -> No
     expected = full.compute()
     protocol = full.protocol
     full.sync(dist_sync_fn=gather, distributed_available=lambda: True)
-    assert frechet_distance(full.real_features, full.generated_features) == expected["fvd"]
+    seen = frechet_distance(full.real_features, full.generated_features)
+    assert seen == pytest.approx(float(expected["fvd"]), rel=1e-12)
     assert full.protocol == protocol
 
 
@@ -335,9 +356,8 @@ def test_what_is_no_video_of_bytes_in_three_channels_is_refused_everywhere(
     for metric in (FrechetVideoDistance(extractor), VideoInceptionScore(extractor), ShapesOracle()):
         with pytest.raises(UserError, match="videos to score are"):
             metric.update(wrong, ["a small red circle moves left"] * count, real)
-    for read in (extractor.features, extractor.logits):
-        with pytest.raises(UserError, match="videos to score are"):
-            read(wrong)
+    with pytest.raises(UserError, match="videos to score are"):
+        extractor.read(wrong)
     with pytest.raises(UserError, match="videos to score are"):
         _feed(None, wrong, [], real, 2)
 
@@ -367,22 +387,22 @@ def test_i3d_file_is_called_as_published_and_its_values_are_features_and_logits(
     i3d = TorchScriptExtractor(scripted(TinyI3d(), tmp_path), "i3d")
     clips = videos(3, seed=0, frames=10)
     means = clips.double().mean((1, 2, 3, 4))[:, None].expand(-1, 400)
-    assert torch.allclose(i3d.features(clips).double(), means, rtol=1e-5)
-    assert torch.equal(i3d.features(clips), i3d.logits(clips))
+    assert torch.allclose(i3d.read(clips).features.double(), means, rtol=1e-5)
+    assert torch.equal(i3d.read(clips).features, i3d.read(clips).logits)
     assert len(i3d.sha256) == 64
 
 
 def test_c3d_probabilities_of_the_first_16_frames_become_logits(tmp_path: Path) -> None:
     path = scripted(TinyC3d(), tmp_path)
     clips = videos(3, seed=0, frames=17)
-    probabilities = TorchScriptExtractor(path, "c3d").logits(clips).softmax(1)
+    probabilities = TorchScriptExtractor(path, "c3d").read(clips).logits.softmax(1)
     assert torch.allclose(probabilities, TinyC3d()(clips[:, :16].transpose(1, 2).float()), atol=1e-6)
 
 
 def test_key_frames_alone_are_refused_by_i3d(tmp_path: Path) -> None:
     i3d = TorchScriptExtractor(scripted(TinyI3d(), tmp_path), "i3d")
     with pytest.raises(UserError, match="at least 10 frames, and these have 5"):
-        i3d.features(videos(2, seed=0, frames=5))
+        i3d.read(videos(2, seed=0, frames=5))
 
 
 def test_a_file_that_is_missing_unreadable_or_of_another_network_is_named(tmp_path: Path) -> None:
@@ -395,4 +415,4 @@ def test_a_file_that_is_missing_unreadable_or_of_another_network_is_named(tmp_pa
             TorchScriptExtractor(tmp_path / name, "i3d")
     swapped = TorchScriptExtractor(scripted(TinyC3d(), tmp_path), "i3d")
     with pytest.raises(UserError, match=r"TinyC3d\.pt does not run as the extractor i3d"):
-        swapped.features(videos(2, seed=0, frames=16))
+        swapped.read(videos(2, seed=0, frames=16))

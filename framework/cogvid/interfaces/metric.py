@@ -13,7 +13,6 @@ from torchmetrics import Metric
 
 from cogvid.errors import UserError
 
-
 Better = Literal["higher", "lower"]
 
 
@@ -85,6 +84,11 @@ class VideoMetric(Metric):
     @abstractmethod
     def compute(self) -> dict[str, Tensor]:
         """Values by name: scalar float64 tensors, NaN where the videos seen do not determine one."""
+
+    def cautions(self) -> dict[str, str]:
+        """What a reader must know before trusting a value, one sentence by the value's name, such as that too few
+        videos were seen; asked for after `compute`. No table marks a value with a caution as the best."""
+        return {}
 
     @property
     @abstractmethod

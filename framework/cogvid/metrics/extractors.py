@@ -42,10 +42,12 @@ class VideoExtractor(ABC):
 
     Attributes:
         name: what reports call the extractor.
-        feature_size: d of the features.
-        classes: d of the logits.
+        feature_size: d of the features, 0 if it gives none.
+        classes: of the logits, 0 if it gives none.
         min_frames: the shortest clip that the network can read.
         resize: what happens to frames of another size, in words.
+        scores: what the network gives for classes; of probabilities the logits are the logarithms.
+        per_frame: whether each frame is read for itself.
         sha256: of the weights file, in hexadecimal.
     """
 
@@ -54,6 +56,8 @@ class VideoExtractor(ABC):
     classes: int
     min_frames: int
     resize: str
+    scores: Literal["logits", "probabilities"] = "logits"
+    per_frame: bool = False
 
     def __init__(self, network: nn.Module, weights: Path) -> None:
         self.sha256 = sha256(weights.read_bytes()).hexdigest()
@@ -63,13 +67,14 @@ class VideoExtractor(ABC):
 
     @abstractmethod
     def _read(self, network: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, d) and logits (B, classes) of float32 pixels (B, 3, F, height, width) in 0..255."""
+        """Features (B, d) and class scores (B, classes) of float32 pixels (B, 3, F, height, width) in 0..255."""
 
     def read(self, videos: Tensor) -> Reading:
         """Features and logits of videos uint8 (B, F, 3, height, width).
 
         Raises:
-            UserError: the videos are in another form, or have fewer than `min_frames` frames.
+            UserError: the videos are in another form, or have fewer than `min_frames` frames, or the class scores are
+                not of the kind that the extractor says they are.
         """
         check_videos(videos)
         frames = videos.shape[1]
@@ -82,72 +87,53 @@ class VideoExtractor(ABC):
         pixels = videos.transpose(1, 2).float()
         # A mixed-precision trainer may be around this call, and features may not depend on it.
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            features, logits = self._read(self._network.to(pixels.device), pixels)
-        return Reading(features.cpu(), logits.cpu())
+            features, scores = self._read(self._network.to(pixels.device), pixels)
+        return Reading(features.cpu(), self._logits(scores.cpu()))
 
-
-class TorchScriptExtractor(VideoExtractor):
-    """One of the two networks of the literature, from the TorchScript file that StyleGAN-V published.
-
-    `torch.jit.load` executes what the file contains, and these networks exist in no other format: load only a
-    file whose origin you trust; `sha256` tells which one it was. Both files resize and normalise.
-
-    * `i3d`, trained on Kinetics-400: features and logits are its 400 values before the softmax. Clips of 10
-      frames or more.
-    * `c3d`, fine-tuned on UCF-101: reads the first 16 frames of a clip. The file turns them to BGR and
-      112x112, subtracts the mean (the protocol of TGANv2) and gives 101 probabilities; features and logits
-      are their logarithms.
-
-    Args:
-        path: the TorchScript file.
-        kind: which of the two it is.
-
-    Raises:
-        UserError: the file is missing, is not TorchScript, or does not answer as that network does.
-    """
-
-    resize = "by the extractor file"
-
-    def __init__(self, path: str | Path, kind: Literal["i3d", "c3d"]) -> None:
-        self.name = kind
-        self.feature_size = self.classes = {"i3d": 400, "c3d": 101}[kind]
-        self.min_frames = {"i3d": 10, "c3d": 16}[kind]
-        self.path = Path(path)
-        super().__init__(self._load(), self.path)
-
-    def _load(self) -> nn.Module:
-        published = f"the {self.name.upper()} TorchScript file that StyleGAN-V published"
-        if not self.path.is_file():
+    def _logits(self, scores: Tensor) -> Tensor:
+        if not scores.numel() or scores.shape[1] < 2:
+            return scores
+        smallest, sums = scores.min(), scores.sum(1)
+        # Written so that NaN passes: it makes the values NaN, not the evaluation stop.
+        off = (sums - 1).abs().max()
+        if self.scores == "logits":
+            if smallest >= 0 and off < 1e-4:
+                raise UserError(
+                    f"The extractor {self.name} is said to give logits, and gives probabilities, whose inception score "
+                    "would be near 1 whatever the videos. Set `scores: probabilities`."
+                )
+            return scores
+        if smallest < -1e-6 or off > 1e-2:
             raise UserError(
-                f"The extractor {self.name} is read from a file, and {str(self.path)!r} is none. Download "
-                f"{published} and give its path."
+                f"The extractor {self.name} is said to give probabilities, and gives values that are below 0 or do "
+                "not add up to 1. Set `scores: logits`."
             )
-        try:
-            network: nn.Module = torch.jit.load(self.path, map_location="cpu")
-        except (RuntimeError, ValueError) as error:
-            raise UserError(f"{self.path} is no TorchScript file. Give the path of {published}.") from error
-        return network
+        # A class of probability 0 has to stay finite.
+        return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
 
-    def _read(self, network: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        try:
-            if self.name == "i3d":
-                scores: Tensor = network(pixels, rescale=True, resize=True, return_features=True)
-            else:
-                probabilities: Tensor = network(pixels[:, :, :16])
-                # A class of probability 0 has to stay finite.
-                scores = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
-        except RuntimeError as error:
-            cause = str(error).strip().splitlines()[-1]
-            raise UserError(
-                f"{self.path} does not run as the extractor {self.name} ({cause}). Give the file that "
-                f"belongs to {self.name}, or the extractor that belongs to this file."
-            ) from error
-        if scores.shape[1:] != (self.classes,):
-            raise UserError(
-                f"{self.path} gives {tuple(scores.shape[1:])} values a clip where {self.name} gives "
-                f"{self.classes}: it is the file of another network."
-            )
-        return scores, scores
+    def texts(self, captions: Sequence[str]) -> Tensor | None:
+        """Values (B, t) of captions, float32 on the CPU, (0, t) of none; None where it cannot read captions."""
+        return None
+
+    @property
+    def text_size(self) -> int:
+        """t of the texts, 0 where captions cannot be read."""
+        nothing = self.texts([])
+        return 0 if nothing is None else nothing.shape[1]
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name
+
+    def of(self, usual: str = "") -> str:
+        """What a column's title says of it, behind the metric: nothing of the one that the bare name stands for."""
+        return "" if self.label == usual else f" ({self.label})"
+
+    @property
+    def protocol(self) -> dict[str, str | int | float]:
+        """What two readings must share to be comparable."""
+        return {"extractor": self.name, "extractor_sha256": self.sha256, "resize": self.resize}
 
 
 class ExtractorMetric(VideoMetric):
@@ -159,6 +145,8 @@ class ExtractorMetric(VideoMetric):
     """
 
     clip_shape: Tensor
+    # Whether real videos play a part; where they play none, they are not read.
+    reads_real: bool = True
 
     def __init__(self, extractor: VideoExtractor, config: Any = None) -> None:
         super().__init__(config)
@@ -177,6 +165,9 @@ class ExtractorMetric(VideoMetric):
         Raises:
             UserError: these are no such videos, too short ones, or of another shape than those before.
         """
+        check_videos(videos)
+        if real and not self.reads_real:
+            return
         self.check_shape(videos)
         self.add(self.extractor.read(videos), captions, real)
 
@@ -190,6 +181,10 @@ class ExtractorMetric(VideoMetric):
         self.add_state(name, [], dist_reduce_fx="cat")
 
     def _append(self, name: str, rows: Tensor) -> None:
+        # What torchmetrics does around `update`, for rows that were read earlier, too: forget the values computed so
+        # far, and know that there is something to compute from.
+        self._computed = None
+        self._update_count = max(self._update_count, 1)
         getattr(self, name).append(rows.to(self.device).double())
 
     def _rows(self, name: str) -> Tensor:
@@ -226,9 +221,7 @@ class ExtractorMetric(VideoMetric):
         """Extractor, its file, and the clips' shape. Under DDP read it inside `metric.sync_context()`."""
         frames, height, width = (int(side) for side in self.clip_shape)
         return {
-            "extractor": self.extractor.name,
-            "extractor_sha256": self.extractor.sha256,
-            "resize": self.extractor.resize,
+            **self.extractor.protocol,
             "frames": frames,
             "height": height,
             "width": width,

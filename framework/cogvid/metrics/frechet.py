@@ -1,22 +1,32 @@
-"""Fréchet video distance with its bias and uncertainty, and its kernel sibling that has no bias.
+"""Fréchet distance between two sets of features, and the Fréchet video distance with its bias and uncertainty.
 
-Shapes: n samples, d features. Everything is float64.
+Shapes: n samples, d features, F frames, G groups. Everything is float64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cogvid.errors import UserError
 from cogvid.interfaces.metric import Meaning
-from cogvid.metrics.extractors import ExtractorMetric, Reading, VideoExtractor
+from cogvid.metrics.extractors import VideoExtractor
+from cogvid.metrics.feature_sets import FeatureSets
+from cogvid.metrics.jackknife import GROUPS, Jackknife, LeftOut, group_count, group_of, jackknife
+from cogvid.metrics.kernel import CUBIC, JEDI, kernel_left_out
 
-# The standard error is itself good to about 1 / sqrt(2 * groups).
-JACKKNIFE_GROUPS = 16
+# Below this many samples for each feature a fitted covariance, and with it the distance, is mostly noise.
+SAMPLES_PER_FEATURE = 10
+
+
+class _Gaussian(NamedTuple):
+    """A Gaussian fitted to samples: its mean (d,) and a factor R (min(n, d), d) of its covariance, R^T R."""
+
+    mean: Tensor
+    factor: Tensor
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
@@ -40,14 +50,56 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     real, generated = _samples(real), _samples(generated)
     if real.shape[1] != generated.shape[1]:
         raise ValueError(f"features differ in size: {real.shape[1]} and {generated.shape[1]}")
-    gap = (real.mean(0) - generated.mean(0)).square().sum()
-    real, generated = _scaled_deviations(real), _scaled_deviations(generated)
-    total_variance = real.square().sum() + generated.square().sum()
-    if not torch.isfinite(gap + total_variance):
-        # LAPACK may crash on NaN.
-        return math.nan
-    overlap = torch.linalg.svdvals(_triangle(real) @ _triangle(generated).T).sum()
-    return max(float(gap + total_variance - 2 * overlap), 0.0)
+    return _distance(_fit(real), _fit(generated))
+
+
+def frechet_left_out(real: Tensor, generated: Tensor) -> LeftOut:
+    """The Fréchet distance with groups of samples left out, for the jackknife.
+
+    Args:
+        real: features (n, d), n at least 4; or (n, F, d), the frames of one sample staying together.
+        generated: features (m, d) or (m, F, d).
+    """
+    groups = group_count(min(len(real), len(generated)))
+
+    def fits(samples: Tensor) -> tuple[_Gaussian, list[_Gaussian]]:
+        group, rows = group_of(len(samples), groups), samples.double()
+        without = [_fit(rows[group != g].flatten(0, -2)) for g in range(groups)]
+        return _fit(rows.flatten(0, -2)), without
+
+    (whole_real, without_real), (whole_generated, without_generated) = fits(real), fits(generated)
+    return LeftOut(
+        _distance(whole_real, whole_generated),
+        _tensor([_distance(part, whole_generated) for part in without_real]),
+        _tensor([_distance(whole_real, part) for part in without_generated]),
+        _tensor([_distance(*parts) for parts in zip(without_real, without_generated, strict=True)]),
+    )
+
+
+def frechet_values(real: Tensor, generated: Tensor, name: str) -> dict[str, float]:
+    """`NAME`, `NAME_debiased` and `NAME_se` of samples in shuffled order, as in `frechet_left_out`.
+
+    NaN with fewer than two samples on a side (those of the jackknife: four), or where a feature is not finite.
+    """
+    fewest = min(len(real), len(generated))
+    value, estimate = math.nan, Jackknife(math.nan, math.nan)
+    if fewest >= 4:
+        left_out = frechet_left_out(real, generated)
+        value, estimate = left_out.whole, jackknife(left_out)
+    elif fewest >= 2:
+        value = frechet_distance(real.flatten(0, -2), generated.flatten(0, -2))
+    return {name: value, f"{name}_debiased": estimate.debiased, f"{name}_se": estimate.error}
+
+
+def too_few(samples: int, features: int) -> str:
+    """The caution of a Fréchet distance of few samples, a sentence; empty where they are enough."""
+    needed = SAMPLES_PER_FEATURE * features
+    if samples >= needed:
+        return ""
+    return (
+        f"{samples} samples are few for {features} features: below {needed}, {SAMPLES_PER_FEATURE} for each feature, "
+        "a Fréchet distance is mostly its own bias and noise."
+    )
 
 
 def _samples(features: Tensor) -> Tensor:
@@ -57,66 +109,29 @@ def _samples(features: Tensor) -> Tensor:
     return features
 
 
-def _scaled_deviations(features: Tensor) -> Tensor:
-    """A factor F (n, d) of the covariance: F^T F = S."""
-    return (features - features.mean(0)) / math.sqrt(len(features) - 1)
+def _fit(features: Tensor) -> _Gaussian:
+    mean = features.mean(0)
+    deviations = (features - mean) / math.sqrt(len(features) - 1)
+    if not torch.isfinite(deviations.square().sum()):
+        # LAPACK may crash on NaN.
+        return _Gaussian(mean, torch.full_like(deviations[:1], math.nan))
+    return _Gaussian(mean, torch.linalg.qr(deviations, mode="r").R)
 
 
-def _triangle(factor: Tensor) -> Tensor:
-    """The factor (min(n, d), d) with the same product F^T F."""
-    triangle: Tensor = torch.linalg.qr(factor, mode="r").R
-    return triangle
+def _distance(one: _Gaussian, other: _Gaussian) -> float:
+    gap = (one.mean - other.mean).square().sum()
+    total_variance = one.factor.square().sum() + other.factor.square().sum()
+    if not torch.isfinite(gap + total_variance):
+        return math.nan
+    overlap = torch.linalg.svdvals(one.factor @ other.factor.T).sum()
+    return max(float(gap + total_variance - 2 * overlap), 0.0)
 
 
-def kernel_distance(real: Tensor, generated: Tensor) -> float:
-    """The unbiased squared MMD under the kernel `(x.y / d + 1)^3` over all pairs (Binkowski et al., 2018).
-
-    It is 0 on average, so negative half of the time, for two sample sets of one distribution of any size.
-
-    Args:
-        real: features (n, d), of any dtype.
-        generated: features (m, d).
-
-    Raises:
-        ValueError: fewer than two samples on a side.
-    """
-    real, generated = _samples(real), _samples(generated)
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
-    def mean_of_pairs(x: Tensor) -> Tensor:
-        within = kernel(x, x)
-        return (within.sum() - within.trace()) / (len(x) * (len(x) - 1))
-
-    between = kernel(real, generated).mean()
-    return float(mean_of_pairs(real) + mean_of_pairs(generated) - 2 * between)
+def _tensor(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
-class Jackknife(NamedTuple):
-    """What leaving samples out tells about a statistic."""
-
-    error: float  # standard error
-    debiased: float  # the statistic without its bias of first order in 1/n
-
-
-def jackknife(statistic: Callable[..., float], samples: Sequence[Tensor], groups: int) -> Jackknife:
-    """The delete-a-group jackknife of a statistic of independent sample sets.
-
-    Group g holds samples g, g + groups, ... of every set and is left out of all sets at once.
-
-    Args:
-        statistic: a smooth function of the sample sets.
-        samples: tensors (n, ...), each in an order that says nothing about the samples.
-        groups: how many times samples are left out; at most half of the smallest n.
-    """
-    kept = [[rows[torch.arange(len(rows)) % groups != g] for rows in samples] for g in range(groups)]
-    values = torch.tensor([statistic(*subset) for subset in kept], dtype=torch.float64)
-    error = float(values.std(correction=0)) * math.sqrt(groups - 1)
-    return Jackknife(error, groups * statistic(*samples) - (groups - 1) * float(values.mean()))
-
-
-class FrechetVideoDistance(ExtractorMetric):
+class FrechetVideoDistance(FeatureSets):
     """Fréchet video distance between the real and the generated videos.
 
     `compute` gives
@@ -124,57 +139,57 @@ class FrechetVideoDistance(ExtractorMetric):
     * `fvd`: the value as published. It is too large by an amount that falls as 1/n, so it compares only
       between equal sample counts;
     * `fvd_debiased`: without that bias to first order, by the delete-a-group jackknife; may be below zero;
-    * `fvd_se`: the standard error of both, how much another choice of samples would move them;
-    * `kvd`: the kernel distance on the same features, without bias.
+    * `fvd_se`: the standard error of both, how much another choice of samples would move them. The true distance of
+      Gaussians lay within `fvd_debiased` plus or minus `fvd_se` times the 97.5% quantile of Student's t with 15
+      degrees of freedom in 91 to 97 of 100 draws, for d of 8 to 64, n of 4 d to 64 d, and equal, near and far
+      distributions. With n = d it was 85 of 100 where the distributions were equal: what bias is left is too large;
+    * `kvd` and `kvd2`: the cubic kernel distance and JEDi's of degree 2 on the same features, without bias, and their
+      standard errors `kvd_se` and `kvd2_se`.
 
-    A value is NaN with fewer than two videos on a side (those of the jackknife: four), or where a feature is
-    not finite. Features of all videos are kept: 8 d bytes a video.
-
-    Args:
-        extractor: the network that reads the videos.
-        config: options of the metric.
+    All are the same from any order of the videos, any batches and any number of processes. A value is NaN with fewer
+    than two videos on a side (those of the jackknife, and of kernels: four), or where a feature is not finite.
+    Features of all videos are kept: 8 d bytes a video.
     """
 
-    def __init__(self, extractor: VideoExtractor, config: Any = None) -> None:
-        super().__init__(extractor, config)
-        self._add_rows_state("real_features", extractor.feature_size)
-        self._add_rows_state("generated_features", extractor.feature_size)
-
-    def add(self, reading: Reading, captions: Sequence[str], real: bool) -> None:
-        """Add what the extractor has read; the captions play no part."""
-        self._append("real_features" if real else "generated_features", reading.features)
+    def _check_extractor(self, extractor: VideoExtractor) -> None:
+        if extractor.per_frame:
+            raise UserError(
+                f"The extractor {extractor.name} reads each frame for itself, and FVD needs one that reads videos. "
+                "Score it by frechet_frame_distance, or choose another extractor."
+            )
 
     def compute(self) -> dict[str, Tensor]:
-        """`fvd`, `fvd_debiased`, `fvd_se` and `kvd`."""
-        samples = self._rows("real_features"), self._rows("generated_features")
-        fewest = min(len(rows) for rows in samples)
-        values = dict.fromkeys(("fvd", "fvd_debiased", "fvd_se", "kvd"), math.nan)
-        if fewest >= 2:
-            values["fvd"] = frechet_distance(*samples)
-            values["kvd"] = kernel_distance(*samples)
-        if fewest >= 4:
-            estimate = jackknife(frechet_distance, samples, min(JACKKNIFE_GROUPS, fewest // 2))
-            values["fvd_debiased"], values["fvd_se"] = estimate.debiased, estimate.error
+        """`fvd`, `fvd_debiased`, `fvd_se`, `kvd`, `kvd_se`, `kvd2` and `kvd2_se`."""
+        real, generated = self._sets()
+        values = frechet_values(real, generated, "fvd")
+        for name, (degree, offset) in (("kvd", CUBIC), ("kvd2", JEDI)):
+            values |= {name: math.nan, f"{name}_se": math.nan}
+            if self._fewest() >= 4:
+                left_out = kernel_left_out(real, generated, degree, offset)
+                values |= {name: left_out.whole, f"{name}_se": jackknife(left_out).error}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    def cautions(self) -> dict[str, str]:
+        """See `VideoMetric`; kernel distances have no bias, and their errors say how much they are worth."""
+        caution = too_few(self._fewest(), self.extractor.feature_size)
+        return dict.fromkeys(("fvd_debiased", "fvd"), caution) if caution else {}
 
     @property
     def meanings(self) -> dict[str, Meaning]:
         """See `VideoMetric`."""
-        # Without more, the name is that of the distance between features of I3D.
-        of = "" if self.extractor.name == "i3d" else f" ({self.extractor.name})"
+        of = self.extractor.of(usual="i3d")
         biased = "Distance between real and generated videos as published: too large by an amount that falls as 1/n."
-        debiased = "The same without that amount, to first order; may be below zero."
+        debiased = "Distance between real and generated videos without its bias, to first order; may be below zero."
         kernel = "Distance on the same features under a cubic kernel, without bias; may be below zero."
+        jedi = "Distance on the same features under JEDi's kernel of degree 2, without bias; may be below zero."
         return {
             "fvd_debiased": Meaning(f"FVD{of}, debiased", debiased, "lower", error="fvd_se", headline=True),
             "fvd": Meaning(f"FVD{of}", biased, "lower", error="fvd_se"),
-            "kvd": Meaning(f"KVD{of}", kernel, "lower"),
+            "kvd": Meaning(f"KVD{of}", kernel, "lower", error="kvd_se"),
+            "kvd2": Meaning(f"KVD degree 2{of}", jedi, "lower", error="kvd2_se"),
         }
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
         """What two values must share to be comparable, sample counts included."""
-        return super().protocol | {
-            "real_samples": len(self._rows("real_features")),
-            "generated_samples": len(self._rows("generated_features")),
-        }
+        return super().protocol | {"covariance_divisor": "n - 1", "jackknife_groups": GROUPS}

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from cogvid.config.ranges import at_least, option
+from cogvid.errors import UserError
 from cogvid.interfaces.metric import Meaning
 from cogvid.metrics.extractors import ExtractorMetric, Reading, VideoExtractor
+from cogvid.metrics.jackknife import shuffled
 
 
 def inception_score(logits: Tensor) -> float:
@@ -33,14 +35,19 @@ def inception_score(logits: Tensor) -> float:
 class VideoInceptionScore(ExtractorMetric):
     """Inception score of the generated videos; real videos are ignored.
 
-    `compute` gives `is` and, with more than one split, `is_std`: mean and standard deviation (of the
-    population) of the scores of `splits` contiguous parts of the videos. Fewer samples a part give a lower
-    score, so values with different splits or sample counts do not compare. NaN with fewer videos than splits.
+    `compute` gives `is` and, with more than one split, `is_std` and `is_se`: mean, standard deviation (of the
+    population, as papers print it) and standard error of the scores of `splits` parts of the videos. Which part a video
+    is in follows from its class scores, not from the order of the videos. Fewer samples a part give a lower score, so
+    values with different splits or sample counts do not compare. NaN with fewer videos than splits.
+
+    Whether a network gives logits or probabilities its extractor says (`VideoExtractor.scores`).
 
     Args:
         extractor: the network that reads the videos.
         config: options of the metric.
     """
+
+    reads_real = False
 
     @dataclass
     class Config:
@@ -48,6 +55,8 @@ class VideoInceptionScore(ExtractorMetric):
 
     def __init__(self, extractor: VideoExtractor, config: Any = None) -> None:
         super().__init__(extractor, config)
+        if not extractor.classes:
+            raise UserError(f"The extractor {extractor.name} gives no class scores, and an inception score needs them.")
         self._add_rows_state("generated_logits", extractor.classes)
 
     def add(self, reading: Reading, captions: Sequence[str], real: bool) -> None:
@@ -56,23 +65,32 @@ class VideoInceptionScore(ExtractorMetric):
             self._append("generated_logits", reading.logits)
 
     def compute(self) -> dict[str, Tensor]:
-        """`is`, and `is_std` with more than one split."""
-        parts = self._rows("generated_logits").tensor_split(self.config.splits)
+        """`is`, and with more than one split `is_std` and `is_se`."""
+        splits = self.config.splits
+        parts = shuffled(self._rows("generated_logits")).tensor_split(splits)
         scores = torch.tensor([inception_score(part) for part in parts], dtype=torch.float64)
-        spread = {"is_std": scores.std(correction=0)} if self.config.splits > 1 else {}
-        return {"is": scores.mean()} | spread
+        if splits == 1:
+            return {"is": scores.mean()}
+        return {"is": scores.mean(), "is_std": scores.std(correction=0), "is_se": scores.std() / math.sqrt(splits)}
 
     @property
     def meanings(self) -> dict[str, Meaning]:
         """See `VideoMetric`."""
-        of = "" if self.extractor.name == "c3d" else f" ({self.extractor.name})"
+        of = self.extractor.of(usual="c3d")
         text = "Whether each video is clearly of a class and all together of many; 1 to the number of classes."
-        return {"is": Meaning(f"IS{of}", text, "higher", error="is_std" if self.config.splits > 1 else "")}
+        if self.config.splits == 1:
+            return {"is": Meaning(f"IS{of}", text, "higher")}
+        spread = f"Standard deviation of the inception scores of {self.config.splits} parts of the videos."
+        return {
+            "is": Meaning(f"IS{of}", text, "higher", error="is_se"),
+            "is_std": Meaning(f"IS{of}, deviation", spread),
+        }
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
         """What two values must share to be comparable, splits and sample count included."""
         return super().protocol | {
             "splits": self.config.splits,
+            "scores": self.extractor.scores,
             "generated_samples": len(self._rows("generated_logits")),
         }

@@ -3,36 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
-from cogvid import UserError, hookimpl
-from cogvid.config.ranges import one_of, option
-from cogvid.metrics import FrechetVideoDistance, TorchScriptExtractor, VideoExtractor, VideoMetric
-from cogvid_plugins.shapes.extractor import Shapes3dExtractor
-
-
-@dataclass
-class ExtractorConfig:
-    """Which network reads the videos."""
-
-    extractor: str = option("shapes3d", one_of("shapes3d", "i3d", "c3d"))  # i3d and c3d from a file
-    path: str = ""  # the TorchScript file
-
-
-def open_extractor(config: ExtractorConfig) -> VideoExtractor:
-    """The extractor that the options name.
-
-    Raises:
-        UserError: its file is missing, or a file is named that it does not read.
-    """
-    if config.extractor != "shapes3d":
-        return TorchScriptExtractor(config.path, cast(Literal["i3d", "c3d"], config.extractor))
-    if config.path:
-        raise UserError(
-            f"The extractor shapes3d brings its own weights and does not read {config.path!r}. "
-            "Leave path empty, or set extractor to i3d or c3d."
-        )
-    return Shapes3dExtractor()
+from cogvid import hookimpl
+from cogvid.metrics import FrechetVideoDistance, VideoMetric
+from cogvid_plugins.metrics.extractor_choice import ExtractorConfig, open_extractor
 
 
 class Fvd(FrechetVideoDistance):

@@ -8,7 +8,7 @@ from typing import Any
 from cogvid import hookimpl
 from cogvid.config.ranges import at_least, option
 from cogvid.metrics import VideoInceptionScore, VideoMetric
-from cogvid_plugins.metrics.fvd import ExtractorConfig, open_extractor
+from cogvid_plugins.metrics.extractor_choice import ExtractorConfig, open_extractor
 
 
 class InceptionScore(VideoInceptionScore):
