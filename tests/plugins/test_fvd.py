@@ -213,7 +213,7 @@ def test_registered_metrics_are_built_from_checked_options() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("fvd", {"extractor": "i4d"}, r"options\.extractor: .* 'c3d' or 'transnetv2', or .* YAML file .*, got 'i4d'"),
+        ("fvd", {"extractor": "i4d"}, r"options\.extractor: .* 'c3d', or .* YAML file .*, got 'i4d'"),
         ("fvd", {"extractor": "shapes3d", "path": "file.pt"}, "does not read 'file.pt'"),
         ("inception_score", {"splits": 0}, r"options\.splits: .* at least 1 .*, got 0"),
     ],

@@ -43,7 +43,7 @@ from cogvid.metrics.torchscript import open_torchscript
 # The order of (batch, channel, frame, height, width) in what each layout is called with.
 LAYOUTS = {"BCTHW": (0, 1, 2, 3, 4), "BTCHW": (0, 2, 1, 3, 4), "BTHWC": (0, 2, 3, 4, 1), "BCHW": (0, 2, 1, 3, 4)}
 # Their bare names stand in titles for themselves.
-RESERVED = ("i3d", "c3d", "shapes3d", "transnetv2")
+RESERVED = ("i3d", "c3d", "shapes3d")
 # Side of the frames that a network without `resize` is tried on.
 TRIAL_SIDE = 64
 

@@ -185,7 +185,7 @@ class FrechetVideoDistance(FeatureSets):
         return {
             "fvd_debiased": Meaning(f"FVD{of}, debiased", debiased, "lower", error="fvd_se", headline=True),
             "fvd": Meaning(f"FVD{of}", biased, "lower", error="fvd_se"),
-            "kvd": Meaning(f"KVD{of}", kernel, "lower", error="kvd_se"),
+            "kvd": Meaning(f"KVD{of}", kernel, "lower", error="kvd_se", headline=True),
             "kvd2": Meaning(f"KVD degree 2{of}", jedi, "lower", error="kvd2_se"),
         }
 

@@ -9,13 +9,12 @@ from typing import Literal, cast
 from cogvid import UserError
 from cogvid.config.ranges import Allowed, option
 from cogvid.metrics import DescribedExtractor, TorchScriptExtractor, VideoExtractor
-from cogvid_plugins.metrics.transnetv2 import TransNetExtractor
 from cogvid_plugins.shapes.extractor import Shapes3dExtractor
 
-BUILT_IN = ("shapes3d", "i3d", "c3d", "transnetv2")
+BUILT_IN = ("shapes3d", "i3d", "c3d")
 DESCRIPTIONS = (".yaml", ".yml")
 _ALLOWED = Allowed(
-    "'shapes3d' or 'i3d' or 'c3d' or 'transnetv2', or the path of a YAML file that describes a TorchScript file",
+    "'shapes3d' or 'i3d' or 'c3d', or the path of a YAML file that describes a TorchScript file",
     lambda value: value in BUILT_IN or Path(value).suffix in DESCRIPTIONS,
 )
 
@@ -51,6 +50,4 @@ def open_extractor(config: ExtractorConfig) -> VideoExtractor:
         )
     if config.extractor == "shapes3d":
         return Shapes3dExtractor()
-    if config.extractor == "transnetv2":
-        return TransNetExtractor()
     return DescribedExtractor(config.extractor)
