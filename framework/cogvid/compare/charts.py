@@ -1,98 +1,268 @@
-"""Loss curves as inline SVG that follows the page's colours."""
+"""Curves and frontiers as inline SVG that follows the page's colours."""
 
 from __future__ import annotations
 
 import io
+import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from cogvid.compare.read import Stage
-from cogvid.compare.summary import Variant
+from cogvid.compare.comparison import Column, Comparison, Row
+from cogvid.compare.read import TRAINING_STAGES, RunRecord, Stage
 
 # Of middle lightness, to be told apart on a light and on a dark page.
-COLOURS = ("#4c8df5", "#e4753b", "#2fa37c", "#b467d6", "#c99a12", "#d9506b", "#3fa9bd", "#8a8f98")
-_SHARED = "#8a8f98"
+COLOURS = ("#4c8df5", "#e4753b", "#2fa37c", "#b467d6", "#c99a12", "#d9506b", "#3fa9bd", "#9a7d5c")
+SHARED = "#8a8f98"
 # Stands for the page's text colour, which only the browser knows.
 _TEXT = "#010203"
-_POINTS = 200
+_POINTS = 160
+
+Points = tuple[tuple[int, float], ...]
+
+
+@dataclass
+class Chart:
+    """A picture with its title, the sentence that a screen reader says, and what the reader must know."""
+
+    title: str
+    svg: str = ""
+    about: str = ""
+
+
+@dataclass
+class _Curve:
+    """The seeds of a variant, or of several that share a stage."""
+
+    owners: list[Row] = field(default_factory=list)
+    seeds: list[Points] = field(default_factory=list)
+
+    @property
+    def colour(self) -> str:
+        return SHARED if len(self.owners) > 1 else colour(self.owners[0])
+
+
+def colour(row: Row) -> str:
+    """Of a variant; grey for what is none."""
+    return SHARED if row.colour is None else COLOURS[row.colour % len(COLOURS)]
+
+
+def curve_charts(variants: Sequence[Row]) -> list[Chart]:
+    """Training and held-out loss of each stage: every seed a thin line, their mean a thick one."""
+    charts = []
+    for stage in TRAINING_STAGES:
+        # A frame tokenizer is trained for more than the error that is held out.
+        held_out = "held-out error" if stage == "tokenizer" else "held-out loss"
+        for kind, points in (("training loss", _losses), (held_out, _held_out)):
+            curves = _curves(variants, stage, points)
+            if curves:
+                title = f"{stage.replace('_', ' ')}: {kind}"
+                charts.append(Chart(title, _curve_svg(curves, title, kind), _sharing(curves, len(variants))))
+    return charts
+
+
+def _losses(stage: Stage) -> Points:
+    return stage.losses
+
+
+def _held_out(stage: Stage) -> Points:
+    return stage.held_out_losses
+
+
+def _curves(variants: Sequence[Row], stage: str, points: Callable[[Stage], Points]) -> list[_Curve]:
+    """Curves by the variants that own them: those that share all of a stage's runs share the lines."""
+    owners: dict[str, dict[str, Row]] = {}
+    found: dict[str, Points] = {}
+    for row in variants:
+        for run in row.runs:
+            if stage in run.stages and points(run.stages[stage]):
+                identity = run.stages[stage].identity
+                owners.setdefault(identity, {})[row.label] = row
+                found[identity] = points(run.stages[stage])
+    curves: dict[tuple[str, ...], _Curve] = {}
+    for identity, rows in owners.items():
+        curve = curves.setdefault(tuple(rows), _Curve(list(rows.values())))
+        curve.seeds.append(_thinned(found[identity]))
+    return list(curves.values())
+
+
+def _thinned(points: Points) -> Points:
+    """At most `_POINTS` points, each the mean of its neighbours: what the eye would make of all of them."""
+    size = -(-len(points) // _POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return tuple((round(statistics.fmean(s for s, _ in g)), statistics.fmean(v for _, v in g)) for g in groups)
+
+
+def _sharing(curves: Sequence[_Curve], variants: int) -> str:
+    shared = [curve for curve in curves if len(curve.owners) > 1]
+    if not shared:
+        return ""
+    if all(len(curve.owners) == variants for curve in shared):
+        return "shared by all variants"
+    return "; ".join("shared by " + ", ".join(row.label for row in curve.owners) for curve in shared)
+
+
+def _curve_svg(curves: Sequence[_Curve], title: str, kind: str) -> str:
+    with _axes(title, "step", kind.split()[-1]) as (axes, file):
+        values = []
+        for curve in curves:
+            few = max(map(len, curve.seeds)) < 12
+            for points in curve.seeds:
+                alone = len(curve.seeds) == 1
+                steps, losses = zip(*points, strict=True)
+                values += losses
+                marker = "o" if few else "None"
+                width, alpha = (1.8, 0.95) if alone else (0.8, 0.45)
+                axes.plot(steps, losses, marker=marker, ms=3, color=curve.colour, lw=width, alpha=alpha)
+            if len(curve.seeds) > 1:
+                mean = _mean(curve.seeds)
+                if len(mean):
+                    axes.plot(mean[:, 0], mean[:, 1], color=curve.colour, lw=2.2)
+        if min(values) > 0 and max(values) > 10 * min(values):
+            axes.set_yscale("log")
+    return _inline(file)
+
+
+def _mean(seeds: Sequence[Points]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Over seeds, where all of them have been: (points, 2)."""
+    arrays = [np.array(points, dtype=float) for points in seeds]
+    first, last = max(a[0, 0] for a in arrays), min(a[-1, 0] for a in arrays)
+    steps = max(arrays, key=len)[:, 0]
+    steps = steps[(steps >= first) & (steps <= last)]
+    return np.stack([steps, np.mean([np.interp(steps, a[:, 0], a[:, 1]) for a in arrays], axis=0)], axis=1)
 
 
 @dataclass(frozen=True)
-class _Curve:
-    label: str
-    colour: str
-    losses: tuple[tuple[int, float], ...]
-    held_out: tuple[tuple[int, float], ...]
+class Compute:
+    """What the training of runs took, in one measure that is recorded in all of them.
 
-
-def loss_chart(variants: Sequence[Variant], stage: str) -> str:
-    """An SVG element with the losses of a stage, a line for each run and dots for held-out ones; empty without any.
-
-    Variants that share the stage share the line.
+    Attributes:
+        title: of the axis.
+        about: why this measure.
+        values: of each run of each variant, by label.
     """
-    curves = _curves(variants, stage)
-    if not curves:
-        return ""
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": stage, "font.size": 10}):
-        figure = Figure(figsize=(5.2, 2.8), layout="constrained")
+
+    title: str
+    about: str
+    values: dict[str, tuple[float, ...]]
+
+
+def compute(variants: Sequence[Row]) -> Compute | None:
+    """Seconds where all runs trained on equal hardware without interruption, else parameters times samples; None where
+    runs recorded neither."""
+    rows = {row.label: [_trained(run) for run in row.runs] for row in variants if row.runs}
+    runs = [run for row in variants for run in row.runs]
+    hardware = {
+        tuple(sorted((k, str(v)) for k, v in run.environment.items() if k.startswith("hardware.") and "memory" not in k))
+        for run in runs
+    }
+    stages = [stage for found in rows.values() for stages in found for stage in stages]
+    if not stages or not all(all(found) for found in rows.values()):
+        return None
+    whole = all(stage.summary.get("seconds") and not stage.summary.get("resumed") for stage in stages)
+    if whole and len(hardware) == 1 and hardware != {()}:
+        seconds = {
+            label: tuple(sum(stage.summary["seconds"] for stage in run) for run in found) for label, found in rows.items()
+        }
+        longest = max(max(values) for values in seconds.values())
+        unit, size = ("hours", 3600) if longest > 7200 else ("minutes", 60) if longest > 120 else ("seconds", 1)
+        about = "Training time of all stages, on equal hardware; shared stages count in full."
+        values = {label: tuple(value / size for value in found) for label, found in seconds.items()}
+        return Compute(f"training time, {unit}", about, values)
+    samples = {}
+    for row in variants:
+        products = [
+            sum(s.summary["parameters"] * s.summary["steps"] * run.config[f"stages.{s.name}.batch_size"] for s in _trained(run))
+            for run in row.runs
+            if all({"parameters", "steps"} <= s.summary.keys() for s in _trained(run))
+            and all(f"stages.{s.name}.batch_size" in run.config for s in _trained(run))
+        ]
+        if len(products) < len(row.runs):
+            return None
+        samples[row.label] = tuple(products)
+    about = "The runs recorded no comparable times, so compute is parameters times samples seen, over all stages."
+    return Compute("parameters × samples", about, samples)
+
+
+def _trained(run: RunRecord) -> list[Stage]:
+    return [run.stages[name] for name in TRAINING_STAGES if name in run.stages]
+
+
+def frontier_charts(comparison: Comparison, columns: Sequence[Column]) -> list[Chart]:
+    """Each column that has a direction against compute, with the line of the variants that none beats in both."""
+    taken = compute(comparison.variants)
+    if taken is None:
+        return []
+    charts = []
+    for column in columns:
+        rows = [row for row in comparison.variants if column.key in row.cells and taken.values.get(row.label)]
+        if column.better and column.group != "cost" and len(rows) > 1:
+            charts.append(Chart(f"{column.title} against compute", _frontier_svg(comparison, column, rows, taken)))
+    return charts
+
+
+def _frontier_svg(comparison: Comparison, column: Column, rows: Sequence[Row], taken: Compute) -> str:
+    with _axes(column.key, taken.title, column.title) as (axes, file):
+        best: list[tuple[float, float]] = []
+        for row in rows:
+            cell, costs = row.cells[column.key], taken.values[row.label]
+            x, y = statistics.fmean(costs), cell.mean
+            best.append((x, y))
+            low, high = cell.interval or ((y - cell.error, y + cell.error) if cell.error else (y, y))
+            across, up = [[x - min(costs)], [max(costs) - x]], [[y - low], [high - y]]
+            axes.errorbar(x, y, xerr=across, yerr=up, fmt="o", color=colour(row), ms=6, lw=1.2, capsize=2)
+            axes.annotate(row.label, (x, y), (7, 5), textcoords="offset points", color=_TEXT, fontsize=9)
+        sign = 1 if column.better == "lower" else -1
+        front: list[tuple[float, float]] = []
+        for x, y in sorted(best, key=lambda point: (point[0], sign * point[1])):
+            if not front or sign * y < sign * front[-1][1]:
+                front.append((x, y))
+        axes.plot(*zip(*front, strict=True), color=_TEXT, lw=1, ls=(0, (3, 3)), alpha=0.5, zorder=0)
+        axes.margins(x=0.25, y=0.2)
+        _bounds(axes, comparison, column)
+    return _inline(file)
+
+
+def _bounds(axes: Axes, comparison: Comparison, column: Column) -> None:
+    """Bounds as level lines, those alone that do not press the variants into a line themselves."""
+    low, high = axes.get_ylim()
+    near = (low - (high - low), high + (high - low))
+    for row in comparison.bounds:
+        cell = row.cells.get(column.key)
+        if cell and near[0] <= cell.mean <= near[1]:
+            axes.axhline(cell.mean, color=SHARED, lw=0.9, ls=":")
+            axes.annotate(row.label, (1, cell.mean), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", color=SHARED, fontsize=9)
+
+
+@contextmanager
+def _axes(salt: str, across: str, up: str) -> Iterator[tuple[Axes, io.StringIO]]:
+    """Axes in the page's colours; the file holds their SVG afterwards."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "path.simplify_threshold": 1.0}):
+        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for curve in curves:
-            steps, losses = zip(*_thinned(curve.losses), strict=True)
-            axes.plot(steps, losses, color=curve.colour, label=curve.label, linewidth=1.6, alpha=0.9)
-            for step, loss in curve.held_out:
-                axes.plot(step, loss, "o", color=curve.colour, markersize=4)
-        values = [loss for curve in curves for _, loss in curve.losses]
-        if min(values) > 0 and max(values) > 10 * min(values):
-            axes.set_yscale("log")
-        axes.set_xlabel("step", color=_TEXT)
-        axes.set_ylabel("loss", color=_TEXT)
+        yield axes, file
+        axes.set_xlabel(across, color=_TEXT)
+        axes.set_ylabel(up, color=_TEXT)
         axes.tick_params(which="both", colors=_TEXT)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_TEXT)
-        axes.grid(color=_TEXT, alpha=0.12, linewidth=0.6)
-        axes.legend(frameon=False, labelcolor=_TEXT)
-        file = io.StringIO()
+        axes.spines[["left", "bottom"]].set_alpha(0.35)
+        axes.grid(color=_TEXT, alpha=0.1, linewidth=0.6)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+
+
+def _inline(file: io.StringIO) -> str:
     svg = file.getvalue()
-    return svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
-
-
-def _curves(variants: Sequence[Variant], stage: str) -> list[_Curve]:
-    owners: dict[str, dict[int, None]] = {}
-    stages: dict[str, Stage] = {}
-    for index, variant in enumerate(variants):
-        for run in variant.runs:
-            if stage in run.stages and run.stages[stage].losses:
-                identity = run.stages[stage].identity
-                owners.setdefault(identity, {})[index] = None
-                stages[identity] = run.stages[stage]
-    curves = []
-    labelled: set[str] = set()
-    for identity, indices in owners.items():
-        label = ", ".join(variants[index].label for index in indices)
-        if len(indices) == len(variants) > 1:
-            label = "all variants"
-        colour = _SHARED if len(indices) > 1 else COLOURS[next(iter(indices)) % len(COLOURS)]
-        # Matplotlib leaves labels with an underscore out of the legend: one entry for all seeds.
-        shown = f"_{label}" if label in labelled else label
-        # A frame tokenizer is trained for more than the error that is held out.
-        held_out = stages[identity].held_out_losses if stage != "tokenizer" else ()
-        curves.append(_Curve(shown, colour, stages[identity].losses, held_out))
-        labelled.add(label)
-    return curves
-
-
-def _thinned(losses: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """At most `_POINTS` points, each the mean of its neighbours: what the eye would make of all of them."""
-    size = -(-len(losses) // _POINTS)
-    groups = [losses[start : start + size] for start in range(0, len(losses), size)]
-    return [
-        (statistics.fmean(step for step, _ in group), statistics.fmean(loss for _, loss in group)) for group in groups
-    ]
+    # Groups are numbered alike in every chart; nothing refers to them.
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])
+    return svg.replace(_TEXT, "currentColor")
