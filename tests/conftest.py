@@ -220,6 +220,7 @@ def make_comparison(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
         seeds: Sequence[int] = (0, 1, 2),
         prompts: Sequence[str] = PROMPTS,
         side: int = 32,
+        histories: bool = False,
         **changes: Any,
     ) -> Any:
         from cogvid.compare.comparison import Column, Comparison, Row, Trouble
@@ -240,7 +241,7 @@ def make_comparison(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
                 label,
                 "variant",
                 {key: _cell(values[key, label], values[key, variants[0]], column) for key, column in zip([c.key for c in columns], columns, strict=True)},
-                tuple(_run(root, label, i, seed, prompts, side) for seed in seeds),
+                tuple(_run(root, label, i, seed, prompts, side, histories) for seed in seeds),
                 i,
             )
             for i, label in enumerate(variants)
@@ -288,7 +289,7 @@ def _cell(seeds: dict[int, float], baseline: dict[int, float] | None = None, col
     return Cell(dict(seeds), mean, interval, 0.8 if len(found) == 1 and baseline else None, difference)
 
 
-def _run(root: Path, variant: str, place: int, seed: int, prompts: Sequence[str], side: int) -> Any:
+def _run(root: Path, variant: str, place: int, seed: int, prompts: Sequence[str], side: int, histories: bool) -> Any:
     from cogvid.compare.read import RunRecord, Stage
 
     random = np.random.default_rng((place, seed))
@@ -302,7 +303,7 @@ def _run(root: Path, variant: str, place: int, seed: int, prompts: Sequence[str]
         held_out = tuple((s, float(level + 0.1 + 3 * np.exp(-s / 90) + 0.01 * noise.normal())) for s in range(100, 601, 100))
         identity = f"{name}-{seed}" + ("" if shared_stage else f"-{variant}")
         summary = {"seconds": 90.0 + 12 * place + seed, "steps": 600, "parameters": 1_212_112, "resumed": False}
-        stages[name] = Stage(name, identity, True, summary, losses, held_out)
+        stages[name] = Stage(name, identity, True, summary, *((losses, held_out) if histories else ((), ())))
     options = {"local3d": {"extent": [2, 2, 3]}}.get(variant, {})
     videos: dict[str, dict[tuple[str, float], Path]] = {"real": {}, "generated": {}}
     for number, prompt in enumerate(prompts):

@@ -119,12 +119,12 @@ def _curve_svg(curves: Sequence[_Curve], title: str, kind: str) -> str:
                 steps, losses = zip(*points, strict=True)
                 values += losses
                 marker = "o" if few else "None"
-                width, alpha = (1.8, 0.95) if alone else (0.8, 0.45)
+                width, alpha = (1.5, 0.95) if alone else (0.7, 0.45)
                 axes.plot(steps, losses, marker=marker, ms=3, color=curve.colour, lw=width, alpha=alpha)
             if len(curve.seeds) > 1:
                 mean = _mean(curve.seeds)
                 if len(mean):
-                    axes.plot(mean[:, 0], mean[:, 1], color=curve.colour, lw=2.2)
+                    axes.plot(mean[:, 0], mean[:, 1], color=curve.colour, lw=1.8)
         if min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
     return _inline(file)

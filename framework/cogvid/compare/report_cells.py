@@ -66,7 +66,7 @@ class Head:
     Attributes:
         headline: always shown.
         ticks: places of the bounds, 0 to 100, with their labels.
-        width: letters of its longest spread: spreads of one width keep the values below each other.
+        widest: its longest spread: all take its room, and the values stand below each other.
     """
 
     column: Column
@@ -76,7 +76,7 @@ class Head:
     direction: str
     cells: dict[str, CellText]
     ticks: tuple[tuple[str, float], ...]
-    width: int
+    widest: str
 
 
 def heads(comparison: Comparison, anchors: Anchors) -> list[Head]:
@@ -104,7 +104,7 @@ def _head(comparison: Comparison, column: Column, anchor: str, headline: bool) -
         direction=direction,
         cells=cells,
         ticks=tuple((row.label, places[row.label]) for row in bounds) if scaled else (),
-        width=max((len(cell.spread) for cell in cells.values()), default=0),
+        widest=max((cell.spread for cell in cells.values()), key=len, default=""),
     )
 
 
