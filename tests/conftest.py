@@ -303,7 +303,8 @@ def _run(root: Path, variant: str, place: int, seed: int, prompts: Sequence[str]
         held_out = tuple((s, float(level + 0.1 + 3 * np.exp(-s / 90) + 0.01 * noise.normal())) for s in range(100, 601, 100))
         identity = f"{name}-{seed}" + ("" if shared_stage else f"-{variant}")
         summary = {"seconds": 90.0 + 12 * place + seed, "steps": 600, "parameters": 1_212_112, "resumed": False}
-        stages[name] = Stage(name, identity, True, summary, *((losses, held_out) if histories else ((), ())))
+        if histories:
+            stages[name] = Stage(name, identity, True, summary, losses, held_out)
     options = {"local3d": {"extent": [2, 2, 3]}}.get(variant, {})
     videos: dict[str, dict[tuple[str, float], Path]] = {"real": {}, "generated": {}}
     for number, prompt in enumerate(prompts):

@@ -231,7 +231,7 @@ def test_curves_have_a_line_for_each_seed_and_shared_stages_share_them(make_comp
 
 
 def test_compute_is_time_where_it_is_comparable_and_samples_where_it_is_not(make_comparison: MakeComparison) -> None:
-    comparison = make_comparison(("local3d", "naive"), (0,))
+    comparison = make_comparison(("local3d", "naive"), (0,), (), histories=True)
     found = compute(comparison.variants)
     assert found is not None
     assert found.title == "training time, minutes"
