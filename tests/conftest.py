@@ -196,19 +196,20 @@ PROMPTS = (
     'a "green" ring waits',
 )
 _BOUNDS = ("real", "reconstruction", "linear", "hold")
-# Key, group, title, text, unit, direction, headline, mean of the baseline, seed spread, effect a variant, bounds.
-_COLUMNS: tuple[tuple[Any, ...], ...] = (
-    ("fvd", "quality", "FVD (shapes3d)", "Fréchet distance between the features of generated and real videos.", "", "lower", True, 41.2, 1.6, -6.5, (0.4, 12.1, 77.0, 93.5)),
-    ("kvd", "quality", "KVD (shapes3d)", "Kernel distance between the same features; unbiased at any number of videos.", "", "lower", True, 2.31, 0.2, -0.1, (0.01, 0.6, 4.4, 5.2)),
-    ("is", "quality", "IS (shapes3d)", "How sure a classifier is of each video, and how varied they are together.", "", "higher", True, 11.4, 0.3, 0.2, (19.8, 18.2, 15.0, 13.1)),
-    ("accuracy", "quality", "oracle accuracy", "Share of videos that show what their caption says.", "share", "higher", True, 0.61, 0.02, 0.07, (1.0, 0.97, 0.92, 0.90)),
-    ("path", "quality", "path error", "Distance from where the caption puts the shape.", "pixels", "lower", True, 3.12, 0.21, -0.02, (0.0, 0.31, 1.4, 2.2)),
-    ("recall", "quality", "recall", "Share of real videos that a generated one is near to.", "share", "higher", False, 0.44, 0.03, 0.01, (0.99, 0.9, 0.7, 0.66)),
-    ("loss", "held_out", "held-out loss, sequential", "Nats a token of test clips.", "nats", "lower", True, 2.1043, 0.002, -0.011, ()),
-    ("loss-2", "held_out", "held-out loss, interpolation", "Nats a token of test clips.", "nats", "lower", False, 1.2043, 0.002, 0.001, ()),
-    ("parameters", "cost", "parameters", "Of the model of one stage.", "count", None, False, 1212112, 0, 0, ()),
-    ("time", "cost", "training time", "Of all stages.", "seconds", None, False, 412.0, 9, 40, ()),
-)  # fmt: skip
+# Key, group, title, unit, direction, whether a headline; the baseline's mean, the spread of seeds, what each further
+# variant is off by; real, reconstruction, linear, hold.
+_QUANTITIES = """
+fvd        | quality  | FVD (shapes3d)               | -       | lower  | yes | 41.2 1.6 -6.5       | 0.4 12.1 77.0 93.5
+kvd        | quality  | KVD (shapes3d)               | -       | lower  | yes | 2.31 0.2 -0.1       | 0.01 0.6 4.4 5.2
+is         | quality  | IS (shapes3d)                | -       | higher | yes | 11.4 0.3 0.2        | 19.8 18.2 15.0 13.1
+accuracy   | quality  | oracle accuracy              | share   | higher | yes | 0.61 0.02 0.07      | 1.0 0.97 0.92 0.90
+path       | quality  | path error                   | pixels  | lower  | yes | 3.12 0.21 -0.02     | 0.0 0.31 1.4 2.2
+recall     | quality  | recall                       | share   | higher | no  | 0.44 0.03 0.01      | 0.99 0.9 0.7 0.66
+loss       | held_out | held-out loss, sequential    | nats    | lower  | yes | 2.1043 0.002 -0.011 |
+loss-2     | held_out | held-out loss, interpolation | nats    | lower  | no  | 1.2043 0.002 0.001  |
+parameters | cost     | parameters                   | count   | -      | no  | 1212112 0 0         |
+time       | cost     | training time                | seconds | -      | no  | 412.0 9 40          |
+"""
 
 
 @pytest.fixture(scope="session")
@@ -226,31 +227,42 @@ def make_comparison(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
         from cogvid.compare.comparison import Column, Comparison, Row, Trouble
 
         root = tmp_path_factory.mktemp("comparison")
-        columns = tuple(
-            Column(key, group, title, text, unit, better, headline, "ab12cd34" if group == "quality" else "")
-            for key, group, title, text, unit, better, headline, *_ in _COLUMNS
-        )
         random = np.random.default_rng(0)
-        values = {
-            (key, label): {seed: mean + effect * i + spread * random.normal() for seed in seeds}
-            for key, _, _, _, _, _, _, mean, spread, effect, _ in _COLUMNS
-            for i, label in enumerate(variants)
-        }
+        columns = []
+        cells: dict[str, dict[str, Any]] = {label: {} for label in (*variants, *_BOUNDS)}
+        for line in _QUANTITIES.strip().splitlines():
+            key, group, title, unit, better, headline, numbers, bounds = (part.strip() for part in line.split("|"))
+            column = Column(
+                key=key,
+                group=group,
+                title=title,
+                text=f"What {title} says, in a line.",
+                unit=unit.strip("-"),
+                better=better.strip("-") or None,
+                headline=headline == "yes",
+                protocol="ab12cd34" if group == "quality" else "",
+            )
+            columns.append(column)
+            mean, spread, off = map(float, numbers.split())
+            values = [{s: mean + off * i + spread * random.normal() for s in seeds} for i in range(len(variants))]
+            for label, found in zip(variants, values, strict=True):
+                cells[label][key] = _cell(found, values[0], column)
+            for label, value in zip(_BOUNDS, bounds.split(), strict=False):
+                cells[label][key] = _cell({0: float(value)})
         rows = [
             Row(
                 label,
                 "variant",
-                {key: _cell(values[key, label], values[key, variants[0]], column) for key, column in zip([c.key for c in columns], columns, strict=True)},
+                cells[label],
                 tuple(_run(root, label, i, seed, prompts, side, histories) for seed in seeds),
                 i,
             )
             for i, label in enumerate(variants)
-        ]  # fmt: skip
-        for i, bound in enumerate(_BOUNDS):
-            rows.append(Row(bound, "bound", {c[0]: _cell({0: c[-1][i]}) for c in _COLUMNS if c[-1]}))
+        ]
+        rows += [Row(label, "bound", cells[label]) for label in _BOUNDS]
         return Comparison(
             **{
-                "columns": columns,
+                "columns": tuple(columns),
                 "rows": tuple(rows),
                 "baseline": variants[0],
                 "protocols": {"ab12cd34": {"metric": "fvd", "extractor": "shapes3d", "frames": 17, "clips": 384}},
@@ -300,7 +312,9 @@ def _run(root: Path, variant: str, place: int, seed: int, prompts: Sequence[str]
         noise = np.random.default_rng(seed) if shared_stage else random
         level = 2 + number / 5 - (0 if shared_stage else 0.05 * place)
         losses = tuple((s, float(level + 3 * np.exp(-s / 90) + 0.06 * noise.normal())) for s in steps)
-        held_out = tuple((s, float(level + 0.1 + 3 * np.exp(-s / 90) + 0.01 * noise.normal())) for s in range(100, 601, 100))
+        held_out = tuple(
+            (s, float(level + 0.1 + 3 * np.exp(-s / 90) + 0.01 * noise.normal())) for s in range(100, 601, 100)
+        )
         identity = f"{name}-{seed}" + ("" if shared_stage else f"-{variant}")
         summary = {"seconds": 90.0 + 12 * place + seed, "steps": 600, "parameters": 1_212_112, "resumed": False}
         if histories:
@@ -313,7 +327,10 @@ def _run(root: Path, variant: str, place: int, seed: int, prompts: Sequence[str]
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, _clip(number, 0 if name == "real" else 0.5 + place, seed, side), 8.0, lossless=False)
             videos[name][prompt, 2.0] = path
+    # A reader of an older format has this without a default.
+    older: dict[str, Any] = {"protocol": {}} if "protocol" in RunRecord.__dataclass_fields__ else {}
     return RunRecord(
+        **older,
         folder=root / "runs" / variant / str(seed),
         experiment="study",
         variant=variant,
@@ -330,7 +347,6 @@ def _run(root: Path, variant: str, place: int, seed: int, prompts: Sequence[str]
         environment={"git_commit": "0123abcdef", "python": "3.11.7", "hardware.cpu": "Xeon", "hardware.cores": 2},
         stages=stages,
         sets={},
-        protocol={},
         speed={},
         videos=videos,
         lacks=(),

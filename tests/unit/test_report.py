@@ -16,7 +16,7 @@ import pytest
 from cogvid.compare import report as report_module
 from cogvid.compare.charts import COLOURS, SHARED, compute, curve_charts
 from cogvid.compare.report import render, write_report
-from cogvid.compare.report_cells import Anchors, heads
+from cogvid.compare.report_cells import MINUS, Anchors, heads
 from cogvid.compare.report_masks import mask_pictures
 from cogvid.compare.report_videos import screening
 from cogvid.errors import UserError
@@ -138,7 +138,9 @@ def test_every_seeds_value_and_the_interval_of_a_difference_are_in_the_page(make
     (fvd, *_) = heads(comparison, Anchors())
     text = fvd.cells["swin_ar"]
     assert [seed for seed, _ in text.seeds] == [0, 1, 2]
-    assert re.fullmatch(r"[−+]\d+\.\d\d \([−+]\d+\.\d\d to [−+]\d+\.\d\d\), p 0\.010", text.difference)
+    assert re.fullmatch(
+        r"S\d+\.\d\d \(S\d+\.\d\d to S\d+\.\d\d\), p 0\.010".replace("S", f"[{MINUS}+]"), text.difference
+    )
     said = Page(render(comparison)).said
     assert text.difference in said
     assert all(value in said for _, value in text.seeds)
@@ -214,9 +216,13 @@ def test_a_file_that_is_no_video_is_named_and_left_out(make_comparison: MakeComp
 
 def test_curves_have_a_line_for_each_seed_and_shared_stages_share_them(make_comparison: MakeComparison) -> None:
     charts = {chart.title: chart for chart in curve_charts(make_comparison(histories=True).variants)}
+    later = [(name, "loss") for name in ("image base", "sequential", "interpolation")]
     assert list(charts) == [
         f"{stage}: {kind}"
-        for stage, held_out in (("tokenizer", "error"), *((s, "loss") for s in ("image base", "sequential", "interpolation")))
+        for stage, held_out in (
+            ("tokenizer", "error"),
+            *later,
+        )
         for kind in ("training loss", f"held-out {held_out}")
     ]
     lines = {
@@ -239,7 +245,7 @@ def test_compute_is_time_where_it_is_comparable_and_samples_where_it_is_not(make
     comparison.rows[0].runs[0].environment["hardware.cpu"] = "another"
     found = compute(comparison.variants)
     assert found is not None
-    assert found.title == "parameters × samples"
+    assert found.title == "parameters times samples"
     assert found.values["naive"] == (4 * 1_212_112 * 600 * 8,)
 
 

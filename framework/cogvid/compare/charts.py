@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -111,7 +113,7 @@ def _sharing(curves: Sequence[_Curve], variants: int) -> str:
 
 def _curve_svg(curves: Sequence[_Curve], title: str, kind: str) -> str:
     with _axes(title, "step", kind.split()[-1]) as (axes, file):
-        values = []
+        values: list[float] = []
         for curve in curves:
             few = max(map(len, curve.seeds)) < 12
             for points in curve.seeds:
@@ -156,39 +158,51 @@ class Compute:
 
 def compute(variants: Sequence[Row]) -> Compute | None:
     """Seconds where all runs trained on equal hardware without interruption, else parameters times samples; None where
-    runs recorded neither."""
-    rows = {row.label: [_trained(run) for run in row.runs] for row in variants if row.runs}
-    runs = [run for row in variants for run in row.runs]
-    hardware = {
-        tuple(sorted((k, str(v)) for k, v in run.environment.items() if k.startswith("hardware.") and "memory" not in k))
-        for run in runs
-    }
-    stages = [stage for found in rows.values() for stages in found for stage in stages]
-    if not stages or not all(all(found) for found in rows.values()):
+    runs recorded neither. Runs that trained nothing are left out."""
+    trained = {row.label: [run for run in row.runs if _trained(run)] for row in variants}
+    runs = [run for found in trained.values() for run in found]
+    stages = [stage for run in runs for stage in _trained(run)]
+    if not runs:
         return None
     whole = all(stage.summary.get("seconds") and not stage.summary.get("resumed") for stage in stages)
+    hardware = {_hardware(run) for run in runs}
     if whole and len(hardware) == 1 and hardware != {()}:
         seconds = {
-            label: tuple(sum(stage.summary["seconds"] for stage in run) for run in found) for label, found in rows.items()
+            label: [sum(s.summary["seconds"] for s in _trained(run)) for run in found]
+            for label, found in trained.items()
         }
-        longest = max(max(values) for values in seconds.values())
+        longest = max(max(values, default=0) for values in seconds.values())
         unit, size = ("hours", 3600) if longest > 7200 else ("minutes", 60) if longest > 120 else ("seconds", 1)
         about = "Training time of all stages, on equal hardware; shared stages count in full."
-        values = {label: tuple(value / size for value in found) for label, found in seconds.items()}
-        return Compute(f"training time, {unit}", about, values)
-    samples = {}
-    for row in variants:
-        products = [
-            sum(s.summary["parameters"] * s.summary["steps"] * run.config[f"stages.{s.name}.batch_size"] for s in _trained(run))
-            for run in row.runs
-            if all({"parameters", "steps"} <= s.summary.keys() for s in _trained(run))
-            and all(f"stages.{s.name}.batch_size" in run.config for s in _trained(run))
-        ]
-        if len(products) < len(row.runs):
-            return None
-        samples[row.label] = tuple(products)
+        return Compute(
+            f"training time, {unit}", about, {k: tuple(v / size for v in found) for k, found in seconds.items()}
+        )
+    samples = {label: [_samples(run) for run in found] for label, found in trained.items()}
+    if any(value is None for found in samples.values() for value in found):
+        return None
     about = "The runs recorded no comparable times, so compute is parameters times samples seen, over all stages."
-    return Compute("parameters × samples", about, samples)
+    return Compute("parameters times samples", about, {k: tuple(v for v in found if v) for k, found in samples.items()})
+
+
+def _hardware(run: RunRecord) -> tuple[tuple[str, str], ...]:
+    """What times depend on."""
+    about = run.environment.items()
+    return tuple(sorted((k, str(v)) for k, v in about if k.startswith("hardware.") and k != "hardware.memory_gib"))
+
+
+def _samples(run: RunRecord) -> float | None:
+    """Parameters times samples seen, over all stages; None where the run does not say."""
+    total = 0.0
+    for stage in _trained(run):
+        factors = (
+            stage.summary.get("parameters"),
+            stage.summary.get("steps"),
+            run.config.get(f"stages.{stage.name}.batch_size"),
+        )
+        if not all(factors):
+            return None
+        total += math.prod(factor for factor in factors if factor)
+    return total
 
 
 def _trained(run: RunRecord) -> list[Stage]:
@@ -209,7 +223,7 @@ def frontier_charts(comparison: Comparison, columns: Sequence[Column]) -> list[C
 
 
 def _frontier_svg(comparison: Comparison, column: Column, rows: Sequence[Row], taken: Compute) -> str:
-    with _axes(column.key, taken.title, column.title) as (axes, file):
+    with _axes(column.key, taken.title, "") as (axes, file):
         best: list[tuple[float, float]] = []
         for row in rows:
             cell, costs = row.cells[column.key], taken.values[row.label]
@@ -234,18 +248,25 @@ def _bounds(axes: Axes, comparison: Comparison, column: Column) -> None:
     """Bounds as level lines, those alone that do not press the variants into a line themselves."""
     low, high = axes.get_ylim()
     near = (low - (high - low), high + (high - low))
+    drawn: list[float] = []
     for row in comparison.bounds:
         cell = row.cells.get(column.key)
         if cell and near[0] <= cell.mean <= near[1]:
             axes.axhline(cell.mean, color=SHARED, lw=0.9, ls=":")
-            axes.annotate(row.label, (1, cell.mean), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", color=SHARED, fontsize=9)
+            # One name where two lines are too near to each other for two.
+            if all(abs(cell.mean - other) > 0.12 * (high - low) for other in drawn):
+                place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+                axes.annotate(row.label, (1, cell.mean), (-2, 2), ha="right", color=SHARED, fontsize=9, **place)
+                drawn.append(cell.mean)
 
 
 @contextmanager
 def _axes(salt: str, across: str, up: str) -> Iterator[tuple[Axes, io.StringIO]]:
     """Axes in the page's colours; the file holds their SVG afterwards."""
     file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "path.simplify_threshold": 1.0}):
+    with mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "path.simplify_threshold": 1.0}
+    ):
         figure = Figure(figsize=(5.2, 2.7), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()

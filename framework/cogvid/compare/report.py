@@ -53,12 +53,10 @@ def render(comparison: Comparison, captions: int = CAPTIONS) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = (
-        Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
+    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     anchors = report_cells.Anchors()
     heads = report_cells.heads(comparison, anchors)
-    experiments = dict.fromkeys(run.experiment for row in comparison.variants for run in row.runs)
+    experiments = dict.fromkeys(run.experiment for row in comparison.variants for run in row.runs if run.experiment)
     return environment.get_template("report.html.j2").render(
         anchors=anchors,
         cells=report_cells,

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cogvid.compare.comparison import Cell, Column, Comparison, Difference, Row
+from cogvid.compare.formatting import count, duration
 
 HEADLINES = 6
+MINUS = "\u2212"
 # Of losses the last digits are what variants differ in.
 _DECIMALS = {"nats": 4, "dB": 2, "share": 3}
 _DIRECTIONS = {"lower": ("↓", "lower is better"), "higher": ("↑", "higher is better"), None: ("", "")}
@@ -83,7 +85,9 @@ def heads(comparison: Comparison, anchors: Anchors) -> list[Head]:
     """The columns, the headlines marked: at most `HEADLINES`, the first ones where none asks for it."""
     asking = [column for column in comparison.columns if column.headline] or list(comparison.columns)
     shown = {column.key for column in asking[:HEADLINES]}
-    return [_head(comparison, column, anchors("column", column.key), column.key in shown) for column in comparison.columns]
+    return [
+        _head(comparison, column, anchors("column", column.key), column.key in shown) for column in comparison.columns
+    ]
 
 
 def _head(comparison: Comparison, column: Column, anchor: str, headline: bool) -> Head:
@@ -147,7 +151,7 @@ def _difference(difference: Difference, column: Column, decimals: int) -> str:
 
 def signed(value: float, column: Column, decimals: int) -> str:
     """A number that always has its sign."""
-    return f"{'−' if value < 0 else '+'}{number(abs(value), column, decimals)}"
+    return f"{MINUS if value < 0 else '+'}{number(abs(value), column, decimals)}"
 
 
 def number(value: float, column: Column, decimals: int) -> str:
@@ -156,7 +160,7 @@ def number(value: float, column: Column, decimals: int) -> str:
         return duration(value)
     if column.unit == "count":
         return count(value)
-    return f"{value:,.{decimals}f}".replace("-", "−")
+    return f"{value:,.{decimals}f}".replace("-", MINUS)
 
 
 def seeds_text(seeds: int) -> str:
@@ -178,23 +182,6 @@ def _decimals(column: Column, means: Iterable[float]) -> int:
         return 3
     exponent = math.floor(math.log10(largest))
     return max(0, 3 - exponent if exponent >= 0 else 2 - exponent)
-
-
-def count(value: float) -> str:
-    """Large counts in millions or billions."""
-    for size, letter in ((1e9, "B"), (1e6, "M")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, the two largest that matter."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def setting(comparison: Comparison) -> Iterator[tuple[str, str]]:

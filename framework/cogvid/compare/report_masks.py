@@ -48,15 +48,15 @@ def mask_pictures(variants: Sequence[Row]) -> list[MaskPicture]:
     Nothing is loaded but installed plugins: a report is made of other people's runs, too, and a configuration's own
     `plugins` are code.
     """
-    wanted = {row.label: _wanted(row.runs[0].config) for row in variants if row.runs and row.runs[0].config}
+    configs = {row.label: next((run.config for run in row.runs if run.config), {}) for row in variants}
+    wanted = {label: _wanted(config) for label, config in configs.items() if config.get("attention.name")}
     if not wanted:
         return []
     manager = create_plugin_manager()
-    pictures = []
-    for _, same in groupby(sorted(wanted, key=lambda label: repr(wanted[label])), key=lambda label: repr(wanted[label])):
-        labels = sorted(same, key=list(wanted).index)
-        pictures.append(_picture(manager, tuple(labels), wanted[labels[0]]))
-    return sorted(pictures, key=lambda picture: list(wanted).index(picture.variants[0]))
+    alike: dict[str, list[str]] = {}
+    for label, what in wanted.items():
+        alike.setdefault(repr(what), []).append(label)
+    return [_picture(manager, tuple(labels), wanted[labels[0]]) for labels in alike.values()]
 
 
 def _wanted(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,9 +87,10 @@ def _options(config: Mapping[str, Any], component: str) -> dict[str, Any]:
 
 def _picture(manager: PluginManager, labels: tuple[str, ...], wanted: Mapping[str, Any]) -> MaskPicture:
     name, options = wanted["attention"]
+    coder, coder_options = wanted["frame_tokenizer"]
     try:
         backend = manager.create("attention", name, options, "attention")
-        tokenizer = manager.create("frame_tokenizer", *wanted["frame_tokenizer"], "frame_tokenizer")
+        tokenizer = manager.create("frame_tokenizer", coder, coder_options, "frame_tokenizer")
         subject = Subject(name, backend, token_grid(tokenizer, wanted["frames"], *wanted["sides"]))
         subject.check()
         token = default_token(subject)
@@ -98,6 +99,8 @@ def _picture(manager: PluginManager, labels: tuple[str, ...], wanted: Mapping[st
         )
     except UserError as error:
         return MaskPicture(labels, name, reason=str(error))
+    except Exception as error:  # of a plugin: what it breaks is its picture, and not the report
+        return MaskPicture(labels, name, reason=f"{type(error).__name__}: {error}")
     frame, row, column = token
     return MaskPicture(labels, name, f"frame {frame}, row {row}, column {column}", layers)
 

@@ -13,6 +13,7 @@ from cogvid.compare.comparison import Row
 from cogvid.compare.read import RunRecord
 
 Prompt = tuple[str, float]
+Files = list[tuple[int | None, Path]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def screening(variants: Sequence[Row], most: int, budget: int) -> Screening:
         most: prompts.
         budget: bytes of the files as they stand in the page.
     """
-    prompts = list(dict.fromkeys(prompt for row in variants for run in row.runs for prompt in run.videos.get("generated", {})))
+    prompts = list(
+        dict.fromkeys(prompt for row in variants for run in row.runs for prompt in run.videos.get("generated", {}))
+    )
     scenes: list[Scene] = []
     left_out: list[Prompt] = []
     unreadable: list[str] = []
@@ -106,11 +109,11 @@ def screening(variants: Sequence[Row], most: int, budget: int) -> Screening:
     return Screening(tuple(scenes), tuple(left_out), tuple(seeds), tuple(unreadable))
 
 
-def _files(variants: Sequence[Row], prompt: Prompt) -> list[list[tuple[int | None, Path]]]:
+def _files(variants: Sequence[Row], prompt: Prompt) -> list[Files]:
     """Of the real clip, which is one for all, and of each variant: seeds with files."""
-    runs = [run for row in variants for run in row.runs]
-    real: list[tuple[int | None, Path]] = [(None, file) for _, file in _of(runs, "real", prompt)]
-    return [real[:1], *([(run.seed, file) for run, file in _of(row.runs, "generated", prompt)] for row in variants)]
+    real: Files = [(None, file) for _, file in _of([run for row in variants for run in row.runs], "real", prompt)]
+    made: list[Files] = [[(run.seed, file) for run, file in _of(row.runs, "generated", prompt)] for row in variants]
+    return [real[:1], *made]
 
 
 def _of(runs: Sequence[RunRecord], videos: str, prompt: Prompt) -> Iterator[tuple[RunRecord, Path]]:
