@@ -201,7 +201,7 @@ _BOUNDS = ("real", "reconstruction", "linear", "hold")
 _QUANTITIES = """
 fvd        | quality  | FVD (shapes3d)               | -       | lower  | yes | 41.2 1.6 -6.5       | 0.4 12.1 77.0 93.5
 kvd        | quality  | KVD (shapes3d)               | -       | lower  | yes | 2.31 0.2 -0.1       | 0.01 0.6 4.4 5.2
-is         | quality  | IS (shapes3d)                | -       | higher | yes | 11.4 0.3 0.2        | 19.8 18.2 15.0 13.1
+is         | quality  | IS (shapes3d)                | -       | higher | yes | 11.4 0.3 0.2        | 19.8 18.2 15 13.1
 accuracy   | quality  | oracle accuracy              | share   | higher | yes | 0.61 0.02 0.07      | 1.0 0.97 0.92 0.90
 path       | quality  | path error                   | pixels  | lower  | yes | 3.12 0.21 -0.02     | 0.0 0.31 1.4 2.2
 recall     | quality  | recall                       | share   | higher | no  | 0.44 0.03 0.01      | 0.99 0.9 0.7 0.66

@@ -210,6 +210,14 @@ def test_space_plays_and_pauses_and_without_a_loop_the_end_is_the_end(page: Any)
     assert one(page, "#prompt-1 output").text == f"{FRAMES} / {FRAMES}"
 
 
+def test_a_file_that_the_browser_cannot_play_is_said_in_its_place(page: Any) -> None:
+    shot = one(page, "#prompt-1 .shot[data-seed='0']")
+    page.execute_script("arguments[0].querySelector('video').src = 'data:video/mp4;base64,AAAA'", shot)
+    wait(page, lambda: shot.text == "this browser cannot play it")
+    press(page, Keys.ARROW_RIGHT)
+    assert one(page, "#prompt-1 output").text == f"2 / {FRAMES}"
+
+
 def test_every_seed_can_be_chosen_or_all_at_once(page: Any) -> None:
     select = one(page, "#seed")
     assert [option.text for option in select.find_elements(By.TAG_NAME, "option")] == ["0", "1", "2", "all"]

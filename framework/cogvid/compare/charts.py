@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cogvid.compare.comparison import Column, Comparison, Row
 from cogvid.compare.read import TRAINING_STAGES, RunRecord, Stage
@@ -127,6 +128,7 @@ def _curve_svg(curves: Sequence[_Curve], title: str, kind: str) -> str:
                 mean = _mean(curve.seeds)
                 if len(mean):
                     axes.plot(mean[:, 0], mean[:, 1], color=curve.colour, lw=1.8)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         if min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
     return _inline(file)

@@ -150,7 +150,13 @@
   on(seed, "change", showSeeds);
   for (const scene of scenes) {
     on(scene.slider, "input", () => { setPlaying(false); scene.at = Number(scene.slider.value) - 1; show(scene); });
-    for (const video of scene.videos) on(video, "loadedmetadata", () => { delete video.dataset.frame; show(scene); });
+    for (const video of scene.videos) {
+      on(video, "loadedmetadata", () => { delete video.dataset.frame; show(scene); });
+      on(video, "error", () => {
+        const said = { className: "none", textContent: "this browser cannot play it" };
+        video.replaceWith(Object.assign(document.createElement("span"), said));
+      });
+    }
     show(scene);
   }
   if (scenes.length && "IntersectionObserver" in window) {

@@ -163,6 +163,11 @@ def number(value: float, column: Column, decimals: int) -> str:
     return f"{value:,.{decimals}f}".replace("-", MINUS)
 
 
+def sentence(text: str) -> str:
+    """A metric's words about itself as a sentence."""
+    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+
+
 def seeds_text(seeds: int) -> str:
     """How many, in words."""
     return "1 seed" if seeds == 1 else f"{seeds} seeds"
