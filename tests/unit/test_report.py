@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from cogvid.compare import report as report_module
 from cogvid.compare.charts import COLOURS, SHARED, compute, curve_charts
 from cogvid.compare.report import render, write_report
 from cogvid.compare.report_cells import MINUS, Anchors, heads
@@ -284,7 +283,3 @@ def test_a_report_that_cannot_be_written_leaves_nothing_behind(make_comparison: 
     with pytest.raises(UserError, match=r"report\.html"):
         write_report(make_comparison(("local3d",), (0,), ()), tmp_path / "report.html")
     assert not list(tmp_path.glob(".*partial"))
-
-
-def test_the_page_keeps_room_for_what_is_not_video() -> None:
-    assert report_module.VIDEO_BUDGET <= 15_000_000
