@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from cogvid.compare.charts import COLOURS, SHARED, compute, curve_charts
+from cogvid.compare.charts import COLOURS, SHARED, curve_charts
+from cogvid.compare.charts_frontier import compute
 from cogvid.compare.report import render, write_report
 from cogvid.compare.report_cells import MINUS, Anchors, heads
 from cogvid.compare.report_masks import mask_pictures
@@ -75,12 +76,15 @@ def test_the_page_asks_for_nothing_outside_itself_and_may_not(page: str) -> None
 
 def test_what_captions_and_names_contain_stays_text(make_comparison: MakeComparison) -> None:
     evil = "<script>alert('x')</script>"
-    comparison = make_comparison((evil, "swin_ar"), (0,), notes=(evil,), config={evil: (evil, "1")})
+    names = (evil.replace("/", ""), "$\\frac$")  # the other one is mathematics to a plotting library
+    comparison = make_comparison(names, (0,), histories=True, notes=(evil,), config={evil: (evil, "1")})
     page = render(comparison)
     read = Page(page)
     assert len(read.all("script")) == 1
     assert "a blue circle <script>alert('x')</script> grows & shrinks" in read.said
     assert evil in read.said
+    assert read.said.count(names[0]) > 5
+    assert read.said.count(names[1]) > 5
 
 
 def test_addresses_within_the_page_lead_somewhere_and_are_each_once(page: str) -> None:
@@ -241,11 +245,16 @@ def test_compute_is_time_where_it_is_comparable_and_samples_where_it_is_not(make
     assert found is not None
     assert found.title == "training time, minutes"
     assert found.values == {"local3d": (6.0,), "naive": (6.8,)}
-    comparison.rows[0].runs[0].environment["hardware.cpu"] = "another"
+    run = comparison.rows[0].runs[0]
+    run.environment["hardware.cpu"] = "another"
     found = compute(comparison.variants)
     assert found is not None
     assert found.title == "parameters times samples"
     assert found.values["naive"] == (4 * 1_212_112 * 600 * 8,)
+    run.stages["sequential"] = dataclasses.replace(run.stages["sequential"], finished=False, summary={})
+    found = compute(comparison.variants)
+    assert found is not None
+    assert found.values == {"local3d": (), "naive": (6.8,)}
 
 
 def test_masks_are_drawn_and_where_not_the_reason_is_given(make_comparison: MakeComparison) -> None:

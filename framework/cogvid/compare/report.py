@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cogvid.compare import charts, report_cells
+from cogvid.compare import charts, charts_frontier, report_cells
 from cogvid.compare.comparison import Comparison
 from cogvid.compare.report_masks import mask_pictures
 from cogvid.compare.report_videos import screening
@@ -62,10 +62,10 @@ def render(comparison: Comparison, captions: int = CAPTIONS) -> str:
         cells=report_cells,
         colour=charts.colour,
         comparison=comparison,
-        compute=charts.compute(comparison.variants),
+        compute=charts_frontier.compute(comparison.variants),
         curves=charts.curve_charts(comparison.variants),
         experiments=list(experiments),
-        frontiers=charts.frontier_charts(comparison, [head.column for head in heads if head.headline]),
+        frontiers=charts_frontier.frontier_charts(comparison, [head.column for head in heads if head.headline]),
         heads=heads,
         masks=mask_pictures(comparison.variants),
         policy=_policy(script),
