@@ -138,11 +138,12 @@ def test_what_has_no_value_stays_at_the_end_whichever_way(page: Any) -> None:
         assert rows(page)[3:] == ["real", "reconstruction", "linear", "hold"]
 
 
-def test_the_filter_keeps_matching_variants_and_all_bounds(page: Any) -> None:
+def test_the_filter_keeps_matching_variants_with_their_videos_and_all_bounds(page: Any) -> None:
     press(page, "/")
     page.switch_to.active_element.send_keys("SWIN")
     assert rows(page) == ["swin_ar", "real", "reconstruction", "linear", "hold"]
     assert one(page, "#matches").text == "1 of 3 variants"
+    assert [caption.text for caption in shown(page, "#prompt-1 figcaption")] == ["real", "swin_ar"]
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert len(rows(page)) == 7
 

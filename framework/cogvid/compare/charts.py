@@ -126,7 +126,7 @@ def _curve_svg(curves: Sequence[_Curve], title: str, kind: str) -> str:
                 mean = _mean(curve.seeds)
                 if len(mean):
                     axes.plot(mean[:, 0], mean[:, 1], color=curve.colour, lw=1.8)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         if min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
     return inline_svg(file)

@@ -23,7 +23,9 @@
   function filterRows() {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     const variants = $$("tr.variant", body);
-    for (const row of variants) row.hidden = !words.every((word) => row.dataset.name.includes(word));
+    for (const each of [...variants, ...$$("figure[data-name]")]) {
+      each.hidden = !words.every((word) => each.dataset.name.includes(word));
+    }
     const left = variants.filter((row) => !row.hidden).length;
     $("#matches").textContent = words.length ? `${left} of ${variants.length} variants` : "";
   }
