@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -25,6 +26,7 @@ from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import Video
 from cogvid.data.table import CLIPS, found_row, listed_row, write_table
 from cogvid.data.tokens import TABLE, TOKENS, Shard, TokenClips, shard_path, write_shard
+from cogvid.data.video import write_video
 from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 
@@ -186,3 +188,181 @@ def run_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         return result.exit_code, result.output, json.loads(file.read_text() or "{}") if file.exists() else {}
 
     return run
+
+
+PROMPTS = (
+    "a red square moves left, then right",
+    "a blue circle <script>alert('x')</script> grows & shrinks",
+    'a "green" ring waits',
+)
+_BOUNDS = ("real", "reconstruction", "linear", "hold")
+# Key, group, title, unit, direction, whether a headline; the baseline's mean, the spread of seeds, what each further
+# variant is off by; real, reconstruction, linear, hold.
+_QUANTITIES = """
+fvd        | quality  | FVD (shapes3d)               | -       | lower  | yes | 41.2 1.6 -6.5       | 0.4 12.1 77.0 93.5
+kvd        | quality  | KVD (shapes3d)               | -       | lower  | yes | 2.31 0.2 -0.1       | 0.01 0.6 4.4 5.2
+is         | quality  | IS (shapes3d)                | -       | higher | yes | 11.4 0.3 0.2        | 19.8 18.2 15 13.1
+accuracy   | quality  | oracle accuracy              | share   | higher | yes | 0.61 0.02 0.07      | 1.0 0.97 0.92 0.90
+path       | quality  | path error                   | pixels  | lower  | yes | 3.12 0.21 -0.02     | 0.0 0.31 1.4 2.2
+recall     | quality  | recall                       | share   | higher | no  | 0.44 0.03 0.01      | 0.99 0.9 0.7 0.66
+loss       | held_out | held-out loss, sequential    | nats    | lower  | yes | 2.1043 0.002 -0.011 |
+loss-2     | held_out | held-out loss, interpolation | nats    | lower  | no  | 1.2043 0.002 0.001  |
+parameters | cost     | parameters                   | count   | -      | no  | 1212112 0 0         |
+time       | cost     | training time                | seconds | -      | no  | 412.0 9 40          |
+"""
+
+
+@pytest.fixture(scope="session")
+def make_comparison(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """A comparison of variants with runs on the disk, small videos and histories, for what shows comparisons."""
+
+    def make(
+        variants: Sequence[str] = ("local3d", "swin_ar", "naive"),
+        seeds: Sequence[int] = (0, 1, 2),
+        prompts: Sequence[str] = PROMPTS,
+        side: int = 32,
+        histories: bool = False,
+        **changes: Any,
+    ) -> Any:
+        from cogvid.compare.comparison import Column, Comparison, Row, Trouble
+
+        root = tmp_path_factory.mktemp("comparison")
+        random = np.random.default_rng(0)
+        columns = []
+        cells: dict[str, dict[str, Any]] = {label: {} for label in (*variants, *_BOUNDS)}
+        for line in _QUANTITIES.strip().splitlines():
+            key, group, title, unit, better, headline, numbers, bounds = (part.strip() for part in line.split("|"))
+            column = Column(
+                key=key,
+                group=group,
+                title=title,
+                text=f"What {title} says, in a line.",
+                unit=unit.strip("-"),
+                better=better.strip("-") or None,
+                headline=headline == "yes",
+                protocol="ab12cd34" if group == "quality" else "",
+            )
+            columns.append(column)
+            mean, spread, off = map(float, numbers.split())
+            values = [{s: mean + off * i + spread * random.normal() for s in seeds} for i in range(len(variants))]
+            for label, found in zip(variants, values, strict=True):
+                cells[label][key] = _cell(found, values[0], column)
+            for label, value in zip(_BOUNDS, bounds.split(), strict=False):
+                cells[label][key] = _cell({0: float(value)})
+        rows = [
+            Row(
+                label,
+                "variant",
+                cells[label],
+                tuple(_run(root, label, i, seed, prompts, side, histories) for seed in seeds),
+                i,
+            )
+            for i, label in enumerate(variants)
+        ]
+        rows += [Row(label, "bound", cells[label]) for label in _BOUNDS]
+        return Comparison(
+            **{
+                "columns": tuple(columns),
+                "rows": tuple(rows),
+                "baseline": variants[0],
+                "protocols": {"ab12cd34": {"metric": "fvd", "extractor": "shapes3d", "frames": 17, "clips": 384}},
+                "config": {"attention.name": tuple(variants), "attention.options.extent": ("[2, 2, 3]", "-", "-")},
+                "environment": {"hardware.cores": tuple("2" for _ in variants)},
+                "troubles": (Trouble("study/local3d/3", "failed: CUDA out of memory"),),
+                "notes": ("Run from a checkout with uncommitted changes: naive.",),
+            }
+            | changes
+        )
+
+    return make
+
+
+def _cell(seeds: dict[int, float], baseline: dict[int, float] | None = None, column: Any = None) -> Any:
+    from cogvid.compare.comparison import Cell, Difference
+
+    found = np.array(list(seeds.values()))
+    mean, half = float(found.mean()), 0.0
+    if len(found) > 1:
+        half = 4.303 * float(found.std(ddof=1)) / len(found) ** 0.5
+    interval = (mean - half, mean + half) if len(found) > 1 else None
+    difference = None
+    if baseline is not None and baseline is not seeds:
+        pairs = found - np.array(list(baseline.values()))
+        shift = float(pairs.mean())
+        if len(pairs) == 1:
+            difference = Difference(shift, None, 1, None, None, "one seed")
+        else:
+            wide = 4.303 * float(pairs.std(ddof=1)) / len(pairs) ** 0.5
+            sure = abs(shift) > wide > 0 and column.better is not None
+            good = (shift > 0) == (column.better == "higher")
+            verdict = ("better" if good else "worse") if sure else "undecided"
+            p = 0.01 if sure else 0.4
+            difference = Difference(shift, (shift - wide, shift + wide), len(pairs), p, p, verdict)
+    return Cell(dict(seeds), mean, interval, 0.8 if len(found) == 1 and baseline else None, difference)
+
+
+def _run(root: Path, variant: str, place: int, seed: int, prompts: Sequence[str], side: int, histories: bool) -> Any:
+    from cogvid.compare.read import RunRecord, Stage
+
+    random = np.random.default_rng((place, seed))
+    stages = {}
+    for number, name in enumerate(("tokenizer", "image_base", "sequential", "interpolation")):
+        shared_stage = number < 2
+        steps = range(1, 601, 2)
+        noise = np.random.default_rng(seed) if shared_stage else random
+        level = 2 + number / 5 - (0 if shared_stage else 0.05 * place)
+        losses = tuple((s, float(level + 3 * np.exp(-s / 90) + 0.06 * noise.normal())) for s in steps)
+        held_out = tuple(
+            (s, float(level + 0.1 + 3 * np.exp(-s / 90) + 0.01 * noise.normal())) for s in range(100, 601, 100)
+        )
+        identity = f"{name}-{seed}" + ("" if shared_stage else f"-{variant}")
+        summary = {"seconds": 90.0 + 12 * place + seed, "steps": 600, "parameters": 1_212_112, "resumed": False}
+        if histories:
+            stages[name] = Stage(name, identity, True, summary, losses, held_out)
+    options = {"local3d": {"extent": [2, 2, 3]}}.get(variant, {})
+    videos: dict[str, dict[tuple[str, float], Path]] = {"real": {}, "generated": {}}
+    for number, prompt in enumerate(prompts):
+        for name in videos:
+            path = root / "runs" / variant / str(seed) / f"{name}-{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, _clip(number, 0 if name == "real" else 0.5 + place, seed, side), 8.0, lossless=False)
+            videos[name][prompt, 2.0] = path
+    # A reader of an older format has this without a default.
+    older: dict[str, Any] = {"protocol": {}} if "protocol" in RunRecord.__dataclass_fields__ else {}
+    return RunRecord(
+        **older,
+        folder=root / "runs" / variant / str(seed),
+        experiment="study",
+        variant=variant,
+        seed=seed,
+        config={
+            "attention.name": variant,
+            **{f"attention.options.{key}": value for key, value in options.items()},
+            "frame_tokenizer.name": "vqvae",
+            "frame_tokenizer.options.downsampling": 4,
+            "video.frames": 5,
+            "video.size": 32,
+            **{f"stages.{name}.batch_size": 8 for name in stages},
+        },
+        environment={"git_commit": "0123abcdef", "python": "3.11.7", "hardware.cpu": "Xeon", "hardware.cores": 2},
+        stages=stages,
+        sets={},
+        speed={},
+        videos=videos,
+        lacks=(),
+    )
+
+
+def _clip(number: int, blur: float, seed: int, side: int) -> NDArray[np.uint8]:
+    """A square that crosses 17 frames; of a model it wavers."""
+    random = np.random.default_rng((number, seed))
+    frames = np.full((17, side, side, 3), 24 + 8 * number, dtype=np.uint8)
+    colour = np.eye(3, dtype=np.uint8)[number % 3] * 190 + 40
+    size = side // 4
+    for t, frame in enumerate(frames):
+        x = round(t / 16 * (side - size))
+        wavering = random.normal(size=2) * blur * side / 40 if blur else (0, 0)
+        y = min(max(side // 3 + round(wavering[0]), 0), side - size)
+        x = min(max(x + round(wavering[1]), 0), side - size)
+        frame[y : y + size, x : x + size] = colour
+    return frames
