@@ -14,7 +14,6 @@ from cogvid.data.frame_format import RESIZE
 from cogvid.data.messages import in_messages
 from cogvid.data.reading import DECODE, read_frames
 from cogvid.data.table import ClipTable
-from cogvid.errors import UserError
 from cogvid.pipeline.clips import TABLE
 from cogvid.pipeline.generate import TestClips, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
@@ -81,19 +80,10 @@ def write_metrics(folder: Path, metrics: StageResult, samples: StageResult, held
 
 
 def run_sets(lab: Lab, data: StageResult, samples: StageResult) -> Scored:
-    """The sets of a run's samples, and the real clips that they are compared with; no pixel is read yet.
-
-    Raises:
-        UserError: clips are shorter than the protocol wants them.
-    """
+    """The sets of a run's samples, and the real clips that they are compared with; no pixel is read yet."""
     config = lab.config
     whole = config.generation.frames
     frames = config.evaluation.protocol.frames or whole
-    if frames > whole:
-        raise UserError(
-            f"evaluation.protocol.frames: {frames} frames of a clip are to be scored, and generated clips have "
-            f"{whole} (generation.frames)."
-        )
     usable = usable_test_clips(lab, data)
     chosen = usable.first(config.generation.samples)
     others = usable.beside(chosen, config.generation.samples)

@@ -126,7 +126,7 @@ class Run:
         stages = self._train()
         if not isinstance(self.lab.data, TokenSource):
             return job.once(lambda: self._evaluate(stages))
-        if held_out := _held_out(stages):
+        if held_out := held_out_losses(stages):
             job.once(lambda: write_json(self.folder / "metrics.json", {"held_out": held_out}))
         return None
 
@@ -137,7 +137,7 @@ class Run:
         samples = generation_stage(self.lab, self.store, stages["data"], tokenizer, models, trained.generator)
         self._link("samples", samples)
         metrics = evaluation_stage(self.lab, self.store, stages["data"], samples)
-        write_metrics(self.folder, metrics, samples, _held_out(stages))
+        write_metrics(self.folder, metrics, samples, held_out_losses(stages))
         write_json(self.folder / ENVIRONMENT, metrics.info["environment"])
         return metrics
 
@@ -179,7 +179,7 @@ class Run:
         )
 
 
-def _held_out(stages: Mapping[str, StageResult]) -> Info:
+def held_out_losses(stages: Mapping[str, StageResult]) -> Info:
     """The held-out losses of the stages that have some, and what they were measured on."""
     return {
         name: {"loss": stage.info[HELD_OUT], "frames": stage.info["held_out_frames"], "on": stage.info["held_out_on"]}

@@ -1,4 +1,4 @@
-"""Every metric on every set: values, the protocol of each, and what they mean, as format 2 of `metrics.json` has them."""
+"""Every metric on every set: values, the protocol of each, and their meanings, in format 2 of `metrics.json`."""
 
 from __future__ import annotations
 
