@@ -264,6 +264,8 @@ def check_metrics(lab: Lab) -> None:
         UserError: one cannot score them, or they are not those of the protocol; the message names the key.
     """
     config, protocol = lab.config, lab.config.evaluation.protocol
+    if not config.evaluation.metrics:
+        return
     if protocol.frames > config.generation.frames:
         key = "evaluation.protocol.frames"
         raise UserError(

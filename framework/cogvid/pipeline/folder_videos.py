@@ -125,7 +125,8 @@ def look_at_videos(folder: Path, option: str, kept: Path) -> list[FolderVideo]:
 
 def _looks(paths: list[Path], title: str) -> Iterator[Look]:
     with stage_progress() as bar:
-        yield from bar.track(in_order(lambda place: _look(paths[place]), range(len(paths))), len(paths), None, title)
+        looks = in_order(lambda place: _look(paths[place]), range(len(paths)))
+        yield from bar.track(looks, total=len(paths), description=title)
 
 
 def _look(path: Path) -> Look:
