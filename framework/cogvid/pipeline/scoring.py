@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,7 +70,10 @@ def score(metrics: Mapping[str, tuple[str, VideoMetric]], scored: Scored, readin
                 for which, real in ((reference, True), (videos, False)):
                     title = f"evaluate: {'real' if real else name.replace('_', ' ')}"
                     _feed(metric, which, real, scored.batch_size, lambda e, v, t=title: readings.of(e, v, bar, t))
-                values = {value: _number(tensor) for value, tensor in metric.compute().items()}
+                with warnings.catch_warnings():
+                    # torchmetrics counts updates, and what was read before comes in without one.
+                    warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+                    values = {value: _number(tensor) for value, tensor in metric.compute().items()}
                 protocol = protocol_of(key, component, metric, videos, reference, scored.facts)
                 name_of = protocol_hash(protocol)
                 protocols[name_of] = protocol
