@@ -56,6 +56,8 @@ MakeHash = Callable[..., str]
 def make_hash(tmp_path_factory: pytest.TempPathFactory) -> MakeHash:
     """The hash of the protocol of FVD in a run, of which the data alone is there."""
 
+    metric = create_component("metric", "fvd")
+
     @cache
     def home(seed: int, lossless: bool) -> Path:
         home = tmp_path_factory.mktemp("run")
@@ -79,7 +81,6 @@ def make_hash(tmp_path_factory: pytest.TempPathFactory) -> MakeHash:
         made = {key: torch.zeros(2, count, 3, height, width, dtype=torch.uint8) for key, count in videos.items()}
         save_file(made, folder / "videos.safetensors")
         scored = run_sets(lab, data, StageResult(folder, "key", {"outputs": {"videos.safetensors": "digest"}}))
-        metric = create_component("metric", "fvd")
         return protocol_hash(protocol_of("fvd", "fvd", metric, scored.sets[name], scored.reference, scored.facts))
 
     return make
