@@ -68,7 +68,8 @@ class Readings:
             UserError: a video cannot be read; what was read before it is kept.
         """
         about = _about(extractor, videos)
-        path = self.folder / f"{extractor.name}-{_digest(json.dumps(about, sort_keys=True).encode())[:16]}.safetensors"
+        name = "".join(letter if letter.isalnum() else "-" for letter in extractor.name)
+        path = self.folder / f"{name}-{_digest(json.dumps(about, sort_keys=True).encode())[:16]}.safetensors"
         rows = self._open.setdefault(path, _load(path, about))
         missing = list({key: place for place, key in enumerate(videos.keys) if key not in rows.places}.values())
         if missing:
@@ -104,6 +105,7 @@ class Readings:
 
 def _about(extractor: VideoExtractor, videos: VideoSet) -> Info:
     network = {"extractor": extractor.name, "sha256": extractor.sha256, "resize": extractor.resize}
+    network |= getattr(extractor, "protocol", {})
     return {"format": FORMAT, **network, "pixels": dict(videos.pixels), "shape": list(videos.shape)}
 
 

@@ -113,6 +113,8 @@ def _feed(metric: VideoMetric, videos: VideoSet, real: bool, size: int, read: An
     captions = list(videos.captions)
     if isinstance(metric, ExtractorMetric) and type(metric).update is ExtractorMetric.update:
         frames, height, width = videos.shape
+        if real and not getattr(metric, "reads_real", True):
+            return
         metric.check_shape(torch.empty(0, frames, 3, height, width, dtype=torch.uint8))
         metric.add(read(metric.extractor, videos), captions, real)
         return
