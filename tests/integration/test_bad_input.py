@@ -171,7 +171,7 @@ def test_a_metric_without_real_clips_left_to_compare_with_has_no_value(
     result = cogvid("run", tiny, "--runs", tmp_path / "runs", *changes)
     assert result.exit_code == 0, result.output
     metrics = json.loads((tmp_path / "runs" / "tiny" / "default" / "0" / "metrics.json").read_text())
-    assert metrics["sets"]["generated"]["fvd"]["fvd"] is None
+    assert metrics["sets"]["generated"]["fvd"]["values"]["fvd"] is None
 
 
 def test_only_broken_clips_end_the_run(tiny: Path, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_given_frames_are_those_of_the_real_clip_and_the_others_are_not(window: 
 def test_one_window_needs_no_interpolation_stage(window: Finished) -> None:
     assert not (window.folder / "stages" / "interpolation").exists()
     metrics = json.loads((window.folder / "metrics.json").read_text())
-    assert metrics["protocol"]["oracle"]["given"] == 5
-    assert metrics["protocol"]["oracle"]["frames"] == 16
+    protocol = metrics["protocols"][metrics["sets"]["generated"]["oracle"]["protocol"]]
+    assert (protocol["given"], protocol["frames"]) == (5, 16)
 
 
 def test_previews_go_on_from_the_first_frames_of_test_clips(window: Finished) -> None:

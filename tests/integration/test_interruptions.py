@@ -106,7 +106,7 @@ def assert_same(runs: Path, whole: Path, variants: Sequence[str] = VARIANTS) -> 
         one, other = (
             json.loads((folder / "tiny" / variant / "0" / "metrics.json").read_text()) for folder in (runs, whole)
         )
-        assert (one["sets"], one["protocol"]) == (other["sets"], other["protocol"])
+        assert (one["sets"], one["protocols"]) == (other["sets"], other["protocols"])
 
 
 @pytest.mark.timeout(120 + 60 * TIMES)

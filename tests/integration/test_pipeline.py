@@ -54,7 +54,7 @@ def test_a_run_leaves_everything_that_describes_it(tiny: Path, tmp_path: Path) -
     assert tokens["clips"] == 16
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["sets"].keys() == {"generated", "key_frames", "hold", "linear", "real", "reconstruction"}
-    assert metrics["sets"]["real"]["oracle"]["all"] == 1
+    assert metrics["sets"]["real"]["oracle"]["values"]["all"] == 1
     frames = {name: list(held_out["frames"]) for name, held_out in metrics["held_out"].items()}
     sequential, between = ["1", "2", "3", "4"], ["1", "3"]
     assert frames == {"tokenizer": [], "image_base": ["0"], "sequential": sequential, "interpolation": between}

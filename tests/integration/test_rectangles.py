@@ -176,8 +176,10 @@ def test_every_attention_runs_the_whole_way_on_rectangles(wide: Path, name: str,
     folder = runs / name / "default" / "0"
     metrics = json.loads((folder / "metrics.json").read_text())
     # The oracle reads rectangles as what they show.
-    assert [metrics["sets"]["real"]["oracle"][score] for score in ("colour", "shape", "size", "motion")] == [1] * 4
-    assert (metrics["protocol"]["oracle"]["resolution"], metrics["protocol"]["oracle"]["fit"]) == ("32x48", "crop")
+    values = metrics["sets"]["real"]["oracle"]["values"]
+    assert [values[score] for score in ("colour", "shape", "size", "motion")] == [1] * 4
+    protocol = metrics["protocols"][metrics["sets"]["generated"]["oracle"]["protocol"]]
+    assert (protocol["height"], protocol["width"], protocol["fit"]) == (32, 48, "crop")
     assert load_file(folder / "samples" / "tokens.safetensors")["generated"].shape[1:] == (9, 4 * 6)
     for path in (folder / "samples" / "generated" / "0000.mp4", *tmp_path.glob("*.mp4")):
         assert frames_of(path).shape == (9, 3, 64, 96)

@@ -143,7 +143,7 @@ def test_an_exported_run_says_what_it_is_and_makes_the_same_clips(run: Path, tmp
         sample(folder, RED, "--no-sheet", "--out", tmp_path / f"from_{folder.name}")
     assert contents(tmp_path / "from_shared") == contents(tmp_path / f"from_{run.name}")
     card = (tmp_path / "shared" / "README.md").read_text()
-    score = json.loads((run / "metrics.json").read_text())["sets"]["generated"]["oracle"]["present"]
+    score = json.loads((run / "metrics.json").read_text())["sets"]["generated"]["oracle"]["values"]["present"]
     steps = json.loads((run / "stages" / "sequential" / "stage.json").read_text())
     assert f"| oracle | present | {score} |" in card
     assert f"{steps['parameters']:,} | {steps['trainable_parameters']:,} | 6 | 2 |" in card

@@ -133,6 +133,6 @@ def _tell(current: Run, metrics: StageResult | None) -> None:
             "The models are trained. The data has no videos, so nothing was generated to be compared with any."
         )
         return
-    for key, values in metrics.info["sets"]["generated"].items():
-        console.print(f"  {key}: " + ", ".join(f"{n} {v:.3f}" for n, v in values.items() if v is not None))
+    for key, entry in metrics.info["sets"]["generated"].items():
+        console.print(f"  {key}: " + ", ".join(f"{n} {v:.3f}" for n, v in entry["values"].items() if v is not None))
     console.print(f"Videos: {current.folder / 'samples' / 'generated'}")

@@ -52,6 +52,14 @@ class GenerationType(Enum):
     bfloat16 = "bfloat16"
 
 
+class Place(Enum):
+    """Where in a longer video the frames to score are taken."""
+
+    start = "start"  # from the first frame on
+    middle = "middle"
+    random = "random"  # anywhere, drawn from the SHA-256 of the video's bytes: the same for the same file
+
+
 class TooLong(Enum):
     """What becomes of captions that do not fit into the text slots."""
 
@@ -220,7 +228,24 @@ class GenerationConfig:
 
 
 @dataclass
+class ProtocolConfig:
+    """Which clips and which of their frames are scored. A run's clips have the samples, the frame rates and the size
+    that the experiment gives them; of any two folders, all of it is said here."""
+
+    name: str = ""  # what the record of a value calls it
+    samples: int = option(0, at_least(0))  # clips of either side; 0 for as many as there are
+    frames: int = option(0, at_least(0))  # of a clip that are scored; 0 for all
+    rate: float = option(0.0, at_least(0))  # of these frames (1/s); 0 for the frames as they are stored
+    stride: int = option(1, at_least(1))  # of stored frames
+    place: Place = Place.start
+    size: Any = option(0, sides(at_least(0)))  # as video.size; 0 for videos as they are
+    fit: Fit = Fit.crop
+    sha256: dict[str, str] = field(default_factory=dict)  # of the published files, by extractor
+
+
+@dataclass
 class EvaluationConfig:
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     metrics: dict[str, ComponentConfig] = field(default_factory=dict)
     batch_size: int = option(32, at_least(1))
 

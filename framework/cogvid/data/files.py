@@ -75,9 +75,11 @@ class Video:
         width: pixels as shown, that is stretched and turned as the file asks for.
         height: the same.
         codec: FFmpeg's name of it.
+        pixel_format: FFmpeg's name of what its frames are stored in.
     """
 
     times: ClipTimes
     width: int
     height: int
     codec: str
+    pixel_format: str = ""

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 Fit = Literal["crop", "pad", "stretch"]
 Picture = NDArray[np.uint8]
+# How a picture gets another size, for the records of what is scored.
+RESIZE = "bilinear, antialiased"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from cogvid.data.files import Video, VideoFile
 from cogvid.data.frame_format import FrameFormat, resized
 from cogvid.errors import UserError
 
+# How pixels come out of a file, for the records of what is scored.
+DECODE = "FFmpeg, rgb24"
 # A frame that follows the one before it this many seconds later is a damaged time stamp, not a video.
 LONGEST_GAP = 3600
 # Containers without times of showing, by FFmpeg's names.
@@ -46,13 +48,14 @@ def probe(file: VideoFile | Path) -> Video:
     stamps: list[int] = []
     unit: Fraction | None = None
     pixels = _Pixels(None)
-    converted, codec, height, width = "", "", 0, 0
+    converted, first_format, codec, height, width = "", "", "", 0, 0
     container: ContainerFormat | None = None
     for frame, placement, stream in _decoded(file):
         if frame.pts is None or frame.time_base is None:
             raise _unreadable(file, _NO_TIMES)
         if frame.format.name != converted:  # once for each format, to know that it can be
             converted = frame.format.name
+            first_format = first_format or converted
             height, width = pixels.of(frame, placement).shape[:2]
         if unit is None:
             unit, codec, container = frame.time_base, stream.codec_context.name, stream.container.format
@@ -64,7 +67,7 @@ def probe(file: VideoFile | Path) -> Video:
     if container.name in _DECODING_TIMES:
         stamps = _packet_stamps(file, unit, len(stamps)) or stamps
     _check_gaps(file, stamps, unit)
-    return Video(ClipTimes.of(stamps, unit), width, height, codec)
+    return Video(ClipTimes.of(stamps, unit), width, height, codec, first_format)
 
 
 def read_frames(file: VideoFile | Path, numbers: Sequence[int], form: FrameFormat | None = None) -> Tensor:

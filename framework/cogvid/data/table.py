@@ -46,6 +46,7 @@ FOUND = pa.schema(
         ("state", pa.string()),  # size and time of the file when it was read; inside the table's folder, its size
         ("sha256", pa.string()),  # of the file's, or the member's, bytes
         ("codec", pa.string()),
+        ("pixel_format", pa.string()),
         ("width", pa.int32()),  # pixels, as shown
         ("height", pa.int32()),
         ("first", pa.int32()),  # the clip's first frame, as a number of the file's
@@ -204,7 +205,8 @@ def found_row(clip: Clip, video: Video | UserError) -> dict[str, Any]:
     empty = dict.fromkeys(FOUND.names)
     if isinstance(video, UserError):
         return {**empty, "problem": str(video)}
-    facts = {**empty, "codec": video.codec, "width": video.width, "height": video.height}
+    size = {"width": video.width, "height": video.height}
+    facts = {**empty, "codec": video.codec, "pixel_format": video.pixel_format, **size}
     first, times = 0, video.times
     if clip.span is not None:
         first, stop = video.times.between(*clip.span)

@@ -24,6 +24,7 @@ from cogvid.attention.prepare import prepare_attention
 from cogvid.config.options import first_line
 from cogvid.config.ranges import said
 from cogvid.config.schema import ModelConfig
+from cogvid.config.sides import height_and_width
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
@@ -32,6 +33,7 @@ from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clips import read_clips
+from cogvid.pipeline.digests import check_published
 from cogvid.pipeline.generate import usable_test_clips
 from cogvid.pipeline.image_base_file import image_base_tensors
 from cogvid.pipeline.lab import Lab
@@ -62,7 +64,7 @@ def check_lab(lab: Lab) -> None:
         check_tokenizer(lab)
         _check_text_tokenizer(lab)
         _check_image_base(lab)
-        _check_metrics(lab)
+        check_metrics(lab)
 
 
 def check_folder(folder: Path, option: str = "--runs") -> None:
@@ -255,10 +257,38 @@ def _check_image_base(lab: Lab) -> None:
         image_base_tensors(lab, Path(weights), None)
 
 
-def _check_metrics(lab: Lab) -> None:
-    for key in lab.config.evaluation.metrics:
+def check_metrics(lab: Lab) -> None:
+    """Try the metrics on clips as they will be scored.
+
+    Raises:
+        UserError: one cannot score them, or they are not those of the protocol; the message names the key.
+    """
+    config, protocol = lab.config, lab.config.evaluation.protocol
+    if not config.evaluation.metrics:
+        return
+    if protocol.frames > config.generation.frames:
+        key = "evaluation.protocol.frames"
+        raise UserError(
+            f"{said(key, lab.sources)}{key}: {protocol.frames} frames of a clip are scored, and generated clips have "
+            f"{config.generation.frames} (generation.frames)."
+        )
+    if protocol.size and height_and_width(protocol.size) != config.video.sides:
+        key, wanted = "evaluation.protocol.size", "x".join(map(str, height_and_width(protocol.size)))
+        raise UserError(
+            f"{said(key, lab.sources)}{key}: the protocol scores clips of {wanted} pixels, and video.size is "
+            f"{config.video.size}. Make it the same."
+        )
+    for key in config.evaluation.metrics:
         with _of(f"evaluation.metrics.{key}", lab):
-            lab.build_metric(key).check(lab.config.generation.frames, *lab.config.video.sides)
+            _check_known(lab, key)
+            lab.build_metric(key).check(protocol.frames or config.generation.frames, *config.video.sides)
+
+
+def _check_known(lab: Lab, key: str) -> None:
+    """A file that the protocol knows is that file."""
+    protocol, options = lab.config.evaluation.protocol, lab.config.evaluation.metrics[key].options
+    if "path" in options and Path(str(options["path"])).is_file():
+        check_published(Path(str(options["path"])), str(options.get("extractor", "")), protocol)
 
 
 @contextmanager

@@ -23,7 +23,15 @@ _TEXT = {
     ),
     "transformer": ("pipeline/train", "pipeline/image_base_file", "pipeline/lab", "pipeline/clips"),
     "samples": ("pipeline/generate", "pipeline/tokenizer_stage", "pipeline/lab", "pipeline/clips", "pipeline/pictures"),
-    "metrics": ("pipeline/evaluate", "pipeline/generate", "pipeline/lab", "pipeline/clips"),
+    "metrics": (
+        "pipeline/evaluate",
+        "pipeline/scoring",
+        "pipeline/readings",
+        "pipeline/video_set",
+        "pipeline/generate",
+        "pipeline/lab",
+        "pipeline/clips",
+    ),
 }
 # Modules that count with all that they import.
 _REACH = {
@@ -33,7 +41,14 @@ _REACH = {
     "transformer": ("training/fit", "training/next_token", "model/transformer", "data/samples", "data/rows"),
     "tokens": ("data/reading", "data/messages", "data/sequences", "data/tokens", "data/table"),
     "samples": ("generation/clips", "generation/packed", "data/reading", "data/video", "interfaces/interpolation"),
-    "metrics": ("data/reading", "interfaces/metric"),
+    "metrics": (
+        "data/reading",
+        "data/messages",
+        "data/table",
+        "interfaces/metric",
+        "metrics/extractors",
+        "metrics/protocol",
+    ),
 }
 # What several stages are.
 _WORK = {"test_tokens": "tokens", **dict.fromkeys(("image_base", "sequential", "interpolation"), "transformer")}

@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cogvid.config.schema import ProtocolConfig
+from cogvid.errors import UserError
+
 # They tell of the work; nothing is made from them.
 _TELLING = ("stage.json", "history.jsonl", "events")
 
@@ -39,6 +42,21 @@ def first_damaged(folder: Path, digests: Mapping[str, str]) -> str | None:
         if file_digest(folder / name) != digest:
             return f"{folder / name} is not the file that the stage left: its SHA-256 is another"
     return None
+
+
+def check_published(path: Path, extractor: str, protocol: ProtocolConfig) -> None:
+    """Hold an extractor's file to the SHA-256 that a protocol knows of it, if it knows one.
+
+    Raises:
+        UserError: it is another file.
+    """
+    wanted = protocol.sha256.get(extractor)
+    if wanted and (found := file_digest(path)) != wanted:
+        raise UserError(
+            f"{path} is not the published file of the extractor {extractor}: its SHA-256 is {found}, and the protocol "
+            f"{protocol.name} is of {wanted}. Take that file, or change evaluation.protocol.sha256 in a protocol of "
+            "your own."
+        )
 
 
 def named_files(options: Any) -> dict[str, str]:

@@ -1,82 +1,156 @@
-"""Scores the generated clips beside their floors and ceilings, all under one protocol."""
+"""Scores the generated clips of a run beside their floors and ceilings."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from cogvid.interfaces.metric import check_videos
-from cogvid.pipeline.clips import decode_clips
-from cogvid.pipeline.generate import load_videos, usable_test_clips
+from cogvid.data.files import VideoFile
+from cogvid.data.frame_format import RESIZE
+from cogvid.data.messages import in_messages
+from cogvid.data.reading import DECODE, read_frames
+from cogvid.data.table import ClipTable
+from cogvid.pipeline.clips import TABLE
+from cogvid.pipeline.generate import TestClips, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
-from cogvid.pipeline.stage import Info, StageResult, StageStore
-from cogvid.progress import stage_progress
+from cogvid.pipeline.readings import Readings
+from cogvid.pipeline.scoring import FORMAT, Scored, add_evaluation, score
+from cogvid.pipeline.stage import Info, StageResult, StageStore, write_json
+from cogvid.pipeline.tensor_file import read_tensors
+from cogvid.pipeline.video_set import Shown, VideoSet, several, tensor_set, timing_facts
+
+METRICS = "metrics.json"
+VIDEOS = "videos.safetensors"
+# Of the store: what extractors have read, for all runs.
+FEATURES = "features"
 
 
 def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: StageResult) -> StageResult:
-    """Every metric on every set: `stage.json` gets the values by set and metric, and the protocols.
+    """Every metric on every set: `stage.json` gets the parts `sets`, `protocols` and `meanings` of `metrics.json`.
 
     Sets are compared with real test videos that none of them was made from: those without a caption among the first
-    `generation.samples`, as many where there are as many.
+    `generation.samples`, as many where there are as many. Paired metrics compare `reconstruction` with `real`.
     """
     config = lab.config
-    height, width = config.video.sides
     depends = {
         "samples": samples.key,
         "metrics": {key: lab.identity("metric", metric) for key, metric in config.evaluation.metrics.items()},
+        "protocol": config.evaluation.protocol,
     }
 
     def work(folder: Path) -> Info:
-        count = config.generation.samples
-        usable = usable_test_clips(lab, data)
-        chosen = usable.first(count)
-        others = usable.beside(chosen, count)
-        videos = load_videos(samples)
-        if config.evaluation.metrics and len(others.clips) < count:
+        scored = run_sets(lab, data, samples)
+        count = len(scored.sets["generated"])
+        if config.evaluation.metrics and len(scored.reference) < count:
             log.warning(
                 "evaluation: only %d real test videos are left to compare %d generated ones with; "
                 "the compared metrics are the less certain",
-                len(others.clips),
+                len(scored.reference),
                 count,
             )
-        target = config.generation.frames
-        decoded = [*decode_clips(others.clips, others.numbers(target), lab.frame_format, "evaluate: real")]
-        reference = torch.stack(decoded) if decoded else videos["real"][:0]
-        sets: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in videos}
-        protocol: dict[str, Info] = {}
-        with stage_progress() as bar:
-            for key, metric in bar.track(lab.build_metrics().items(), description="evaluate"):
-                for name, scored in videos.items():
-                    if scored.shape[1] != target and not metric.key_frames:
-                        continue
-                    metric.reset()
-                    _feed(metric, reference, others.captions, True, config.evaluation.batch_size)
-                    _feed(metric, scored, chosen.captions, False, config.evaluation.batch_size)
-                    values = {value: float(tensor) for value, tensor in metric.compute().items()}
-                    sets[name][key] = {v: None if x != x else round(x, 6) for v, x in values.items()}
-                    if name == "generated":
-                        shared = {
-                            "frames": target,
-                            "resolution": height if height == width else f"{height}x{width}",
-                            "fit": config.video.fit.value,
-                            "samples": count,
-                            "split": "test",
-                            **({"given": config.generation.given} if config.generation.given else {}),
-                        }
-                        protocol[key] = {
-                            "reference_clips": len(reference),
-                            "data": data.key,
-                            **shared,
-                            **metric.protocol,
-                        }
-        return {"sets": sets, "protocol": protocol}
+        metrics = {key: (config.evaluation.metrics[key].name, metric) for key, metric in lab.build_metrics().items()}
+        readings = Readings(store.root / FEATURES, config.evaluation.batch_size, lab.device)
+        return score(metrics, scored, readings)
 
     return store.finish("metrics", depends, work)
 
 
-def _feed(metric, videos: Tensor, captions: list[str], real: bool, batch: int) -> None:  # type: ignore[no-untyped-def]
-    check_videos(videos)
-    for start in range(0, len(videos), batch):
-        metric.update(videos[start : start + batch], captions[start : start + batch], real)
+def write_metrics(folder: Path, metrics: StageResult, samples: StageResult, held_out: Info) -> None:
+    """Write a run's `metrics.json`; what it has under other keys of metrics of the same samples stays.
+
+    Args:
+        folder: of the run.
+        metrics: the evaluation.
+        samples: what it is of.
+        held_out: losses by stage.
+    """
+    path = folder / METRICS
+    try:
+        old = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        old = None
+    made = {part: metrics.info[part] for part in ("sets", "protocols", "meanings")}
+    speed = {"tokens_per_second": samples.info["tokens_per_second"]}
+    new = {"format": FORMAT, "samples": samples.key, **made, "speed": speed, "held_out": held_out}
+    write_json(path, add_evaluation(old, new))
+
+
+def run_sets(lab: Lab, data: StageResult, samples: StageResult) -> Scored:
+    """The sets of a run's samples, and the real clips that they are compared with; no pixel is read yet."""
+    config = lab.config
+    whole = config.generation.frames
+    frames = config.evaluation.protocol.frames or whole
+    usable = usable_test_clips(lab, data)
+    chosen = usable.first(config.generation.samples)
+    others = usable.beside(chosen, config.generation.samples)
+    videos = read_tensors(samples.folder / VIDEOS)
+    content = samples.info.get("outputs", {}).get(VIDEOS) or samples.key
+    sets = {}
+    for name, clips in videos.items():
+        own = clips[:, :frames] if clips.shape[1] == whole else clips
+        # Of the first frames of a clip; from first to last of what is scored.
+        rates = [(clips.shape[1] - 1) / seconds for seconds in chosen.durations]
+        facts = timing_facts(own.shape[1], rates, [(own.shape[1] - 1) / rate for rate in rates if rate])
+        sets[name] = tensor_set(own, f"{content}/{name}", chosen.captions, facts)
+    return Scored(
+        sets,
+        _real_set(lab, data, others, frames),
+        _real_set(lab, data, chosen, frames),
+        frames,
+        _facts(lab, data, chosen, others),
+        config.evaluation.batch_size,
+    )
+
+
+def _real_set(lab: Lab, data: StageResult, tests: TestClips, frames: int) -> VideoSet:
+    """Test clips as they are decoded: the frames that generated ones have."""
+    form, digests = lab.frame_format, _column(data, tests, "sha256")
+    numbers = [own[:frames] for own in tests.numbers(lab.config.generation.frames)]
+    shown = [
+        Shown(timed.clip.id, digest, tuple((own + timed.first).tolist()), tuple(timed.times.seconds[own].tolist()))
+        for timed, digest, own in zip(tests.clips, digests, numbers, strict=True)
+    ]
+    pixels = {"decode": DECODE, "fit": form.fit, "resize": RESIZE}
+    keys = [f"{clip.content} {_short(clip.numbers)}" for clip in shown]
+    shape = (frames, form.height, form.width)
+
+    def read(places: Sequence[int]) -> Generator[Tensor, None, None]:
+        def work(place: int) -> Tensor:
+            return read_frames(VideoFile.of(tests.clips[place].clip), shown[place].numbers, form)
+
+        yield from in_messages(work, places, frames * 3 * form.height * form.width)
+
+    return VideoSet(keys, tests.captions, shape, pixels, {}, read, shown)
+
+
+def _facts(lab: Lab, data: StageResult, chosen: TestClips, others: TestClips) -> dict[str, str | int | float]:
+    """What all values of a run share."""
+    config = lab.config
+    given = {"given": config.generation.given} if config.generation.given else {}
+    kinds = zip(_column(data, others, "codec"), _column(data, others, "pixel_format"), strict=True)
+    return {
+        "protocol": config.evaluation.protocol.name or "the experiment's own",
+        "scored": "tensors",
+        "real_codec": several([f"{codec} {form}".strip() for codec, form in kinds]) or "none",
+        "decode": DECODE,
+        "fit": config.video.fit.value,
+        "frames_resize": RESIZE,
+        "split": "test",
+        "prompts": _short(chosen.captions),
+        **given,
+    }
+
+
+def _column(data: StageResult, tests: TestClips, name: str) -> list[str]:
+    """A column of the data stage's table, of these clips."""
+    rows = ClipTable.open(data.folder / TABLE).used("test")
+    values = {row["id"]: row[name] or "" for row in rows.values("id", name)}
+    return [values[timed.clip.id] for timed in tests.clips]
+
+
+def _short(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

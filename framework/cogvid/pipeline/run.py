@@ -23,7 +23,7 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_test_clips
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
-from cogvid.pipeline.evaluate import evaluation_stage
+from cogvid.pipeline.evaluate import evaluation_stage, write_metrics
 from cogvid.pipeline.generate import generation_stage, given_key_frames, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
@@ -126,7 +126,7 @@ class Run:
         stages = self._train()
         if not isinstance(self.lab.data, TokenSource):
             return job.once(lambda: self._evaluate(stages))
-        if held_out := _held_out(stages):
+        if held_out := held_out_losses(stages):
             job.once(lambda: write_json(self.folder / "metrics.json", {"held_out": held_out}))
         return None
 
@@ -137,11 +137,8 @@ class Run:
         samples = generation_stage(self.lab, self.store, stages["data"], tokenizer, models, trained.generator)
         self._link("samples", samples)
         metrics = evaluation_stage(self.lab, self.store, stages["data"], samples)
-        speed = {"tokens_per_second": samples.info["tokens_per_second"]}
-        info = metrics.info
-        made = {"sets": info["sets"], "protocol": info["protocol"], "speed": speed}
-        write_json(self.folder / "metrics.json", made | {"held_out": _held_out(stages)})
-        write_json(self.folder / ENVIRONMENT, info["environment"])
+        write_metrics(self.folder, metrics, samples, held_out_losses(stages))
+        write_json(self.folder / ENVIRONMENT, metrics.info["environment"])
         return metrics
 
     def _describe(self) -> None:
@@ -182,7 +179,7 @@ class Run:
         )
 
 
-def _held_out(stages: Mapping[str, StageResult]) -> Info:
+def held_out_losses(stages: Mapping[str, StageResult]) -> Info:
     """The held-out losses of the stages that have some, and what they were measured on."""
     return {
         name: {"loss": stage.info[HELD_OUT], "frames": stage.info["held_out_frames"], "on": stage.info["held_out_on"]}
