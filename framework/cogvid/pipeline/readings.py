@@ -105,8 +105,7 @@ class Readings:
 
 def _about(extractor: VideoExtractor, videos: VideoSet) -> Info:
     network = {"extractor": extractor.name, "sha256": extractor.sha256, "resize": extractor.resize}
-    network |= getattr(extractor, "protocol", {})
-    return {"format": FORMAT, **network, "pixels": dict(videos.pixels), "shape": list(videos.shape)}
+    return {"format": FORMAT, **network, **extractor.protocol, "pixels": dict(videos.pixels), "shape": list(videos.shape)}
 
 
 def _digest(content: bytes) -> str:

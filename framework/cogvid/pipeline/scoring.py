@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cogvid.interfaces.metric import VideoMetric
-from cogvid.metrics.extractors import ExtractorMetric
+from cogvid.metrics.extractors import ExtractorMetric, Reading, VideoExtractor
 from cogvid.metrics.protocol import protocol_hash
 from cogvid.pipeline.readings import Readings
 from cogvid.pipeline.stage import Info
@@ -67,17 +67,20 @@ def score(metrics: Mapping[str, tuple[str, VideoMetric]], scored: Scored, readin
                     continue
                 reference = scored.paired if metric.paired and scored.paired is not None else scored.reference
                 metric.reset()
-                for which, real in ((reference, True), (videos, False)):
-                    title = f"evaluate: {'real' if real else name.replace('_', ' ')}"
-                    _feed(metric, which, real, scored.batch_size, lambda e, v, t=title: readings.of(e, v, bar, t))
-                with warnings.catch_warnings():
-                    # torchmetrics counts updates, and what was read before comes in without one.
-                    warnings.filterwarnings("ignore", "The ``compute`` method of metric")
-                    values = {value: _number(tensor) for value, tensor in metric.compute().items()}
+
+                def read(
+                    extractor: VideoExtractor, videos: VideoSet, title: str = f"evaluate: {name.replace('_', ' ')}"
+                ) -> Reading:
+                    return readings.of(extractor, videos, bar, title)
+
+                _feed(metric, reference, videos, scored.batch_size, read)
+                values = {value: _number(tensor) for value, tensor in metric.compute().items()}
                 protocol = protocol_of(key, component, metric, videos, reference, scored.facts)
                 name_of = protocol_hash(protocol)
                 protocols[name_of] = protocol
                 sets[name][key] = {"protocol": name_of, "values": values}
+                if cautions := metric.cautions():
+                    sets[name][key]["cautions"] = cautions
             bar.advance(task)
     return {"sets": sets, "protocols": protocols, "meanings": meanings}
 
@@ -107,19 +110,26 @@ def _scores(metric: VideoMetric, name: str, videos: VideoSet, scored: Scored) ->
     return videos.shape[0] == scored.frames or metric.key_frames
 
 
-def _feed(metric: VideoMetric, videos: VideoSet, real: bool, size: int, read: Any) -> None:
-    if not len(videos):
-        return
-    captions = list(videos.captions)
+def _feed(
+    metric: VideoMetric,
+    reference: VideoSet,
+    videos: VideoSet,
+    size: int,
+    read: Callable[[VideoExtractor, VideoSet], Reading],
+) -> None:
+    sets = ((reference, True), (videos, False))
     if isinstance(metric, ExtractorMetric) and type(metric).update is ExtractorMetric.update:
-        frames, height, width = videos.shape
-        if real and not getattr(metric, "reads_real", True):
-            return
-        metric.check_shape(torch.empty(0, frames, 3, height, width, dtype=torch.uint8))
-        metric.add(read(metric.extractor, videos), captions, real)
+        for own, real in sets:
+            if len(own) and (metric.reads_real or not real):
+                metric.check_shape(torch.empty(0, own.shape[0], 3, *own.shape[1:], dtype=torch.uint8))
+                metric.add(read(metric.extractor, own), own.captions, real)
         return
-    for places, batch in videos.again(size):
-        metric.update(batch, [captions[place] for place in places], real)
+    # In turns, batch by batch: what compares clips in pairs keeps no more than one of them.
+    for batches in zip_longest(*(own.again(size) for own, _ in sets)):
+        for (own, real), found in zip(sets, batches, strict=True):
+            if found is not None:
+                places, batch = found
+                metric.update(batch, [own.captions[place] for place in places], real)
 
 
 def _number(value: Tensor) -> float | None:
