@@ -335,9 +335,10 @@ def test_held_out_losses_are_columns_in_nats_lower_is_better(
     make_run: MakeRun, make_stage: Callable[..., None], tmp_path: Path
 ) -> None:
     for seed in range(3):
-        run = make_run("naive", seed, held_out=held_out(2.0 + seed))
+        # Each seed trains a tokenizer of its own, so it has sequences of its own.
+        run = make_run("naive", seed, held_out=held_out(2.0 + seed, f"of {seed}"))
         make_stage(run / "stages/image_base", f"base-{seed}", 1.0, held_out(3.0))
-        make_run("worse", seed, held_out=held_out(2.01 + seed + seed * 1e-5))
+        make_run("worse", seed, held_out=held_out(2.01 + seed + seed * 1e-5, f"of {seed}"))
     comparison = compare(find_runs([tmp_path / "study"]))
     columns = [column for column in comparison.columns if column.group == "held_out"]
     stages = ("image base", "sequential")
@@ -359,8 +360,19 @@ def test_held_out_losses_on_other_samples_are_kept_apart(make_run: MakeRun, tmp_
     columns = [column for column in columns_of(comparison, "sequential held-out loss") if "frame" not in column.title]
     assert [means(comparison, column) for column in columns] == [[2.0, None, None], [None, 1.0, None]]
     assert {measure: split.keys for measure, split in comparison.splits.items()} == {
-        "sequential held-out": {"digest": ("aa", "bb")}
+        "sequential held-out": {"sequences of seed 0": ("aa", "bb")}
     }
+
+
+def test_held_out_losses_on_other_sequences_in_any_seed_have_no_difference(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run("naive", seed, held_out=held_out(2.0 + seed, f"of {seed}"))
+        make_run("other", seed, held_out=held_out(1.0, f"of {seed}" if seed else "another tokenizer's"))
+        make_run("late", seed + 3, held_out=held_out(1.0, f"of {seed + 3}"))
+    comparison = compare(find_runs([tmp_path / "study"]))
+    columns = [column for column in columns_of(comparison, "sequential held-out loss") if "frame" not in column.title]
+    assert len(columns) == 3
+    assert all(len([mean for mean in means(comparison, column) if mean is not None]) == 1 for column in columns)
 
 
 def test_a_frame_tokenizer_has_an_error_and_decibels(make_run: MakeRun, make_stage: Callable[..., None]) -> None:

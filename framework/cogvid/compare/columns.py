@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cogvid.compare.comparison import Cell, Column, Split
-from cogvid.compare.quantities import NOT_RECORDED, Measurement, Quantity, measurements
+from cogvid.compare.held_out import HeldOutSequences
+from cogvid.compare.quantities import NOT_RECORDED, Measurement, Quantity, measurements, record_hash
 from cogvid.compare.statistics import estimate
 from cogvid.compare.variants import Variant, as_text
 from cogvid.errors import UserError
@@ -68,9 +69,14 @@ class Gathering:
     def __init__(self, variants: Iterable[Variant]) -> None:
         self.protocols: dict[str, dict[str, Any]] = {}
         found: dict[Quantity, dict[str, Gathered]] = {}
+        variants = [*variants]
+        sequences = HeldOutSequences(variants)
         for variant in variants:
             for run in variant.runs:
                 for each in measurements(run):
+                    if each.quantity.group == "held_out":
+                        record = sequences.record(each.quantity.of, variant.label, each.record)
+                        each = replace(each, record=record, protocol=record_hash(record))
                     if self.protocols.setdefault(each.protocol, each.record) != each.record:
                         raise UserError(
                             f"{run.folder}: the protocol {each.protocol} of {each.quantity.title} is not what another "

@@ -133,7 +133,7 @@ def _held_out(run: RunRecord) -> Iterator[Measurement]:
             record = stage.held_out_on or {"samples": NOT_RECORDED}
             quantity = _held_out_quantity(stage, name, headline=name == "loss" and stage.name == main)
             finite = value if math.isfinite(value) else None
-            yield Measurement(quantity, finite, protocol=_hash(record), record=record)
+            yield Measurement(quantity, finite, protocol=record_hash(record), record=record)
 
 
 def _held_out_quantity(stage: Stage, name: str, headline: bool) -> Quantity:
@@ -166,7 +166,7 @@ def _cost(run: RunRecord) -> Iterator[Measurement]:
         for key, value in run.environment.items()
         if key.startswith("hardware.") and key != "hardware.memory_gib"
     } or {"hardware": NOT_RECORDED}
-    protocol = _hash(hardware)
+    protocol = record_hash(hardware)
     if trained:
         steps = Quantity("cost", "", "", "training_steps", "training steps", "Of all stages together.", "count")
         yield Measurement(steps, sum(stage.summary.get("steps", 0) for stage in trained))
@@ -184,6 +184,6 @@ def _cost(run: RunRecord) -> Iterator[Measurement]:
         )
 
 
-def _hash(record: dict[str, Any]) -> str:
+def record_hash(record: dict[str, Any]) -> str:
     """Of a record that no metric wrote, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]

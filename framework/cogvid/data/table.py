@@ -132,6 +132,12 @@ class ClipTable(Sequence[TimedClip]):
             start += len(good)
         return self.pick(self.rows[wanted[self.rows]])
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of what is known of each clip."""
+        names: list[str] = self._table.column_names
+        return names
+
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of these clips: a copy, for what is small."""
         return self._table.column(name).take(pa.array(self.rows))

@@ -146,8 +146,10 @@ def _facts(lab: Lab, data: StageResult, chosen: TestClips, others: TestClips) ->
 
 
 def _column(data: StageResult, tests: TestClips, name: str) -> list[str]:
-    """A column of the data stage's table, of these clips."""
+    """A column of the data stage's table, of these clips; tables of earlier versions lack some."""
     rows = ClipTable.open(data.folder / TABLE).used("test")
+    if name not in rows.columns:
+        return ["not recorded"] * len(tests.clips)
     values = {row["id"]: row[name] or "" for row in rows.values("id", name)}
     return [values[timed.clip.id] for timed in tests.clips]
 
