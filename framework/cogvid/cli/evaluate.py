@@ -145,9 +145,9 @@ def print_scores(record: dict[str, Any], title: str) -> None:
     """The values of all sets as a table, each with its standard error where it has one."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    table.add_column("value")
-    table.add_column("protocol")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("value", overflow="fold")
+    table.add_column("protocol", no_wrap=True)
     sets = list(record["sets"])
     for name in sets:
         table.add_column(name.replace("_", " "), justify="right")
@@ -170,4 +170,4 @@ def _shown(values: dict[str, float | None], name: str, error: str) -> str:
     value, spread = values.get(name), values.get(error) if error else None
     if value is None:
         return "not determined"
-    return f"{value:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")
+    return f"{value:.4g}" + (f" (se {spread:.2g})" if spread is not None else "")
