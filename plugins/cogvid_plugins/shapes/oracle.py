@@ -283,7 +283,9 @@ class ShapesOracle(VideoMetric):
         videos = "Share of videos whose {} is that of their caption, measured in the pixels."
         frames = "Share of frames {}."
         return {
-            "all": Meaning("all right", videos.format("colour, shape, size and motion"), "higher", "share", headline=True),
+            "all": Meaning(
+                "all right", videos.format("colour, shape, size and motion"), "higher", "share", headline=True
+            ),
             "motion": Meaning("motion", videos.format("motion"), "higher", "share", headline=True),
             "path_error": Meaning(
                 "path error",
