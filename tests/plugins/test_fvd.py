@@ -14,7 +14,8 @@ from cogvid.metrics import VideoMetric, frechet_distance, kernel_distance
 from cogvid.metrics.frechet import jackknife
 from cogvid_plugins.metrics.fvd import Fvd, register_metrics
 from cogvid_plugins.metrics.inception_score import InceptionScore
-from cogvid_plugins.shapes.extractor import WEIGHTS, Shapes3dExtractor, Views, accuracy
+from cogvid_plugins.shapes.extractor import WEIGHTS, Shapes3dExtractor
+from cogvid_plugins.shapes.training import Views, accuracy
 from cogvid_plugins.shapes.world import ALL_ATTRIBUTES, MOTIONS, SHAPES, canvas, sample_scene
 
 FRAMES = 17
@@ -196,7 +197,7 @@ def test_weights_are_small_and_say_how_to_train_them_anew() -> None:
     assert WEIGHTS.stat().st_size < 2_000_000
     with safe_open(WEIGHTS, "pt") as file:
         metadata = file.metadata()
-    assert metadata["command"].startswith("python -m cogvid_plugins.shapes.extractor --out shapes3d.safetensors")
+    assert metadata["command"].startswith("python -m cogvid_plugins.shapes.training --out shapes3d.safetensors")
     assert "motion" in metadata["accuracy_17_frames"]
 
 

@@ -30,9 +30,6 @@ from cogvid_plugins.shapes.network import (
 )
 from cogvid_plugins.shapes.world import ALL_ATTRIBUTES, Scene, sample_scene
 
-# Least variance that counts beside the largest.
-FLOOR = 1e-3
-
 
 @dataclass(frozen=True)
 class Views:
@@ -75,8 +72,8 @@ class Timed:
     Attributes:
         pixels: (B, 3, F, 32, 32).
         fault: the index in `FAULTS` of each clip (B,).
-        degrees: of each fault, 0 without it, and the share of its way that the object goes; NaN where it is not
-            said, (B, 6).
+        degrees: of each fault, 0 without it, and twice the share of its way that the object does not go; NaN where
+            that is not said, (B, 6).
     """
 
     pixels: Tensor
@@ -87,31 +84,36 @@ class Timed:
 def training_views(seed: int, steps: int) -> Iterator[Views]:
     """Still frames, from which shapes are learned many times sooner; then stills and clips by turns."""
     rng = np.random.default_rng(seed)
+    turns = *[(1, 64), (5, 24), (17, 12), (5, 24)] * 2, (9, 16)
     for step in range(steps):
-        frames, count = (1, 64) if step < 0.3 * steps else ((1, 64), (5, 24), (17, 12), (5, 24))[step % 4]
-        if frames == 5:
-            frames = (5, 9)[step // 4 % 2]
+        frames, count = (1, 64) if step < 0.3 * steps else turns[step % len(turns)]
         # Clips of files may end a little before the motion does.
         first, last = (rng.uniform(), 1.0) if frames == 1 else (0.0, rng.uniform(0.85, 1))
         yield Views.random(rng, count, np.linspace(first, last, frames))
 
 
 def timed(views: Views, rng: np.random.Generator, generator: torch.Generator) -> Timed:
-    """The clips as they are, slower, and with two of the faults; decoded after a fault, or before it."""
-    videos, last = views.videos(), float(views.times[-1])
-    speed = float(rng.uniform(0.4, 1))
+    """Clips of half of the scenes each: as they are, slower, and with two of the faults.
+
+    They look worse than tokenizers make them, before a fault or after it: that may not count as a fault of their time.
+    """
+    last, speed = float(views.times[-1]), float(rng.uniform(0.4, 1))
+    halves = Views(views.scenes[::2], views.times), Views(views.scenes[1::2], views.times)
     parts = [
-        _part(_decoded(videos, generator), "none", 0.0, last),
-        _part(_decoded(views.videos(speed), generator), "none", 0.0, last * speed),
+        _part(worn(halves[0].videos(), generator), "none", 0.0, last),
+        _part(worn(halves[1].videos(speed), generator), "none", 0.0, last * speed),
     ]
-    for fault in rng.choice(FAULTS[1:], 2, replace=False):
-        strength, seed = int(rng.choice(STRENGTHS)), int(rng.integers(2**31))
-        degree = math.log2(STEPS[strength - 1]) if fault in ("held", "cross-faded") else strength / 2
+    for half, fault in zip(halves, rng.choice(FAULTS[1:], 2, replace=False), strict=True):
+        stepped = fault in ("held", "cross-faded")
+        # A frame that is held to the end is frozen.
+        strengths = [s for s in STRENGTHS if not stepped or STEPS[s - 1] < len(views.times)]
+        strength, seed = int(rng.choice(strengths)), int(rng.integers(2**31))
+        degree = math.log2(STEPS[strength - 1]) if stepped else strength / 2
         way = last * (1 - strength / 5) if fault == "frozen" else math.nan
         if rng.uniform() < 0.5:
-            clips = _decoded(corrupt(fault, videos, strength, seed), generator)
+            clips = worn(corrupt(fault, half.videos(), strength, seed), generator)
         else:
-            clips = corrupt(fault, _decoded(videos, generator), strength, seed)
+            clips = corrupt(fault, worn(half.videos(), generator), strength, seed)
         parts.append(_part(clips, fault, degree, way))
     return Timed(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
@@ -121,14 +123,25 @@ def _part(videos: Tensor, fault: str, degree: float, way: float) -> tuple[Tensor
     degrees = torch.zeros(len(DEGREES))
     if fault != "none":
         degrees[DEGREES.index(fault)] = degree
-    degrees[DEGREES.index("way")] = 2 * way
+    degrees[DEGREES.index("way")] = 2 * (1 - way)
     count = len(videos)
     return videos.transpose(1, 2).float(), torch.full((count,), FAULTS.index(fault)), degrees.repeat(count, 1)
 
 
-def _decoded(videos: Tensor, generator: torch.Generator) -> Tensor:
-    """Videos uint8 (B, F, 3, height, width) as a good tokenizer decodes them."""
-    return decoded(videos.transpose(1, 2).float(), generator).round().to(torch.uint8).transpose(1, 2)
+def worn(videos: Tensor, generator: torch.Generator) -> Tensor:
+    """Videos uint8 (B, F, 3, height, width), blurred, and noisy in pixels and in patches of 4x4.
+
+    Each clip to its own degree of each, a quarter of them not at all.
+    """
+    pixels = videos.transpose(1, 2).float()
+    blur, grain, patches = (torch.rand(3, len(pixels), 1, 1, 1, 1, generator=generator) * 4 / 3 - 1 / 3).clamp_min(0)
+    for _ in range(2):
+        softer = F.avg_pool3d(pixels, (1, 3, 3), (1, 1, 1), (0, 1, 1), count_include_pad=False)
+        pixels = torch.lerp(pixels, softer, blur)
+    pixels = pixels + 6 * grain * torch.randn(pixels.shape, generator=generator)
+    coarse = torch.randn(*pixels.shape[:3], PIXELS // 4, PIXELS // 4, generator=generator)
+    pixels = pixels + 6 * patches * F.interpolate(coarse, scale_factor=(1, 4, 4))
+    return pixels.round().clamp(0, 255).to(torch.uint8).transpose(1, 2)
 
 
 def decoded(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -156,54 +169,36 @@ def train(seed: int, steps: int) -> Shapes3d:
             loss = loss + F.cross_entropy(network.scores[name](content), target)
         if len(views.times) > 1:
             clips = timed(views, rng, generator)
-            features = network.time(with_colourfulness(clips.pixels))
+            degrees, faults = network.time(with_colourfulness(clips.pixels))
             said = ~clips.degrees.isnan()
-            loss = loss + F.cross_entropy(network.faults(features), clips.fault)
-            loss = loss + F.mse_loss(network.degrees(features)[said], clips.degrees[said])
+            loss = loss + F.cross_entropy(faults, clips.fault) + F.mse_loss(degrees[said], clips.degrees[said])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     network.eval()
-    standardise(network, Views.random(np.random.default_rng([seed, 0]), 1024, np.linspace(0, 1, 17)), generator)
+    standardise(network, Views.random(np.random.default_rng([seed, 0]), 512, np.linspace(0, 1, 17)))
     return network
 
 
 @torch.no_grad()
 def extract(network: Shapes3d, videos: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (B, 48) and (B, 16) of clips uint8 (B, F, 3, 32, 32)."""
+    """Features (B, 48) and (B, 6) of clips uint8 (B, F, 3, 32, 32)."""
     parts = [network(batch.transpose(1, 2).float()) for batch in videos.split(64)]
     return torch.cat([content for content, _ in parts]), torch.cat([time for _, time in parts])
 
 
 @torch.no_grad()
-def standardise(network: Shapes3d, views: Views, generator: torch.Generator) -> None:
-    """Bring features to mean 0 and variance 1 over these clips, and what reads them accordingly.
-
-    Features of content are scaled one by one. Those of time are whitened, over clips of which every second one is
-    decoded: a fault has to show beside what differs between good clips, in whatever direction that may be.
-    """
-    content, time = extract(network, views.videos())
-    readers = [reader for reader in (*network.scores.values(), network.layout) if isinstance(reader, nn.Linear)]
-    _scale(network.content.features, readers, content.mean(0), (1 / content.std(0)).diag())
-    time[1::2] = extract(network, _decoded(views.videos(), generator))[1][1::2]
-    values, vectors = torch.linalg.eigh(time.T.cov().double())
-    # Directions of next to no variance would turn rounding into distance.
-    whitening = (vectors * values.clamp_min(FLOOR * float(values.max())).rsqrt() @ vectors.T).float()
-    last = network.time.features[-1]
-    assert isinstance(last, nn.Linear)
-    _scale(last, [network.faults, network.degrees], time.mean(0), whitening)
-
-
-@torch.no_grad()
-def _scale(linear: nn.Linear, readers: list[nn.Linear], mean: Tensor, matrix: Tensor) -> None:
-    """Make features x of a linear layer `matrix @ (x - mean)`, and let what reads them read the same."""
-    linear.weight.copy_(matrix @ linear.weight)
-    linear.bias.copy_(matrix @ (linear.bias - mean))
-    back = torch.linalg.inv(matrix)
-    for reader in readers:
+def standardise(network: Shapes3d, views: Views) -> None:
+    """Scale each feature of content to mean 0 and variance 1 over these clips, and what reads it accordingly."""
+    features, _ = extract(network, views.videos())
+    mean, deviation = features.mean(0), features.std(0)
+    network.content.features.weight.div_(deviation[:, None])
+    network.content.features.bias.sub_(mean).div_(deviation)
+    for reader in (*network.scores.values(), network.layout):
+        assert isinstance(reader, nn.Linear)
         reader.bias.add_(reader.weight @ mean)
-        reader.weight.copy_(reader.weight @ back)
+        reader.weight.mul_(deviation)
 
 
 def accuracy(network: Shapes3d, seed: int, frames: int, count: int = 512) -> dict[str, float]:
