@@ -36,8 +36,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         cls=_MaskByDefault,
         no_args_is_help=True,
-        help="Show what follows from an attention pattern: its mask (`mask` may be left out), or its schedule; or what a "
-        "metric sees.",
+        help="Show what follows from an attention pattern: its mask (`mask` may be left out), or its schedule. Or show "
+        "what a metric sees.",
     )
     group.command()(mask)
     group.command()(schedule)

@@ -55,6 +55,9 @@ def metrics(
     built = manager.create("metric", metric, _options(word for word in words if not word.startswith(_DATA)))
     built.check(frames, size, size)
     shown = value or next(iter(built.meanings))
+    known = {*built.meanings, *(meaning.error for meaning in built.meanings.values())} - {""}
+    if shown not in known:
+        raise UserError(f"--value {shown}: {metric} gives {', '.join(sorted(known))}.")
     for path in (out, out and out.with_suffix(".md")):
         if path:
             write(path, "")  # a folder that cannot be written to should show before the work
@@ -64,10 +67,10 @@ def metrics(
     meaning = built.meanings.get(shown)
     title = f"{meaning.title if meaning else shown}: {clips} clips of {frames} frames on each side"
     drawn = Table(title=title, title_justify="left")
-    for number, name in enumerate(table[0]):
+    for number, name in enumerate(table[0][:-1]):
         drawn.add_column(name, justify="right" if number else "left")
     for row in table[1:]:
-        drawn.add_row(*row)
+        drawn.add_row(*row[:-1])
     Console().print(drawn)
     if out:
         whole = {

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cogvid.errors import UserError
 from cogvid.inspect.metric_clips import Clips
 from cogvid.interfaces.metric import VideoMetric
 from cogvid.metrics.corruptions import CORRUPTIONS, corrupt
@@ -84,24 +83,24 @@ def _split(captions: Sequence[str]) -> list[Sequence[str]]:
 
 
 def rows(found: Sight, value: str) -> list[list[str]]:
-    """A table of one value: a heading, real against real, then a row a corruption with its strengths across."""
-    if value not in found.real:
-        raise UserError(f"The metric gives no value {value!r}. It gives: {', '.join(found.real)}.")
-    strengths = [*next(iter(found.corrupted.values()))]
-    plain = found.real[value]
-    table = [["corruption", *(str(strength) for strength in strengths), "times real at the last"]]
-    table.append(["none (real against real)", *([_number(plain)] * len(strengths)), ""])
+    """A table of one value: a heading, real against real, then a row a corruption with its strengths across.
+
+    The last column says what the strengths are, the one before it how many times real against real the last is.
+    """
+    strengths, plain = [*next(iter(found.corrupted.values()))], found.real[value]
+    table = [["corruption", *map(str, strengths), "times", "what 1 to 5 are"]]
+    table.append(["none", *([_number(plain)] * len(strengths)), "1", "real against real"])
     for name, values in found.corrupted.items():
         row = [values[strength][value] for strength in strengths]
-        times = f"{row[-1] / plain:.1f}" if plain > 0 else ""
-        table.append([f"{name}: {CORRUPTIONS[name].text}", *map(_number, row), times])
+        times = f"{row[-1] / plain:.3g}" if plain > 0 else ""
+        table.append([name, *map(_number, row), times, CORRUPTIONS[name].text])
     return table
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
     """A Markdown table, numbers to the right."""
     heading, *rest = table
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rest]
+    lines = [heading, ["---", *["---:"] * (len(heading) - 2), "---"], *rest]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
