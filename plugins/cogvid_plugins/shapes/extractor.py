@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cogvid.metrics import VideoExtractor
-from cogvid_plugins.shapes.network import CLASSES, FEATURES, PIXELS, Shapes3d
-from cogvid_plugins.shapes.world import MOTIONS, SHAPES, parse_caption
+from cogvid_plugins.shapes.network import FEATURES, PIXELS, Shapes3d
+from cogvid_plugins.shapes.world import COLOURS, DIRECTIONS, MOTIONS, SHAPES, SIZES, parse_caption
 
 WEIGHTS = Path(__file__).parent / "weights" / "shapes3d.safetensors"
 
@@ -41,7 +41,10 @@ class Shapes3dExtractor(VideoExtractor):
         return torch.cat([content, time], dim=1), (motion[:, :, None] + shape[:, None]).flatten(1)
 
     def texts(self, captions: Sequence[str]) -> Tensor:
-        """What captions of the shapes world say, float32 (B, 28): shape, colour, size and motion, each one-hot.
+        """What captions of the shapes world say, float32 (B, 20).
+
+        Shape, colour, size, and the directions of the first and of the last phase, each one-hot. Motions one by one
+        would say the same, but share no value where they share a direction.
 
         Raises:
             UserError: one is no caption of this world.
@@ -49,15 +52,19 @@ class Shapes3dExtractor(VideoExtractor):
         said = [parse_caption(caption) for caption in captions]
         return torch.cat(
             [
-                F.one_hot(_indices(values, [getattr(words, name) for words in said]), len(values))
-                for name, values in CLASSES.items()
+                _one_hot(SHAPES, [words.shape for words in said]),
+                _one_hot(tuple(COLOURS), [words.colour for words in said]),
+                _one_hot(SIZES, [words.size for words in said]),
+                _one_hot(tuple(DIRECTIONS), [words.motion[0] for words in said]),
+                _one_hot(tuple(DIRECTIONS), [words.motion[-1] for words in said]),
             ],
             dim=1,
-        ).float()
+        )
 
 
-def _indices(values: Sequence[object], chosen: Sequence[object]) -> Tensor:
-    return torch.tensor([values.index(value) for value in chosen], dtype=torch.long)
+def _one_hot(values: Sequence[str], chosen: Sequence[str]) -> Tensor:
+    indices = torch.tensor([values.index(value) for value in chosen], dtype=torch.long)
+    return F.one_hot(indices, len(values)).float()
 
 
 def resized(pixels: Tensor) -> Tensor:
