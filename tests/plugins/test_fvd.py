@@ -87,7 +87,7 @@ def frozen(videos: Tensor, level: float) -> Tensor:
 
 @pytest.mark.parametrize(
     ("damage", "levels"),
-    [(noisy, (16, 32, 64, 128)), (shuffled, (0.25, 0.5, 1)), (frozen, (0.25, 0.5, 1))],
+    [(noisy, (16, 32)), (shuffled, (0.25, 0.5, 1)), (frozen, (0.25, 0.5, 1))],
     ids=["noise", "temporal-order", "frozen-frames"],
 )
 def test_fvd_and_kvd_grow_with_damage(
