@@ -68,8 +68,8 @@ def test_the_table_has_real_against_real_and_every_corruption(clips: Clips) -> N
 
 def test_crops_are_consecutive_frames_of_every_video(tmp_path: Path) -> None:
     for number in range(2):
-        greys = np.arange(12, dtype=np.uint8)[:, None, None, None] * 5 + 100 * number
-        write_video(tmp_path / f"{number}.mp4", np.broadcast_to(greys, (12, 48, 64, 3)).copy(), fps=8)
+        frames = np.arange(12, dtype=np.uint8)[:, None, None, None] * 5 + 100 * number
+        write_video(tmp_path / f"{number}.mp4", np.broadcast_to(frames, (12, 48, 64, 3)).copy(), fps=8)
     found = crops(tmp_path, 6, frames=5, size=16, seed=0).videos
     assert found.shape == (6, 5, 3, 16, 16)
     greys = found[:, :, 0, 0, 0].int()
