@@ -1,4 +1,4 @@
-"""`cogvid inspect`: what an attention pattern sees, what that costs, and in how many steps it generates."""
+"""`cogvid inspect`: what an attention pattern sees and costs, in how many steps it generates; what a metric sees."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cogvid.cli.inspect_metrics import metrics
 from cogvid.cli.values import StageName, parse_grid, parse_place
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         cls=_MaskByDefault,
         no_args_is_help=True,
-        help="Show what follows from an attention pattern: its mask, or its schedule. `mask` may be left out.",
+        help="Show what follows from an attention pattern: its mask (`mask` may be left out), or its schedule. Or show "
+        "what a metric sees.",
     )
     group.command()(mask)
     group.command()(schedule)
+    group.command()(metrics)
     app.add_typer(group, name="inspect")
 
 
