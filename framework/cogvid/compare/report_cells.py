@@ -174,8 +174,9 @@ def seeds_text(seeds: int) -> str:
 
 
 def one_seed(row: Row) -> bool:
-    """Whether a variant could not be judged for want of seeds."""
-    return any(cell.difference is not None and cell.difference.verdict == "one seed" for cell in row.cells.values())
+    """Whether nothing of a variant could be judged for want of seeds."""
+    verdicts = {cell.difference.verdict for cell in row.cells.values() if cell.difference is not None}
+    return "one seed" in verdicts and not verdicts & {"better", "worse", "undecided"}
 
 
 def _decimals(column: Column, means: Iterable[float]) -> int:

@@ -164,8 +164,16 @@ def _notes(
             yield f"Differences of {label} leave out the seeds that only one of it and {baseline} has: {left}."
         elif alone and seeds:
             yield f"{label} and {baseline} have no seed in common, so there is no difference between them."
-    if any(d.verdict == "one seed" for row in cells.values() for cell in row.values() if (d := cell.difference)):
-        yield "One seed: no verdict. Differences of a single pair say nothing about other seeds."
+    single = [
+        column.title
+        for column in columns
+        if any(
+            (d := row[column.key].difference) and d.verdict == "one seed" for row in cells.values() if column.key in row
+        )
+    ]
+    if single:
+        which = "" if len(single) > len(columns) // 2 else f" ({', '.join(single)})"
+        yield f"One seed: no verdict{which}. Differences of a single pair say nothing about other seeds."
     for column in columns:
         if column.caution:
             yield f"{column.title}: {column.caution}"

@@ -105,7 +105,13 @@ class Readings:
 
 def _about(extractor: VideoExtractor, videos: VideoSet) -> Info:
     network = {"extractor": extractor.name, "sha256": extractor.sha256, "resize": extractor.resize}
-    return {"format": FORMAT, **network, **extractor.protocol, "pixels": dict(videos.pixels), "shape": list(videos.shape)}
+    return {
+        "format": FORMAT,
+        **network,
+        **extractor.protocol,
+        "pixels": dict(videos.pixels),
+        "shape": list(videos.shape),
+    }
 
 
 def _digest(content: bytes) -> str:
