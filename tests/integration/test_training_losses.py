@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,13 +85,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def dense_losses(folder: Path) -> Callable[..., dict[str, list[float]]]:
+    """Losses of the dense computation of a pattern, trained once."""
+
+    @cache
+    def dense(pattern: str, *more: str) -> dict[str, list[float]]:
+        variant = f"dense-{pattern}{len(more)}"
+        return losses(folder, variant, f"{{name: dense, options: {{pattern: {PATTERNS[pattern]}}}}}", *more)
+
+    return dense
+
+
 @pytest.mark.parametrize("name", [*PATTERNS, "auto", pytest.param("triton", marks=pytest.mark.slow)])
-def test_the_losses_are_those_of_the_dense_computation(folder: Path, name: str) -> None:
-    pattern = PATTERNS[name if name in PATTERNS else "swin_ar"]
+def test_the_losses_are_those_of_the_dense_computation(
+    folder: Path, name: str, dense_losses: Callable[..., dict[str, list[float]]]
+) -> None:
     few = INTERPRETED if name == "triton" else []
     if name == "triton":
         pytest.importorskip("triton")
-    dense = losses(folder, f"dense-{name}", f"{{name: dense, options: {{pattern: {pattern}}}}}", *few)
+    dense = dense_losses(name if name in PATTERNS else "swin_ar", *few)
     found = losses(folder, name, RUNS[name], *few)
     for stage, expected in dense.items():
         assert len(found[stage]) == len(expected) >= 2

@@ -83,6 +83,7 @@ def test_a_bare_loop_that_learns_something_else_is_refused(bench: Bench, monkeyp
     assert not record
 
 
+@pytest.mark.slow
 def test_processes_are_timed_beside_threads(bench: Bench) -> None:
     code, output, record = bench("--case", "quickstart", "--processes", "2")
     assert code == 0, output

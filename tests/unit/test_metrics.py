@@ -23,7 +23,6 @@ from cogvid.metrics import (
     kernel_distance,
 )
 from cogvid.metrics.jackknife import shuffled
-from cogvid.pipeline.evaluate import _feed
 from cogvid_plugins.shapes.oracle import ShapesOracle
 
 DOUBLE = torch.float64
@@ -358,8 +357,6 @@ def test_what_is_no_video_of_bytes_in_three_channels_is_refused_everywhere(
             metric.update(wrong, ["a small red circle moves left"] * count, real)
     with pytest.raises(UserError, match="videos to score are"):
         extractor.read(wrong)
-    with pytest.raises(UserError, match="videos to score are"):
-        _feed(None, wrong, [], real, 2)
 
 
 class TinyI3d(nn.Module):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 from itertools import count
 from multiprocessing import Event, Value, active_children
 
@@ -45,6 +48,29 @@ def test_items_without_an_end_are_asked_for_only_a_few_ahead(workers: int) -> No
     assert [next(items) for _ in range(10)] == list(range(10))
     items.close()
     assert next(asked) <= 10 + 2 * workers
+    assert not active_children()
+
+
+def test_a_worker_that_is_ended_with_a_lock_of_torch_in_its_hands_keeps_nobody_waiting() -> None:
+    locked = Event()
+
+    def work(number: int) -> int:
+        if number:
+            for event in gc.get_objects():
+                if isinstance(event, type(locked)) and event is not locked:
+                    event._cond.acquire()
+            locked.set()
+            time.sleep(60)
+        return number
+
+    items = in_order(work, range(2), 1)
+    next(items)
+    assert locked.wait(60)
+    closing = threading.Thread(target=items.close, daemon=True)
+    closing.start()
+    del items
+    closing.join(20)
+    assert not closing.is_alive()
     assert not active_children()
 
 

@@ -145,7 +145,7 @@ def _held_out_quantity(stage: Stage, name: str, headline: bool) -> Quantity:
         text = "Squared error of the frame tokenizer on frames of clips that nothing trained on."
         return Quantity("held_out", stage.name, "held-out", name, f"{title} error", text, "", "lower")
     frame = name.removeprefix("loss").replace("_", " ")
-    text = "Nats a token on sequences that nothing trained on, the same ones for all variants and seeds."
+    text = "Nats a token on sequences that nothing trained on, the same ones for all variants."
     return Quantity(
         "held_out", stage.name, "held-out", name, f"{title} loss{frame}", text, "nats", "lower", headline=headline
     )

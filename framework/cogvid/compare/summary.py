@@ -164,15 +164,14 @@ def _notes(
             yield f"Differences of {label} leave out the seeds that only one of it and {baseline} has: {left}."
         elif alone and seeds:
             yield f"{label} and {baseline} have no seed in common, so there is no difference between them."
-    single = [
-        column.title
+    verdicts = {
+        column.title: {d.verdict for row in cells.values() if column.key in row and (d := row[column.key].difference)}
         for column in columns
-        if any(
-            (d := row[column.key].difference) and d.verdict == "one seed" for row in cells.values() if column.key in row
-        )
-    ]
+    }
+    single = [title for title, found in verdicts.items() if "one seed" in found]
     if single:
-        which = "" if len(single) > len(columns) // 2 else f" ({', '.join(single)})"
+        tested = any(found & {"better", "worse", "undecided"} for found in verdicts.values())
+        which = f" of {', '.join(single)}" if tested else ""
         yield f"One seed: no verdict{which}. Differences of a single pair say nothing about other seeds."
     for column in columns:
         if column.caution:

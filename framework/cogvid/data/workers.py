@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
 from cogvid.errors import UserError
@@ -66,6 +67,7 @@ def in_order(
         prefetch_factor=2,
         worker_init_fn=_obey_signals,
     )
+    items: Any = None
     processes: list[BaseProcess] = []
     try:
         # A worker that a signal meets before it is ready would handle it as this process does.
@@ -90,10 +92,22 @@ def in_order(
         raise _killed(killed) from error
     finally:
         with _signals_held():
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.join()
+            _end(items, processes)
+
+
+def _end(items: Any, processes: Sequence[BaseProcess]) -> None:
+    """End the workers, whatever they are at, and torch's part in it.
+
+    torch would tell workers the end by an event, whose lock they take between items. A worker that is killed with it
+    in its hands takes it along, and who tells the end then waits for ever: nobody does.
+    """
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+    if items is not None and not items._shutdown:
+        items._shutdown = True
+        _remove_worker_pids(id(items))
 
 
 class _Work(Dataset[Any]):
