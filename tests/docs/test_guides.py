@@ -31,6 +31,7 @@ def test_your_own_videos_become_a_training(read: Callable[..., list[str]], tmp_p
     assert list((tmp_path / "samples").glob("*.gif"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.skipif(
     bool(SOURCES - {info.name for info in create_plugin_manager().components()}),

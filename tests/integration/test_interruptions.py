@@ -109,6 +109,7 @@ def assert_same(runs: Path, whole: Path, variants: Sequence[str] = VARIANTS) -> 
         assert (one["sets"], one["protocols"]) == (other["sets"], other["protocols"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120 + 60 * TIMES)
 def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: Path, tmp_path: Path) -> None:
     draw = random.Random(TIMES)

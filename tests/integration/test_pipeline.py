@@ -96,6 +96,7 @@ def test_a_run_folder_of_another_config_is_refused_and_kept(tiny: Path, tmp_path
     assert (folder / "metrics.json").read_bytes() == metrics
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_run_killed_in_each_stage_ends_as_an_uninterrupted_one_with_any_number_of_workers(
     tiny: Path, tmp_path: Path

@@ -372,6 +372,7 @@ print("peak", 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").
 """
 
 
+@pytest.mark.slow
 def test_of_a_large_stage_little_is_in_memory(other: Path, tmp_path: Path) -> None:
     def peak(name: str) -> int:
         words = [sys.executable, "-c", MEASURE, str(other), str(tmp_path / name)]

@@ -257,6 +257,7 @@ def uninterrupted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return contents(out)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_command_killed_again_and_again_ends_with_the_files_of_an_uninterrupted_one(
     run: Path, tmp_path: Path, uninterrupted: dict[str, bytes]

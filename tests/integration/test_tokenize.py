@@ -87,6 +87,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> tup
     return folder / "tiny.yaml", time.monotonic() - started, made(folder / "runs")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120 + 60 * TIMES)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     undisturbed: tuple[Path, float, dict], tmp_path: Path
@@ -118,6 +119,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     assert met & set(range(1, 16)) or TIMES < 20
 
 
+@pytest.mark.slow
 def test_three_parts_side_by_side_merge_to_the_same_bytes(
     undisturbed: tuple[Path, float, dict], tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def _poisoned() -> Iterator[None]:
 
 
 @once
+@pytest.mark.slow
 @pytest.mark.skipif(CUDA, reason="the kernels run compiled")
 def test_the_kernels_are_right_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]

@@ -249,6 +249,7 @@ def test_a_checkpoint_is_put_together_in_memory_by_each_process_its_part() -> No
         assert found.total == whole / (4 if strategy == FSDP2 else 1) + 2 * (400 + 800 + 400) / processes + 7
 
 
+@pytest.mark.slow
 def test_a_real_training_takes_the_memory_that_was_predicted(tmp_path: Path) -> None:
     from cogvid.bench.training_memory import Size, compare
 
