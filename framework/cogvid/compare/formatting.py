@@ -41,7 +41,11 @@ class Numbers:
     def difference(self, difference: Difference) -> tuple[str, str]:
         """The signed mean, and half of its interval."""
         half = "" if difference.interval is None else self((difference.interval[1] - difference.interval[0]) / 2)
-        return f"{'-' if difference.mean < 0 else '+'}{self(abs(difference.mean))}", half
+        return self.signed(difference.mean), half
+
+    def signed(self, number: float) -> str:
+        """A number that always has its sign."""
+        return f"{'-' if number < 0 else '+'}{self(abs(number))}"
 
 
 def numbers(comparison: Comparison, column: Column) -> Numbers:

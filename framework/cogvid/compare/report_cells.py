@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cogvid.compare.comparison import Cell, Column, Comparison, Difference, Row
-from cogvid.compare.formatting import count, duration
+from cogvid.compare.formatting import Numbers, numbers
 
 HEADLINES = 6
 MINUS = "\u2212"
-# Of losses the last digits are what variants differ in.
-_DECIMALS = {"nats": 4, "dB": 2, "share": 3}
 _DIRECTIONS = {"lower": ("↓", "lower is better"), "higher": ("↑", "higher is better"), None: ("", "")}
 
 
@@ -93,12 +90,12 @@ def heads(comparison: Comparison, anchors: Anchors) -> list[Head]:
 def _head(comparison: Comparison, column: Column, anchor: str, headline: bool) -> Head:
     rows = [row for row in comparison.rows if column.key in row.cells]
     means = [row.cells[column.key].mean for row in rows]
-    decimals = _decimals(column, means)
+    show = numbers(comparison, column)
     low, high = min(means, default=0.0), max(means, default=0.0)
     bounds = [row for row in rows if row.kind == "bound"]
     scaled = bool(bounds) and high > low
     places = {row.label: 100 * (row.cells[column.key].mean - low) / (high - low) for row in rows} if scaled else {}
-    cells = {row.label: _cell(column, row, decimals, places.get(row.label)) for row in rows}
+    cells = {row.label: _cell(show, row, places.get(row.label)) for row in rows}
     arrow, direction = _DIRECTIONS[column.better]
     return Head(
         column=column,
@@ -112,35 +109,35 @@ def _head(comparison: Comparison, column: Column, anchor: str, headline: bool) -
     )
 
 
-def _cell(column: Column, row: Row, decimals: int, place: float | None) -> CellText:
-    cell = row.cells[column.key]
+def _cell(show: Numbers, row: Row, place: float | None) -> CellText:
+    cell = row.cells[show.column.key]
     difference = cell.difference
     fewer = row.kind == "variant" and len(cell.seeds) < len(row.runs)
     return CellText(
-        value=number(cell.mean, column, decimals),
-        spread=_spread(cell, column, decimals),
+        value=_minus(show(cell.mean)),
+        spread=_spread(cell, show),
         sort=cell.mean,
         place=place,
-        seeds=tuple((seed, number(value, column, decimals)) for seed, value in sorted(cell.seeds.items())),
-        difference=_difference(difference, column, decimals) if difference else "",
+        seeds=tuple((seed, _minus(show(value))) for seed, value in sorted(cell.seeds.items())),
+        difference=_difference(difference, show) if difference else "",
         verdict=difference.verdict if difference else "",
         partial=seeds_text(len(cell.seeds)) if fewer else "",
     )
 
 
-def _spread(cell: Cell, column: Column, decimals: int) -> str:
+def _spread(cell: Cell, show: Numbers) -> str:
     half = (cell.interval[1] - cell.interval[0]) / 2 if cell.interval else cell.error
-    if half is None or (half == 0 and column.unit == "count"):
+    if half is None or (half == 0 and show.column.unit == "count"):
         return ""
-    return f"± {number(half, column, decimals)}"
+    return f"± {show(half)}"
 
 
-def _difference(difference: Difference, column: Column, decimals: int) -> str:
-    if not difference.mean and column.unit == "count":
+def _difference(difference: Difference, show: Numbers) -> str:
+    if not difference.mean and show.column.unit == "count":
         return ""
-    text = signed(difference.mean, column, decimals)
+    text = _minus(show.signed(difference.mean))
     if difference.interval:
-        low, high = (signed(end, column, decimals) for end in difference.interval)
+        low, high = (_minus(show.signed(end)) for end in difference.interval)
         text += f" ({low} to {high})"
     if difference.corrected is not None:
         text += f", p {difference.corrected:.3f}" if difference.corrected >= 0.001 else ", p < 0.001"
@@ -149,18 +146,9 @@ def _difference(difference: Difference, column: Column, decimals: int) -> str:
     return text
 
 
-def signed(value: float, column: Column, decimals: int) -> str:
-    """A number that always has its sign."""
-    return f"{MINUS if value < 0 else '+'}{number(abs(value), column, decimals)}"
-
-
-def number(value: float, column: Column, decimals: int) -> str:
-    """A number as its column shows it."""
-    if column.unit == "seconds":
-        return duration(value)
-    if column.unit == "count":
-        return count(value)
-    return f"{value:,.{decimals}f}".replace("-", MINUS)
+def _minus(text: str) -> str:
+    """A number with the sign that is as wide as a plus."""
+    return text.replace("-", MINUS)
 
 
 def sentence(text: str) -> str:
@@ -177,17 +165,6 @@ def one_seed(row: Row) -> bool:
     """Whether nothing of a variant could be judged for want of seeds."""
     verdicts = {cell.difference.verdict for cell in row.cells.values() if cell.difference is not None}
     return "one seed" in verdicts and not verdicts & {"better", "worse", "undecided"}
-
-
-def _decimals(column: Column, means: Iterable[float]) -> int:
-    """Four significant digits of the column's largest value, three below 1, or what its unit always has."""
-    if column.unit in _DECIMALS:
-        return _DECIMALS[column.unit]
-    largest = max(map(abs, means), default=0.0)
-    if largest == 0:
-        return 3
-    exponent = math.floor(math.log10(largest))
-    return max(0, 3 - exponent if exponent >= 0 else 2 - exponent)
 
 
 def setting(comparison: Comparison) -> Iterator[tuple[str, str]]:

@@ -70,7 +70,9 @@ class Readings:
         about = _about(extractor, videos)
         name = "".join(letter if letter.isalnum() else "-" for letter in extractor.name)
         path = self.folder / f"{name}-{_digest(json.dumps(about, sort_keys=True).encode())[:16]}.safetensors"
-        rows = self._open.setdefault(path, _load(path, about))
+        if path not in self._open:
+            self._open[path] = _load(path, about)
+        rows = self._open[path]
         missing = list({key: place for place, key in enumerate(videos.keys) if key not in rows.places}.values())
         if missing:
             self._read(extractor, videos, missing, rows, path, about, bar, title)
