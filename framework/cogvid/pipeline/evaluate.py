@@ -108,7 +108,7 @@ def run_sets(lab: Lab, data: StageResult, samples: StageResult) -> Scored:
 
 def _real_set(lab: Lab, data: StageResult, tests: TestClips, frames: int) -> VideoSet:
     """Test clips as they are decoded: the frames that generated ones have."""
-    form, digests = lab.frame_format, _column(data, tests, "sha256")
+    form, digests = lab.frame_format, [digest for (digest,) in _known(data, tests, "sha256")]
     numbers = [own[:frames] for own in tests.numbers(lab.config.generation.frames)]
     shown = [
         Shown(timed.clip.id, digest, tuple((own + timed.first).tolist()), tuple(timed.times.seconds[own].tolist()))
@@ -131,11 +131,11 @@ def _facts(lab: Lab, data: StageResult, chosen: TestClips, others: TestClips) ->
     """What all values of a run share."""
     config = lab.config
     given = {"given": config.generation.given} if config.generation.given else {}
-    kinds = zip(_column(data, others, "codec"), _column(data, others, "pixel_format"), strict=True)
     return {
         "protocol": config.evaluation.protocol.name or "the experiment's own",
         "scored": "tensors",
-        "real_codec": several([f"{codec} {form}".strip() for codec, form in kinds]) or "none",
+        "real_codec": several([" ".join(kind).strip() for kind in _known(data, others, "codec", "pixel_format")])
+        or "none",
         "decode": DECODE,
         "fit": config.video.fit.value,
         "frames_resize": RESIZE,
@@ -145,12 +145,14 @@ def _facts(lab: Lab, data: StageResult, chosen: TestClips, others: TestClips) ->
     }
 
 
-def _column(data: StageResult, tests: TestClips, name: str) -> list[str]:
-    """A column of the data stage's table, of these clips; tables of earlier versions lack some."""
+def _known(data: StageResult, tests: TestClips, *names: str) -> list[tuple[str, ...]]:
+    """Columns of the data stage's table, of these clips; tables of earlier versions lack some."""
     rows = ClipTable.open(data.folder / TABLE).used("test")
-    if name not in rows.columns:
-        return ["not recorded"] * len(tests.clips)
-    values = {row["id"]: row[name] or "" for row in rows.values("id", name)}
+    there = [name for name in names if name in rows.columns]
+    values = {
+        row["id"]: tuple((row[name] or "") if name in there else "not recorded" for name in names)
+        for row in rows.values("id", *there)
+    }
     return [values[timed.clip.id] for timed in tests.clips]
 
 
