@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from cogvid.generation.schedule import decode_schedule
     from cogvid.interfaces.attention import AttentionBackend
     from cogvid.interfaces.data_source import Clip, DataSource
+    from cogvid.interfaces.decoding import Decoding
     from cogvid.interfaces.frame_rate import FrameRateScheduler
     from cogvid.interfaces.frame_tokenizer import FrameTokenizer
     from cogvid.interfaces.grid import Grid, Position
@@ -24,6 +25,7 @@ _MODULES = {
     "AttentionBackend": "cogvid.interfaces.attention",
     "Clip": "cogvid.interfaces.data_source",
     "DataSource": "cogvid.interfaces.data_source",
+    "Decoding": "cogvid.interfaces.decoding",
     "FrameRateScheduler": "cogvid.interfaces.frame_rate",
     "FrameTokenizer": "cogvid.interfaces.frame_tokenizer",
     "Grid": "cogvid.interfaces.grid",
@@ -44,6 +46,7 @@ __all__ = [
     "AttentionBackend",
     "Clip",
     "DataSource",
+    "Decoding",
     "FrameRateScheduler",
     "FrameTokenizer",
     "Grid",

@@ -11,7 +11,7 @@ from torch import Tensor
 from cogvid import AttentionBackend, Grid, Position, create_component
 from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.generation.layout import CacheLayout
-from cogvid.generation.neighbours import Neighbours
+
 from cogvid.interfaces.mask import Stage, given_frames
 
 GRID = Grid(5, 4, 5)

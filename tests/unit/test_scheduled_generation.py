@@ -16,8 +16,9 @@ from cogvid.attention.compact import layer_masks
 from cogvid.attention.dense import masked_attention
 from cogvid.config.schema import Positions, SamplingConfig
 from cogvid.generation.choose import uniforms
-from cogvid.generation.schedule import sequential_schedule, shortest_schedule
+from cogvid.generation.schedule import Along, sequential_schedule, shortest_schedule
 from cogvid.generation.tokens import generate_tokens
+from cogvid.interfaces.decoding import Dependencies
 from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.context import FullSequence, text_attention
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
@@ -51,6 +52,17 @@ def conditions(batch: int, grid: Grid = GRID) -> dict[str, Tensor]:
     }
 
 
+class Follow(Along):
+    """Along a schedule that is said."""
+
+    def __init__(self, said: Tensor | None) -> None:
+        super().__init__()
+        self.said = said
+
+    def schedule(self, needs: Dependencies) -> Tensor:
+        return super().schedule(needs) if self.said is None else self.said
+
+
 def tokens(
     model: CogVideoTransformer,
     known: tuple[bool, ...],
@@ -68,7 +80,7 @@ def tokens(
         sampling=sampling,
         seed=4,
         begin_of_image=OFFSET - 1,
-        schedule=schedule,
+        decoding=Follow(schedule),
         unconditional=without if sampling.guidance != 1 else None,
         **clips,
         **options,  # type: ignore[arg-type]

@@ -221,6 +221,7 @@ class GenerationConfig:
     batch_size: int = option(64, at_least(1))
     image_model_first: bool = True  # the first frame by the image model alone; false: by the sequential stage
     dtype: GenerationType = GenerationType.float32
+    decoding: ComponentConfig = field(default_factory=lambda: ComponentConfig("fixed_point"))  # what a pass computes
     compile: bool = False  # torch.compile the layers: minutes before the first token, for long work
     first_frame: SamplingConfig = field(default_factory=SamplingConfig)
     sequential: SamplingConfig = field(default_factory=SamplingConfig)

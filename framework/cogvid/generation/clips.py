@@ -13,6 +13,7 @@ from cogvid.config.schema import GenerationConfig, SamplingConfig
 from cogvid.data.text import CaptionEncoder
 from cogvid.errors import UserError
 from cogvid.generation.tokens import generate_tokens
+from cogvid.interfaces.decoding import Decoding, Rows
 from cogvid.interfaces.interpolation import Round
 from cogvid.interfaces.mask import Stage
 from cogvid.model.transformer import CogVideoTransformer
@@ -31,6 +32,7 @@ class ClipGenerator:
         interpolation: generates the frames of the interpolation rounds; None ends the plan before the first of them.
         text: encodes the captions.
         config: batch size, sampling of each model, and how many key frames are given.
+        decoding: what each pass through a model computes.
         places: of the key frames on the final timeline, ascending.
         plan: the rounds that make the other frames.
         clusters: int64 (codes,), the cluster of each code, for sampling in two levels.
@@ -54,12 +56,13 @@ class ClipGenerator:
         interpolation: CogVideoTransformer | None,
         text: CaptionEncoder,
         config: GenerationConfig,
+        decoding: Decoding,
         *,
         places: Sequence[int],
         plan: Sequence[Round] = (),
         clusters: Tensor | None = None,
     ) -> None:
-        self.image_model, self.text, self.config = image_model, text, config
+        self.image_model, self.text, self.config, self.decoding = image_model, text, config, decoding
         self.clusters = clusters
         self.models: dict[Stage, CogVideoTransformer | None] = {
             "sequential": sequential,
@@ -200,6 +203,10 @@ class ClipGenerator:
         known: tuple[bool, ...],
         frame_ids: Tensor,
     ) -> Tensor:
+        def tell(rows: Rows, final: Tensor) -> None:
+            if batch.on_step is not None:
+                batch.on_step(int(final.sum()))
+
         started = time.perf_counter()
         text, text_mask = self.text.encode(batch.captions, batch.seconds)
         filled = generate_tokens(
@@ -215,8 +222,9 @@ class ClipGenerator:
             begin_of_image=self.text.begin_of_image,
             unconditional=self.text.encode([None] * len(codes), batch.seconds) if sampling.guidance != 1 else None,
             clusters=self.clusters,
+            decoding=self.decoding,
             compile=self.config.compile,
-            on_step=batch.on_step,
+            on_pass=tell,
         ).cpu()
         self.seconds += time.perf_counter() - started
         self.tokens += len(codes) * known.count(False) * codes.shape[2]

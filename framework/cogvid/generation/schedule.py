@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.decoding import Clips, Decoder, Decoding, Dependencies, Rows
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, given_frames
 
@@ -51,24 +52,49 @@ def shortest_schedule(masks: Sequence[CompactMask], known: tuple[bool, ...]) -> 
     Raises:
         ValueError: a known frame sees a generated one: it could not be processed before.
     """
-    masks = list(dict.fromkeys(masks))
-    frames, n = len(known), masks[0].grid.frame_tokens
-    places = torch.arange(n)
-    # Steps rise within a frame: of all slots that a slot sees there, the last one counts.
-    last = [torch.where(mask.spaces, places, -1).amax(2) for mask in masks]
+    return earliest_steps(last_seen(masks, known), known)
+
+
+def earliest_steps(reach: Tensor, known: tuple[bool, ...]) -> Tensor:
+    """The shortest schedule by what slots wait for, see `last_seen`."""
+    frames, n = reach.shape[:2]
     # One more place for slots that see nothing of a frame.
     steps = torch.full((frames, n + 1), -1)
+    places, every = torch.arange(n), torch.arange(frames)
     for frame in (t for t in range(frames) if not known[t]):
-        earliest = torch.zeros(n, dtype=torch.long)
-        for mask, reach in zip(masks, last, strict=True):
-            for other in (t for t in range(frames) if t != frame and not known[t]):
-                kind = int(mask.kinds[frame, other])
-                if kind >= 0:
-                    assert other < frame, "the causal order"
-                    earliest = torch.maximum(earliest, steps[other][reach[kind]])
+        earliest = steps[every, reach[frame]].amax(1).clamp(min=0)
         steps[frame, :n] = (earliest - places).cummax(0).values + places
-    _check_known(masks, known)
     return steps[:, :n].contiguous()
+
+
+def last_seen(masks: Sequence[CompactMask], known: tuple[bool, ...]) -> Tensor:
+    """The last place of each other frame that a slot, or one before it in its frame, sees under any mask.
+
+    Of all slots that it sees there, that one is the last to be final.
+
+    Args:
+        masks: of the layers; equal ones count once.
+        known: which frames are not generated, (F,).
+
+    Returns:
+        int64 (F, N, F); -1 where nothing is seen, and of known frames.
+
+    Raises:
+        ValueError: a known frame sees a generated one: it could not be processed before.
+    """
+    masks = list(dict.fromkeys(masks))
+    _check_known(masks, known)
+    frames, grid = len(known), masks[0].grid
+    places = torch.arange(grid.frame_tokens)
+    is_known = torch.tensor(known)
+    reach = torch.full((frames, grid.frame_tokens, frames), -1)
+    for mask in masks:
+        # One kind more, the last, for frames that see nothing of each other: -1 is its index, too.
+        last = nn.functional.pad(torch.where(mask.spaces, places, -1).amax(2), (0, 0, 0, 1), value=-1)
+        reach = torch.maximum(reach, last[mask.kinds].transpose(1, 2))
+    own = torch.eye(frames, dtype=torch.bool)
+    reach.masked_fill_((own | is_known | is_known[:, None])[:, None], -1)
+    return reach.cummax(1).values
 
 
 def sequential_schedule(grid: Grid, known: tuple[bool, ...]) -> Tensor:
@@ -90,6 +116,35 @@ def steps_of(schedule: Tensor) -> list[Tensor]:
     order = flat.argsort(stable=True)
     counts = torch.bincount(flat + 1)
     return list(order.split(counts.tolist()))[1:]
+
+
+class Along(Decoding):
+    """Decodes along a schedule, each step a pass whose tokens are final: the shortest, or that of a subclass."""
+
+    def schedule(self, needs: Dependencies) -> Tensor:
+        """Of some sequences, int64 (F, N)."""
+        return earliest_steps(needs.reach, needs.known)
+
+    def start(self, clips: Clips) -> Decoder:
+        """See `Decoding`."""
+        return _Walk(self.schedule(clips.needs), len(clips.tape))
+
+
+class _Walk(Decoder):
+    def __init__(self, schedule: Tensor, batch: int) -> None:
+        self.steps, self.batch, self.width = iter(steps_of(schedule)), torch.arange(batch), 0
+
+    def next_rows(self) -> Rows | None:
+        """See `Decoder`."""
+        slots = next(self.steps, None)
+        if slots is None:
+            return None
+        self.width = len(slots) * len(self.batch)
+        return Rows(self.batch.repeat(len(slots)), slots.repeat_interleave(len(self.batch)))
+
+    def final(self) -> Tensor:
+        """See `Decoder`."""
+        return torch.ones(self.width, dtype=torch.bool)
 
 
 def _check_known(masks: Sequence[CompactMask], known: tuple[bool, ...]) -> None:

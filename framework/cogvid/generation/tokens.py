@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from cogvid.attention.compact import CompactMask, layer_masks
 from cogvid.config.schema import SamplingConfig
-from cogvid.generation.cache import Cache, KnownSlots, StepContext
+from cogvid.generation.cache import KnownSlots, PassContext
 from cogvid.generation.choose import choose, guided, uniforms
 from cogvid.generation.layout import CacheLayout
-from cogvid.generation.rows import Rows
-from cogvid.generation.schedule import sequential_schedule, shortest_schedule
-from cogvid.generation.step import Step
-from cogvid.generation.steps import Steps
+from cogvid.generation.passes import Cache, Pass, PassPlan
+from cogvid.generation.schedule import Along, last_seen
 from cogvid.interfaces.attention import AttentionBackend
+from cogvid.interfaces.decoding import Clips, Decoding, Dependencies, Rows
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import given_frames
 from cogvid.model.transformer import CogVideoTransformer
+
+# Called with the rows of a pass, and which of them have final tokens, bool (R,).
+OnPass = Callable[[Rows, Tensor], None]
 
 
 @torch.inference_mode()
@@ -36,15 +38,15 @@ def generate_tokens(
     samples: Tensor,
     frame_ids: Tensor,
     begin_of_image: int,
-    schedule: Tensor | None = None,
+    decoding: Decoding | None = None,
     unconditional: tuple[Tensor, Tensor] | None = None,
     clusters: Tensor | None = None,
     compile: bool = False,
-    on_step: Callable[[int], None] | None = None,
+    on_pass: OnPass | None = None,
 ) -> Tensor:
     """Generate the frames of clips that are not known.
 
-    The tokens depend on neither the other clips of the batch nor the schedule.
+    The tokens depend neither on the other clips of the batch nor, if it is exact, on the decoding.
 
     Args:
         model: of any stage, or the image model.
@@ -57,11 +59,11 @@ def generate_tokens(
         samples: int64 (B,), the number of each clip.
         frame_ids: int64 (B, F), the numbers of the frames on the clip's final timeline.
         begin_of_image: the token of a frame's slot 0.
-        schedule: int64 (F, N), or (B, F, N) for one of each clip's own; the shortest one when None.
+        decoding: what each pass computes; along the shortest schedule when None.
         unconditional: tokens and mask of the text without caption, (B, T) each; needed for guidance.
         clusters: int64 (V,), the cluster of each code; needed where `sampling` chooses clusters first.
         compile: compile the layers; worth its minutes for long work alone.
-        on_step: called after each step with the number of tokens it generated.
+        on_pass: called after each pass with its rows, and which of them are final.
 
     Returns:
         int64 (B, F, N) on the model's device, known frames as they were.
@@ -82,52 +84,49 @@ def generate_tokens(
         text_mask = torch.cat([text_mask, unconditional[1].to(device).bool()])
     given = given_frames(model.stage, frames)
     masks = _masks(model.backend, grid, given, model.config.layers)
-    if schedule is None:
-        schedule = _shortest(masks, known) if masks else sequential_schedule(grid, known)
 
-    # Every frame behind its begin-of-image token: slot i reads token i - 1 and writes token i. Idle rows write to
-    # one more place.
-    tape = torch.cat([torch.full_like(codes[..., :1], begin_of_image), codes], dim=-1).flatten(1)
-    tape = torch.cat([tape, tape[:, :1]], dim=1)
+    # Every frame behind its begin-of-image token: slot i reads place i and writes place i + 1.
+    tape = torch.cat([torch.full_like(codes[..., :1], begin_of_image), codes], dim=-1)
     heads, layers = model.config.heads, model.config.layers
-    head_size = model.config.width // heads
     layouts = [_layout(mask, known, text.shape[1]) for mask in masks]
-    cache = Cache(layers, heads, head_size, len(text), text.shape[1], grid, layouts, dtype, device)
+    base = CacheLayout.of_frames(grid, known, text.shape[1])
+    cache = Cache(layers, heads, model.config.width // heads, len(text), base, layouts, dtype, device)
     before = KnownSlots(cache, masks, grid, given, known, text_mask)
-    slots = torch.arange(grid.tokens, device=device)[torch.tensor(known, device=device).repeat_interleave(n)]
-    tokens = torch.cat([text, tape[:, slots + slots // n].repeat(copies, 1)], dim=1)
-    model.run(tokens, slots, text_mask, before)
+    there = tape[:, torch.tensor(known), :-1].flatten(1)
+    model.run(torch.cat([text, there.repeat(copies, 1)], dim=1), before.slots.to(device), text_mask, before)
 
     # The bias is for the text that is seen by what is generated; known frames are read as in training.
     text_scores = torch.full(text.shape, sampling.text_bias, dtype=dtype, device=device)
     text_scores.masked_fill_(~text_mask, -torch.inf)
-    rows = Rows.of(schedule.cpu(), known, rounded=compile)
     biases = [block.bias for block in model.layers] if masks else []
-    # Laid out as the tape is: the number of a slot stands where its token is read.
-    keys = samples.to(device)[:, None, None], frame_ids.to(device)[..., None], torch.arange(n, device=device)
+    plan = PassPlan(cache, biases, text_scores, before.slots, fixed=compile)
     draws = range(2 if sampling.clusters else 1)
-    random = [nn.functional.pad(uniforms(seed, *keys, draw), (0, 1)).flatten(1) for draw in draws]
+    keys = samples.to(device)[:, None, None], frame_ids.to(device)[..., None], torch.arange(n, device=device)
+    random = [uniforms(seed, *keys, draw).flatten() for draw in draws]
     compute = _compute
     if compile:
         compute = _compiled(device.type)
         for kept in (*cache.base, *cache.plus):
             torch._dynamo.mark_static_address(kept)  # or a captured graph could not write to it
-    for step in Steps(rows, grid, known, masks, biases, cache, text_scores, fixed=compile):
-        places = step.inputs.expand(batch, -1)
-        logits = compute(model, tape.gather(1, places).repeat(copies, 1), text_mask, cache, step)
+    clips = Clips(_needs(masks, grid, known), tape)
+    decoder = (decoding or Along()).start(clips)
+    while (rows := decoder.next_rows()) is not None:
+        now = plan.lay_out(rows, copies)
+        inputs = nn.functional.pad(clips.read(rows), (0, now.slots.numel() // copies - len(rows.slots)))
+        logits = compute(model, inputs.repeat(copies)[None], text_mask[:1], cache, now)[0]
         if copies == 2:
-            logits = guided(logits[:batch], logits[batch:], sampling.guidance)
-        uniform, *second = (each.gather(1, places) for each in random)
-        chosen = choose(logits, uniform, sampling, clusters, *second)
-        tape.scatter_(1, step.outputs.expand(batch, -1), chosen)
-        if on_step is not None:
-            on_step(step.tokens * (batch // len(step.inputs)))
-    return tape[:, :-1].view(batch, frames, n + 1)[..., 1:].contiguous()
+            logits = guided(*logits.chunk(2), sampling.guidance)
+        uniform, *second = (each[(rows.samples * grid.tokens + rows.slots).to(device)] for each in random)
+        clips.write(choose(logits[: len(rows.slots)], uniform, sampling, clusters, *second))
+        final = decoder.final()
+        if on_pass is not None:
+            on_pass(rows, final)
+    return tape[..., 1:].contiguous()
 
 
-def _compute(model: CogVideoTransformer, inputs: Tensor, text_mask: Tensor, cache: Cache, step: Step) -> Tensor:
-    """Logits of the rows of a step, (B, S, image vocabulary)."""
-    return model.project(model.run(inputs, step.slots, text_mask, StepContext(cache, step)))
+def _compute(model: CogVideoTransformer, inputs: Tensor, text_mask: Tensor, cache: Cache, now: Pass) -> Tensor:
+    """Logits of the rows of a pass, (1, R, image vocabulary)."""
+    return model.project(model.run(inputs, now.slots, text_mask, PassContext(cache, now)))
 
 
 @lru_cache(maxsize=2)
@@ -144,5 +143,11 @@ def _masks(
     return tuple(layer_masks(backend.pattern, grid, given, layers)) if backend else ()
 
 
-_shortest = lru_cache(maxsize=16)(shortest_schedule)
+@lru_cache(maxsize=16)
+def _needs(masks: tuple[CompactMask, ...], grid: Grid, known: tuple[bool, ...]) -> Dependencies:
+    # Without a plus channel, frames see nothing of each other.
+    reach = last_seen(masks, known) if masks else torch.full((grid.frames, grid.frame_tokens, grid.frames), -1)
+    return Dependencies(grid, known, reach)
+
+
 _layout = lru_cache(maxsize=16)(CacheLayout.of)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
-Kind = Literal["attention", "frame_rate", "interpolation", "data", "frame_tokenizer", "text_tokenizer", "metric"]
+Kind = Literal[
+    "attention", "frame_rate", "interpolation", "data", "frame_tokenizer", "text_tokenizer", "decoding", "metric"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

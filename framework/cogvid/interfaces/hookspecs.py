@@ -1,4 +1,4 @@
-"""The seven hooks of a plugin. Each returns a mapping from a component's name to its class."""
+"""The eight hooks of a plugin. Each returns a mapping from a component's name to its class."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def register_frame_tokenizers() -> dict[str, ComponentClass]:  # type: ignore[em
 @hookspec
 def register_text_tokenizers() -> dict[str, ComponentClass]:  # type: ignore[empty-body]
     """Subclasses of `cogvid.TextTokenizer`, by name."""
+
+
+@hookspec
+def register_decodings() -> dict[str, ComponentClass]:  # type: ignore[empty-body]
+    """Subclasses of `cogvid.Decoding`, by name."""
 
 
 @hookspec

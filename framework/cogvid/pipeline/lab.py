@@ -19,6 +19,7 @@ from cogvid.data.sequences import FrameTimes
 from cogvid.errors import UserError
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.data_source import DataSource
+from cogvid.interfaces.decoding import Decoding
 from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer, token_grid
 from cogvid.interfaces.grid import Grid
@@ -69,6 +70,7 @@ class Lab:
         self.interpolation_attention: AttentionBackend = (
             self._build("attention", inner, "stages.interpolation.attention") if inner else self.attention
         )
+        self.decoding: Decoding = self._build("decoding", config.generation.decoding, "generation.decoding")
         self.build_text_tokenizer()  # options that are wrong are said here
         tokenizer = self.build_tokenizer()
         try:

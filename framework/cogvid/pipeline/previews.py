@@ -60,6 +60,7 @@ class Previews:
             self.models.get("interpolation"),
             self.text,
             self.lab.config.generation,
+            self.lab.decoding,
             places=self.lab.places,
             plan=self.lab.plan,
             clusters=self.clusters,

@@ -239,6 +239,7 @@ def trained_models(lab: Lab, stages: dict[str, StageResult]) -> TrainedModels:
         between,
         text,
         generation,
+        lab.decoding,
         places=lab.places,
         plan=lab.plan,
         clusters=load_clusters(stages["tokenizer"]),

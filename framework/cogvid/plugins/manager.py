@@ -28,6 +28,7 @@ from cogvid.interfaces import hookspecs
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.component import KINDS, ComponentClass, Kind
 from cogvid.interfaces.data_source import DataSource
+from cogvid.interfaces.decoding import Decoding
 from cogvid.interfaces.frame_rate import FrameRateScheduler
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
@@ -45,6 +46,7 @@ HOOKS: dict[str, tuple[Kind, type | UnionType]] = {
     "register_data_sources": ("data", DataSource | TokenSource),
     "register_frame_tokenizers": ("frame_tokenizer", FrameTokenizer),
     "register_text_tokenizers": ("text_tokenizer", TextTokenizer),
+    "register_decodings": ("decoding", Decoding),
     "register_metrics": ("metric", VideoMetric),
 }
 

@@ -1,0 +1,295 @@
+"""What one pass through the model computes and reads: R rows, each a slot of one of B sequences.
+
+Shapes as in `cogvid.interfaces.grid`; B with guidance's copies. Rows that read the same keys are one block: G blocks of
+at most W rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cogvid.attention.bias import bias_scores
+from cogvid.generation.layout import TABLE, CacheLayout
+from cogvid.interfaces.decoding import Rows
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Rows that read the same keys, together.
+
+    Attributes:
+        rows: those of each block, padded with any, int64 (G * W,); None where all stand in this order.
+        back: where each row stands among them, int64 (R,).
+        entries: which parts of the cache they read, of which sequence: a slice, or int64 (G,).
+        count: keys.
+        scores: what is added to theirs, -inf to hide them; (G * H, W, count).
+    """
+
+    rows: Tensor | None
+    back: Tensor
+    entries: slice | Tensor
+    count: int
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Rows with keys of their own, beside those of the text.
+
+    Attributes:
+        text: the text, read in blocks.
+        places: where the frame keys stand in the flat cache, int64 (2 * H * R * m,).
+        scores: what is added to theirs, -inf to hide them; (H * R, 1, m).
+    """
+
+    text: Blocks
+    places: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """One layer of a channel in a pass.
+
+    Attributes:
+        kept: where keys and values of the rows are kept in the flat cache, int64 (2 * H * R,).
+        seen: what the rows see.
+    """
+
+    kept: Tensor
+    seen: Blocks | Gathered
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass computes and reads.
+
+    Attributes:
+        slots: int64 (R,); those of idle rows are 0.
+        base: the base channel.
+        plus: by layer of the plus channel.
+    """
+
+    slots: Tensor
+    base: View
+    plus: tuple[View, ...]
+
+
+class Cache:
+    """Keys and values of both channels of every layer, for one batch of sequences; all of it is allocated at once.
+
+    Args:
+        layers, heads, head_size: of the model.
+        batch: B, with guidance's copies.
+        frames: the layout of the base channel.
+        layouts: of the plus channel's layers; empty without one.
+        dtype, device: of keys and values.
+
+    Attributes:
+        base, plus: by layer, (2, parts, B, H, P + 2, K): keys, then values; see `cogvid.generation.layout`.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        head_size: int,
+        batch: int,
+        frames: CacheLayout,
+        layouts: Sequence[CacheLayout],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        def allocate(layout: CacheLayout) -> Tensor:
+            # Zeros: what is hidden by its score still is multiplied by a share of nothing, and has to be finite.
+            shape = 2, layout.parts, batch, heads, layout.size + 2, head_size
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.frames, self.layouts = frames, layouts
+        self.base = [allocate(frames) for _ in range(layers)]
+        self.plus = [allocate(layout) for layout in layouts]
+
+
+class PassPlan:
+    """Lays out the passes of one generation.
+
+    Args:
+        cache: that the passes write and read.
+        biases: of the plus channel's layers; empty without one.
+        text_scores: what is added to the scores of the text, -inf to hide padding; (B, T).
+        known: slots that are in the cache already, int64 (S,).
+        fixed: make the tensors of all passes of a width equally large, as compiled code needs them.
+    """
+
+    def __init__(
+        self, cache: Cache, biases: Sequence[nn.Module | None], text_scores: Tensor, known: Tensor, *, fixed: bool
+    ) -> None:
+        self.fixed, self.device, self.batch = fixed, text_scores.device, len(text_scores)
+        heads = cache.base[0].shape[3]
+        self._base = Channel(cache.frames, heads, text_scores)
+        # Layers with the same mask share a layout, and those with the same bias a view of it.
+        self._plus = {layout: Channel(layout, heads, text_scores) for layout in dict.fromkeys(cache.layouts)}
+        self._layers = list(zip(cache.layouts, biases, strict=True))
+        for channel in (self._base, *self._plus.values()):
+            channel.fill(known)
+
+    def lay_out(self, rows: Rows, copies: int) -> Pass:
+        """A pass of rows; with guidance's `copies` of each, one copy behind the other."""
+        samples, slots = rows.samples, rows.slots
+        if self.fixed:
+            idle = power_of_two(len(slots)) - len(slots)
+            samples, slots = nn.functional.pad(samples, (0, idle)), nn.functional.pad(slots, (0, idle), value=-1)
+        first = torch.arange(copies) * (self.batch // copies)
+        samples, slots = (first[:, None] + samples).flatten(), slots.repeat(copies)
+        biases: dict[CacheLayout, list[nn.Module | None]] = {}
+        for layout, bias in self._layers:
+            biases.setdefault(layout, []).append(bias)
+        plus = {x: self._plus[x].views(samples, slots, own, fixed=self.fixed) for x, own in biases.items()}
+        base = self._base.views(samples, slots, [None], fixed=self.fixed)[None]
+        layers = tuple(plus[layout][bias] for layout, bias in self._layers)
+        return Pass(slots.clamp(min=0).to(self.device), base, layers)
+
+
+class Channel:
+    """A cache of one layout and what is on it so far; lays out its part of each pass.
+
+    Args:
+        layout: of the cache.
+        heads: H.
+        text_scores: what is added to the scores of the text, -inf to hide padding; (B, T).
+
+    Attributes:
+        open: what is added to the scores of each place: -inf where nothing was computed yet; (parts, B, P + 2). Two
+            places stand behind each part: one is never seen, and one is for rows that are idle.
+    """
+
+    def __init__(self, layout: CacheLayout, heads: int, text_scores: Tensor) -> None:
+        self.layout, self.heads, self.batch, self.device = layout, heads, len(text_scores), text_scores.device
+        self.open = text_scores.new_full((layout.parts, self.batch, layout.size + 2), -torch.inf)
+        self.open[..., : layout.text] = text_scores
+        # Where the keys, then the values, of each head begin, in parts of a sequence.
+        self._heads = torch.arange(2)[:, None] * layout.parts * self.batch * heads + torch.arange(heads)
+        self._tables: dict[nn.Module | None, Tensor] = {}
+
+    def fill(self, slots: Tensor) -> None:
+        """Slots (S,) of all sequences are there."""
+        self.open[self.layout.part[slots], :, self.layout.place[slots]] = 0
+
+    def views(
+        self, samples: Tensor, slots: Tensor, biases: Sequence[nn.Module | None], *, fixed: bool
+    ) -> dict[nn.Module | None, View]:
+        """Of a pass, by the bias of a layer.
+
+        Args:
+            samples: the sequence of each row, int64 (R,) on the CPU.
+            slots: theirs, -1 for idle rows.
+            biases: of the layers.
+            fixed: make the tensors of all passes of as many rows equally large, as compiled code needs them.
+        """
+        layout, size = self.layout, self.layout.size + 2
+        idle, slots = slots < 0, slots.clamp(min=0)
+        entry = layout.part[slots] * self.batch + samples
+        place = layout.place[slots].masked_fill(idle, size - 1)
+        kept = ((self._heads[..., None] + entry * self.heads) * size + place).flatten().to(self.device)
+        # What a row sees of its own pass is there when it looks.
+        self.open.view(-1).index_fill_(0, (entry * size + place)[~idle].to(self.device), 0)
+        groups = _Groups.of(entry, fixed=fixed)
+        opened = self.open.view(-1, size)[groups.entries.to(self.device), None, None]
+        if layout.sparse:
+            text = self._blocks(groups, opened[..., : layout.text])
+            places = layout.neighbours.of(slots)
+            seen = (entry[:, None] * size + places).to(self.device)
+            flat = (self._heads[..., None, None] + entry[:, None] * self.heads) * size + places
+            flat = flat.flatten().to(self.device)
+            scores = self.open.view(-1)[seen][:, None]
+        else:
+            count = layout.size if fixed or layout.leading is None else int(layout.leading[slots].max())
+            scores = opened[..., :count]
+        views = {}
+        for bias in dict.fromkeys(biases):
+            added = self._added(slots, bias)
+            if layout.sparse:
+                own = (scores + added).transpose(0, 1).expand(self.heads, -1, -1).flatten(0, 1)[:, None]
+                views[bias] = View(kept, Gathered(text, flat, own))
+            else:
+                views[bias] = View(kept, self._blocks(groups, scores + added[groups.rows.to(self.device), :, :count]))
+        return views
+
+    def _blocks(self, groups: _Groups, scores: Tensor) -> Blocks:
+        """Of scores (G, W or 1, H or 1, count)."""
+        whole = scores.transpose(1, 2).expand(-1, self.heads, groups.rows.shape[1], -1).flatten(0, 1)
+        entries: slice | Tensor = slice(int(groups.entries[0]), int(groups.entries[-1]) + 1)
+        if groups.fixed or entries.stop - entries.start != len(groups.entries):
+            entries = groups.entries.to(self.device)
+        rows, back = groups.rows.flatten(), groups.back
+        regular = not groups.fixed and torch.equal(rows, torch.arange(len(back)))
+        return Blocks(None if regular else rows.to(self.device), back.to(self.device), entries, scores.shape[-1], whole)
+
+    def _added(self, slots: Tensor, bias: nn.Module | None) -> Tensor:
+        """What is added to the scores of what slots (S,) see, whatever is there: (S, 1 or H, places)."""
+        heads = 1 if bias is None else self.heads
+        if len(self.layout.place) * heads * self.layout.seen > TABLE:
+            return self._computed(slots, bias)
+        if bias not in self._tables:
+            self._tables[bias] = self._computed(torch.arange(len(self.layout.place)), bias)
+        return self._tables[bias][slots.to(self.device)]
+
+    def _computed(self, slots: Tensor, bias: nn.Module | None) -> Tensor:
+        layout = self.layout
+        if layout.sparse:
+            keys = nn.functional.pad(layout.slots[0], (0, 1))[layout.neighbours.of(slots)]
+            scores = self.open.new_zeros(len(slots), 1, layout.seen)
+        else:
+            keys = layout.slots[layout.part[slots]]
+            scores = self.open.new_zeros(len(slots), 1, layout.seen)
+            scores = scores.masked_fill(layout.hidden(slots).to(self.device)[:, None], -torch.inf)
+        if bias is None:
+            return scores
+        query, key = (layout.grid.position(x.to(self.device)) for x in (slots[:, None], keys))
+        added = bias_scores(bias, query, key, self.heads).transpose(0, 1).to(scores.dtype)
+        if not layout.sparse:
+            added = added.index_fill(2, torch.arange(layout.text, device=self.device), 0)
+        return scores + added
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Rows by what they read.
+
+    Attributes:
+        entries: what, int64 (G,), rising.
+        rows: those of each, padded with the first row, int64 (G, W).
+        back: where each row stands among them, int64 (R,).
+        fixed: whether G and W are powers of two.
+    """
+
+    entries: Tensor
+    rows: Tensor
+    back: Tensor
+    fixed: bool
+
+    @classmethod
+    def of(cls, entry: Tensor, *, fixed: bool) -> _Groups:
+        """Rows (R,) by their entries."""
+        ranked, order = entry.sort(stable=True)
+        begins = nn.functional.pad(ranked.diff() != 0, (1, 0), value=True)
+        first, group = begins.nonzero()[:, 0], begins.cumsum(0) - 1
+        within = torch.arange(len(entry)) - first[group]
+        entries, width = ranked[first], int(within.max()) + 1
+        if fixed:
+            entries = nn.functional.pad(entries, (0, power_of_two(len(entries)) - len(entries)))
+            width = power_of_two(width)
+        back = torch.empty_like(order)
+        back[order] = group * width + within
+        rows = torch.zeros(len(entries) * width, dtype=torch.long)
+        rows[back] = torch.arange(len(entry))
+        return cls(entries, rows.view(-1, width), back, fixed)
+
+
+def power_of_two(count: int) -> int:
+    """The next one."""
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,1 @@
+"""Decodings: see `cogvid.interfaces.decoding`."""
