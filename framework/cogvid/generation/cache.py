@@ -116,10 +116,11 @@ def _through(cached: Tensor, view: View, q: Tensor, k: Tensor, v: Tensor) -> Ten
 
 def _read(cached: Tensor, blocks: Blocks) -> Tensor:
     """Keys and values of blocks, (2, G * H, count, K)."""
-    entries = cached.flatten(1, 2)[..., : blocks.count, :]
+    entries = cached.flatten(1, 2)
     if isinstance(blocks.entries, slice):
-        return entries[:, blocks.entries].flatten(1, 2)
-    return entries.index_select(1, blocks.entries).flatten(1, 2)
+        return entries[:, blocks.entries, :, : blocks.count].flatten(1, 2)
+    # Whole ones: what is chosen of a part that is not in one piece is copied twice.
+    return entries.index_select(1, blocks.entries)[..., : blocks.count, :].flatten(1, 2)
 
 
 def _in_blocks(x: Tensor, blocks: Blocks) -> Tensor:

@@ -17,7 +17,7 @@ from cogvid.interfaces.grid import Grid
 
 # A mask that shows more than one key in so many is computed with all keys, the others hidden: copying the keys of each
 # query by itself takes longer.
-_SPARSE = 10
+_SPARSE = 32
 # Elements of a table of all slots and what they see, up to which there is one.
 TABLE = 1 << 24
 
@@ -171,9 +171,7 @@ def _windows(mask: CompactMask, text: int) -> Tensor:
     return windows
 
 
-def _leading(
-    mask: CompactMask, known: tuple[bool, ...], windows: Tensor, place: Tensor, text: int
-) -> Tensor | None:
+def _leading(mask: CompactMask, known: tuple[bool, ...], windows: Tensor, place: Tensor, text: int) -> Tensor | None:
     """How many places of its part each slot sees, int64 (L,); None where a generated one does not see the first."""
     n = mask.grid.frame_tokens
     spaces = nn.functional.pad(mask.spaces, (0, 0, 0, 0, 0, 1))

@@ -199,58 +199,58 @@ class Channel:
         self.open.view(-1).index_fill_(0, (entry * size + place)[~idle].to(self.device), 0)
         groups = _Groups.of(entry, fixed=fixed)
         opened = self.open.view(-1, size)[groups.entries.to(self.device), None, None]
-        if layout.sparse:
-            text = self._blocks(groups, opened[..., : layout.text])
-            places = layout.neighbours.of(slots)
-            seen = (entry[:, None] * size + places).to(self.device)
-            flat = (self._heads[..., None, None] + entry[:, None] * self.heads) * size + places
-            flat = flat.flatten().to(self.device)
-            scores = self.open.view(-1)[seen][:, None]
-        else:
-            count = layout.size if fixed or layout.leading is None else int(layout.leading[slots].max())
-            scores = opened[..., :count]
         views = {}
+        if layout.sparse:
+            text = self._blocks(groups, opened[..., : layout.text].expand(-1, -1, groups.rows.shape[1], -1))
+            places = layout.neighbours.of(slots)
+            begins = (self._heads[..., None, None] + entry[:, None] * self.heads) * size
+            flat = (begins + places).flatten().to(self.device)
+            scores = self.open.view(-1)[(entry[:, None] * size + places).to(self.device)]
+            for bias in dict.fromkeys(biases):
+                own = self._added(slots[None], bias).add_(scores)[0].expand(self.heads, -1, -1)
+                views[bias] = View(kept, Gathered(text, flat, own.flatten(0, 1)[:, None]))
+            return views
+        count = layout.size if fixed or layout.leading is None else int(layout.leading[slots].max())
+        rows = slots[groups.rows]
         for bias in dict.fromkeys(biases):
-            added = self._added(slots, bias)
-            if layout.sparse:
-                own = (scores + added).transpose(0, 1).expand(self.heads, -1, -1).flatten(0, 1)[:, None]
-                views[bias] = View(kept, Gathered(text, flat, own))
-            else:
-                views[bias] = View(kept, self._blocks(groups, scores + added[groups.rows.to(self.device), :, :count]))
+            views[bias] = View(kept, self._blocks(groups, self._added(rows, bias)[..., :count] + opened[..., :count]))
         return views
 
     def _blocks(self, groups: _Groups, scores: Tensor) -> Blocks:
-        """Of scores (G, W or 1, H or 1, count)."""
-        whole = scores.transpose(1, 2).expand(-1, self.heads, groups.rows.shape[1], -1).flatten(0, 1)
+        """Of scores (G, H or 1, W, count)."""
         entries: slice | Tensor = slice(int(groups.entries[0]), int(groups.entries[-1]) + 1)
         if groups.fixed or entries.stop - entries.start != len(groups.entries):
             entries = groups.entries.to(self.device)
         rows, back = groups.rows.flatten(), groups.back
         regular = not groups.fixed and torch.equal(rows, torch.arange(len(back)))
-        return Blocks(None if regular else rows.to(self.device), back.to(self.device), entries, scores.shape[-1], whole)
+        scores = scores.expand(-1, self.heads, -1, -1).flatten(0, 1)
+        return Blocks(
+            None if regular else rows.to(self.device), back.to(self.device), entries, scores.shape[-1], scores
+        )
 
     def _added(self, slots: Tensor, bias: nn.Module | None) -> Tensor:
-        """What is added to the scores of what slots (S,) see, whatever is there: (S, 1 or H, places)."""
-        heads = 1 if bias is None else self.heads
-        if len(self.layout.place) * heads * self.layout.seen > TABLE:
-            return self._computed(slots, bias)
+        """What is added to the scores of what slots (G, W) see, whatever is there: (G, 1 or H, W, places)."""
+        every, heads = len(self.layout.place), 1 if bias is None else self.heads
+        if every * heads * self.layout.seen > TABLE:
+            return self._computed(slots.flatten(), bias).unflatten(1, slots.shape).transpose(0, 1).contiguous()
         if bias not in self._tables:
-            self._tables[bias] = self._computed(torch.arange(len(self.layout.place)), bias)
-        return self._tables[bias][slots.to(self.device)]
+            self._tables[bias] = self._computed(torch.arange(every), bias).contiguous()
+        rows = (torch.arange(heads)[:, None] * every + slots[:, None]).to(self.device)
+        return self._tables[bias].view(-1, self.layout.seen).index_select(0, rows.flatten()).view(*rows.shape, -1)
 
     def _computed(self, slots: Tensor, bias: nn.Module | None) -> Tensor:
+        """The same of slots (S,), (1 or H, S, places)."""
         layout = self.layout
+        scores = self.open.new_zeros(1, len(slots), layout.seen)
         if layout.sparse:
             keys = nn.functional.pad(layout.slots[0], (0, 1))[layout.neighbours.of(slots)]
-            scores = self.open.new_zeros(len(slots), 1, layout.seen)
         else:
             keys = layout.slots[layout.part[slots]]
-            scores = self.open.new_zeros(len(slots), 1, layout.seen)
-            scores = scores.masked_fill(layout.hidden(slots).to(self.device)[:, None], -torch.inf)
+            scores = scores.masked_fill(layout.hidden(slots).to(self.device), -torch.inf)
         if bias is None:
             return scores
         query, key = (layout.grid.position(x.to(self.device)) for x in (slots[:, None], keys))
-        added = bias_scores(bias, query, key, self.heads).transpose(0, 1).to(scores.dtype)
+        added = bias_scores(bias, query, key, self.heads).to(scores.dtype)
         if not layout.sparse:
             added = added.index_fill(2, torch.arange(layout.text, device=self.device), 0)
         return scores + added

@@ -108,7 +108,7 @@ def generate_tokens(
         compute = _compiled(device.type)
         for kept in (*cache.base, *cache.plus):
             torch._dynamo.mark_static_address(kept)  # or a captured graph could not write to it
-    clips = Clips(_needs(masks, grid, known), tape)
+    clips = Clips(_needs(masks, grid, known), tape, _free_rows(device, model.config.width))
     decoder = (decoding or Along()).start(clips)
     while (rows := decoder.next_rows()) is not None:
         now = plan.lay_out(rows, copies)
@@ -141,6 +141,12 @@ def _masks(
 ) -> tuple[CompactMask, ...]:
     """Of the layers of the plus channel, if there is one."""
     return tuple(layer_masks(backend.pattern, grid, given, layers)) if backend else ()
+
+
+def _free_rows(device: torch.device, width: int) -> float:
+    """Rows of a pass that cost as much as calling and reading the layers does, roughly."""
+    # A core multiplies some six rows in the time that it reads a weight; a call lasts as long as a few thousand weights.
+    return 256 if device.type == "cuda" else 6 + 2**20 / width**2
 
 
 @lru_cache(maxsize=16)

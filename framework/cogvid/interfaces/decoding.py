@@ -70,10 +70,11 @@ class Clips:
         needs: what their tokens wait for.
         tape: int64 (B, F, N + 1), in each frame the begin-of-image token, then the tokens; whatever is computed stands
             there at once, final or not. Slot i reads place i.
+        free_rows: rows that a pass computes in about the time that it takes without any.
     """
 
-    def __init__(self, needs: Dependencies, tape: Tensor) -> None:
-        self.needs, self.tape = needs, tape
+    def __init__(self, needs: Dependencies, tape: Tensor, free_rows: float = 0.0) -> None:
+        self.needs, self.tape, self.free_rows = needs, tape, free_rows
         self._flat = tape.view(-1)
         self._places = self._read = torch.empty(0, dtype=torch.long)
 
