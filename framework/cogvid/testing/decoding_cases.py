@@ -28,7 +28,7 @@ _SAMPLING = {
 
 
 @dataclass(frozen=True)
-class _Hashed:
+class RandomOptions:
     """Options of a predicate that is as good as random.
 
     Attributes:
@@ -44,8 +44,10 @@ class _Hashed:
     bias: bool
 
 
-class _Random(AttentionBackend):
-    Config = _Hashed
+class RandomPattern(AttentionBackend):
+    """A predicate by a hash of two places, the layer and a seed."""
+
+    Config = RandomOptions
 
     def pattern(self, query: Position, key: Position, layer: int) -> Tensor:
         """See `AttentionBackend`."""
@@ -100,7 +102,7 @@ class DecodingCase:
     batch: int
     codes: int
     layers: int
-    pattern: _Hashed | None
+    pattern: RandomOptions | None
     sampling: str
     rotary: bool
 
@@ -111,7 +113,9 @@ class DecodingCase:
         stage: Stage = "interpolation" if seed % 3 == 2 else "sequential"
         # Few have a single frame or a single place, where there is little to go wrong.
         frames = draw.choice((3, 5, 5)) if stage == "interpolation" else draw.choice((1, 2, 3, 3, 4))
-        pattern = _Hashed(seed, draw.choice((0, 10, 30, 50, 70, 100)), draw.choice((0, 0, 1, 2)), draw.random() < 0.3)
+        pattern = RandomOptions(
+            seed, draw.choice((0, 10, 30, 50, 70, 100)), draw.choice((0, 0, 1, 2)), draw.random() < 0.3
+        )
         return cls(
             seed=seed,
             stage=stage,
@@ -136,11 +140,17 @@ class DecodingCase:
             parts += ["bias"] if self.pattern.bias else []
         return ", ".join([*parts, self.sampling, *(["rotary positions"] if self.rotary else [])])
 
+    @property
+    def is_known(self) -> tuple[bool, ...]:
+        """Of each frame, (F,)."""
+        if self.stage == "interpolation":
+            return given_frames(self.stage, self.grid.frames)
+        return tuple(frame < self.known for frame in range(self.grid.frames))
+
     def tokens(self, decoding: Decoding, device: torch.device) -> Tensor:
         """Decoded tokens, int64 (B, F, N)."""
         draw = torch.Generator().manual_seed(self.seed)
         frames, sampling = self.grid.frames, _SAMPLING[self.sampling]
-        known = tuple(frame < self.known for frame in range(frames))
         text = torch.randint(_WORDS, (2, self.batch, _TEXT), generator=draw) + self.codes + 1
         text_mask = torch.arange(_TEXT) >= _TEXT - torch.randint(1, _TEXT + 1, (2, self.batch, 1), generator=draw)
         return generate_tokens(
@@ -148,7 +158,7 @@ class DecodingCase:
             text[0],
             text_mask[0],
             torch.randint(self.codes, (self.batch, frames, self.grid.frame_tokens), generator=draw),
-            given_frames(self.stage, frames) if self.stage == "interpolation" else known,
+            self.is_known,
             sampling=sampling,
             seed=self.seed,
             samples=torch.arange(self.batch) + 3,
@@ -171,7 +181,7 @@ class DecodingCase:
             grid=self.grid,
             positions=Positions.rotary if self.rotary else Positions.learned,
         )
-        backend = None if self.pattern is None else _Random(self.pattern)
+        backend = None if self.pattern is None else RandomPattern(self.pattern)
         # Modules draw their first values from torch's own generator, whose state is the caller's.
         with torch.random.fork_rng(devices=[]):
             model = CogVideoTransformer(config, backend, self.stage).double()
