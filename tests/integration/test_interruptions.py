@@ -171,7 +171,13 @@ def test_two_processes_terminated_in_a_training_end_with_the_same_bits(tiny: Pat
     def start(runs: Path) -> subprocess.Popen[str]:
         words = ["run", str(tiny), *TRAININGS, "--runs", str(runs), "--variant", "local", "trainer.devices=2"]
         return subprocess.Popen(
-            [*COMMAND, *words, "stages.sequential.ema=0.9"],
+            # Short where no signal comes.
+            [
+                *COMMAND,
+                *words,
+                "stages.sequential.ema=0.9",
+                *(f"stages.{x}.steps=8" for x in ("image_base", "interpolation")),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -17,7 +17,7 @@ from cogvid.cli import app
 
 pytestmark = pytest.mark.slow
 
-STEPS = 20
+STEPS = 10
 STAGES = ("image_base", "sequential", "interpolation")
 EXPERIMENT = """
 variants:
