@@ -171,13 +171,7 @@ def test_two_processes_terminated_in_a_training_end_with_the_same_bits(tiny: Pat
     def start(runs: Path) -> subprocess.Popen[str]:
         words = ["run", str(tiny), *TRAININGS, "--runs", str(runs), "--variant", "local", "trainer.devices=2"]
         return subprocess.Popen(
-            # Short where no signal comes.
-            [
-                *COMMAND,
-                *words,
-                "stages.sequential.ema=0.9",
-                *(f"stages.{x}.steps=8" for x in ("image_base", "interpolation")),
-            ],
+            [*COMMAND, *words, "stages.sequential.ema=0.9"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
-STEPS = 10
+STEPS = 20
 TRANSFORMERS = ("image_base", "sequential", "interpolation")
 TRAININGS = [f"stages.{stage}.steps={STEPS}" for stage in ("tokenizer", *TRANSFORMERS)]
 TRAININGS += [f"stages.{stage}.batch_size=4" for stage in TRANSFORMERS]

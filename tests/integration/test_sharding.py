@@ -17,7 +17,7 @@ from cogvid.cli import app
 
 pytestmark = pytest.mark.slow
 
-STEPS = 10
+STEPS = 20
 STAGES = ("image_base", "sequential", "interpolation")
 EXPERIMENT = """
 variants:

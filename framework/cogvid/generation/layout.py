@@ -171,9 +171,7 @@ def _windows(mask: CompactMask, text: int) -> Tensor:
     return windows
 
 
-def _leading(
-    mask: CompactMask, known: tuple[bool, ...], windows: Tensor, place: Tensor, text: int
-) -> Tensor | None:
+def _leading(mask: CompactMask, known: tuple[bool, ...], windows: Tensor, place: Tensor, text: int) -> Tensor | None:
     """How many places of its part each slot sees, int64 (L,); None where a generated one does not see the first."""
     n = mask.grid.frame_tokens
     spaces = nn.functional.pad(mask.spaces, (0, 0, 0, 0, 0, 1))

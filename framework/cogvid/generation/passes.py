@@ -222,9 +222,9 @@ class Channel:
     def _blocks(self, groups: _Groups, scores: Tensor) -> Blocks:
         """Of scores (G, W or 1, H or 1, count)."""
         whole = scores.transpose(1, 2).expand(-1, self.heads, groups.rows.shape[1], -1).flatten(0, 1)
-        entries: slice | Tensor = slice(int(groups.entries[0]), int(groups.entries[-1]) + 1)
-        if groups.fixed or entries.stop - entries.start != len(groups.entries):
-            entries = groups.entries.to(self.device)
+        first, stop = int(groups.entries[0]), int(groups.entries[-1]) + 1
+        gaps = groups.fixed or stop - first != len(groups.entries)
+        entries = groups.entries.to(self.device) if gaps else slice(first, stop)
         rows, back = groups.rows.flatten(), groups.back
         regular = not groups.fixed and torch.equal(rows, torch.arange(len(back)))
         return Blocks(None if regular else rows.to(self.device), back.to(self.device), entries, scores.shape[-1], whole)

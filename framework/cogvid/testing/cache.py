@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -97,7 +98,7 @@ def cache_error(
             frame_ids=torch.arange(grid.frames).expand(2, -1),
             begin_of_image=_IMAGE,
             decoding=decoding,
-            on_pass=lambda rows, final, passes=passes: passes.append(rows),
+            on_pass=partial(_keep, passes),
         )
         cached = torch.cat(model.logits, dim=1)[0]
         samples = torch.cat([rows.samples for rows in passes]).to(device)
@@ -117,6 +118,10 @@ def cache_error(
                 f"allowed {allowed:.2g} ({name})"
             )
     return None
+
+
+def _keep(passes: list[Rows], rows: Rows, final: Tensor) -> None:
+    passes.append(rows)
 
 
 def _model(backend: AttentionBackend, grid: Grid, stage: Stage, heads: int, head_size: int) -> _Recorder:

@@ -47,7 +47,8 @@ class RandomOptions:
 class RandomPattern(AttentionBackend):
     """A predicate by a hash of two places, the layer and a seed."""
 
-    Config = RandomOptions
+    def __init__(self, options: RandomOptions) -> None:
+        super().__init__(options)
 
     def pattern(self, query: Position, key: Position, layer: int) -> Tensor:
         """See `AttentionBackend`."""
