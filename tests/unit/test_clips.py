@@ -16,6 +16,7 @@ from cogvid.generation.clips import ClipGenerator
 from cogvid.interfaces.interpolation import Round, Window, check_plan
 from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.swin_ar import SwinAR
+from cogvid_plugins.decoding.fixed_point import FixedPoint
 from cogvid_plugins.interpolation.sequential_overlap import SequentialOverlap
 from cogvid_plugins.text_tokenizer.bpe import BytePairs
 
@@ -65,7 +66,7 @@ def make(make_model: Any) -> Any:
         sequential = sequential if sequentially else None
         config = config or GenerationConfig(sequential=SamplingConfig(temperature=0.9, guidance=2.5))
         plan = plan or {"places": [0, 4, 8], "plan": DOUBLING}
-        return ClipGenerator(image, sequential, between, text, config, clusters=clusters, **plan)
+        return ClipGenerator(image, sequential, between, text, config, FixedPoint(), clusters=clusters, **plan)
 
     return generator
 

@@ -37,9 +37,12 @@ ONLY: dict[str, set[str]] = {
 }
 # Rooms of the built-in plugins: of the core they see what stands below a model, and of each other these alone.
 PLUGIN_CORE = {"cogvid", "attention", "config", "data", "errors", "interfaces", "metrics", "progress"}
+# A decoding may go along a schedule of its own.
+PLUGIN_MORE = {"decoding": {"generation"}}
 PLUGIN_ROOMS: dict[str, set[str]] = {
     "attention": set(),
     "data": set(),
+    "decoding": set(),
     "frame_rate": set(),
     "frame_tokenizer": set(),
     "interpolation": set(),
@@ -111,7 +114,7 @@ def forbidden(arrows: Mapping[str, set[str]]) -> list[str]:
                 allowed = ONLY.get(own, {name for name in floor if floor[name] < floor[own]})
                 ok = other_package == "cogvid" and other in allowed
             elif other_package == "cogvid":
-                ok = other in PLUGIN_CORE
+                ok = other in PLUGIN_CORE | PLUGIN_MORE.get(own, set())
             else:
                 ok = other in PLUGIN_ROOMS[own]
             if not ok:

@@ -218,15 +218,14 @@ class Channel:
 
     def _blocks(self, groups: _Groups, scores: Tensor) -> Blocks:
         """Of scores (G, H or 1, W, count)."""
-        entries: slice | Tensor = slice(int(groups.entries[0]), int(groups.entries[-1]) + 1)
-        if groups.fixed or entries.stop - entries.start != len(groups.entries):
-            entries = groups.entries.to(self.device)
+        first, stop = int(groups.entries[0]), int(groups.entries[-1]) + 1
+        gaps = groups.fixed or stop - first != len(groups.entries)
+        entries = groups.entries.to(self.device) if gaps else slice(first, stop)
         rows, back = groups.rows.flatten(), groups.back
         regular = not groups.fixed and torch.equal(rows, torch.arange(len(back)))
         scores = scores.expand(-1, self.heads, -1, -1).flatten(0, 1)
-        return Blocks(
-            None if regular else rows.to(self.device), back.to(self.device), entries, scores.shape[-1], scores
-        )
+        rows = None if regular else rows.to(self.device)
+        return Blocks(rows, back.to(self.device), entries, scores.shape[-1], scores)
 
     def _added(self, slots: Tensor, bias: nn.Module | None) -> Tensor:
         """What is added to the scores of what slots (G, W) see, whatever is there: (G, 1 or H, W, places)."""

@@ -73,7 +73,7 @@ def generate_tokens(
     """
     device, dtype = model.word_embeddings.weight.device, model.word_embeddings.weight.dtype
     text, text_mask, codes = text.to(device), text_mask.to(device).bool(), codes.to(device)
-    batch, frames, n = codes.shape
+    _, frames, n = codes.shape
     grid = Grid(frames, model.config.grid.height, model.config.grid.width)
     copies = 1
     if sampling.guidance != 1:
@@ -115,7 +115,8 @@ def generate_tokens(
         inputs = nn.functional.pad(clips.read(rows), (0, now.slots.numel() // copies - len(rows.slots)))
         logits = compute(model, inputs.repeat(copies)[None], text_mask[:1], cache, now)[0]
         if copies == 2:
-            logits = guided(*logits.chunk(2), sampling.guidance)
+            with_caption, without = logits.chunk(2)
+            logits = guided(with_caption, without, sampling.guidance)
         uniform, *second = (each[(rows.samples * grid.tokens + rows.slots).to(device)] for each in random)
         clips.write(choose(logits[: len(rows.slots)], uniform, sampling, clusters, *second))
         final = decoder.final()

@@ -22,7 +22,7 @@ from cogvid.interfaces.attention import Attention, AttentionBackend
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid.plugins.manager import create_component
-from cogvid.testing.decoding import decoding_error
+from cogvid.testing.cache import cache_error
 from cogvid.testing.report import Case, ConformanceError, Failure
 from cogvid.testing.rounding import EagerAttention, Inputs, Measured, measure
 
@@ -246,7 +246,7 @@ class _Suite:
         dtype = max(self.dtypes, key=lambda dtype: dtype.itemsize)
         for stage in STAGES:
             with self._case("cache", Case(grid, stage, dtype=dtype)) as fail:
-                problem = decoding_error(self.backend, grid, stage, self.heads, self.head_size, dtype, self.device)
+                problem = cache_error(self.backend, grid, stage, self.heads, self.head_size, dtype, self.device)
                 if problem:
                     fail("cache", problem)
 

@@ -1,130 +1,196 @@
-"""Whether cached sampling and a whole sequence at once are the same model."""
+"""Whether a decoding ends, computes what is asked of it once, and gives the tokens of one slot at a time."""
 
 from __future__ import annotations
 
-from copy import deepcopy
-from types import SimpleNamespace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cogvid.attention.compact import layer_masks
-from cogvid.attention.dense import DenseAttention
-from cogvid.config.schema import SamplingConfig
-from cogvid.generation.rows import Rows
-from cogvid.generation.schedule import sequential_schedule, shortest_schedule
-from cogvid.generation.tokens import generate_tokens
-from cogvid.interfaces.attention import Attention, AttentionBackend, PatternRunner
-from cogvid.interfaces.grid import Grid
-from cogvid.interfaces.mask import Stage, Visibility, given_frames
-from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
-from cogvid.testing.rounding import allowed_steps, measured_in, steps_off
+from cogvid.config.options import first_line
+from cogvid.errors import UserError
+from cogvid.interfaces.decoding import Clips, Decoder, Decoding, Rows
+from cogvid.plugins.manager import create_component
+from cogvid.testing.cache import OneAtATime
+from cogvid.testing.decoding_cases import DecodingCase
+from cogvid.testing.report import ConformanceError, Failure
 
-_IMAGE, _TEXT = 11, 8
+CHECKS = ("rows", "once", "kept", "ends", "tokens")
 
 
-class _Dense(PatternRunner):
-    """A backend's pattern and bias, computed by the reference."""
+def decoding_conformance(
+    decoding: Decoding | str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    cases: int = 24,
+) -> None:
+    """Hold a decoding to its interface, on small models with random weights, patterns, clips and ways of sampling.
 
-    def prepare(self, mask: Visibility, device: torch.device) -> Attention:
-        """See `AttentionBackend`."""
-        return DenseAttention(mask, device)
+    The checks, by name:
 
-
-class _Recorder(CogVideoTransformer):
-    """A model that keeps the logits it is asked for, in order."""
-
-    logits: list[Tensor]
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """See `CogVideoTransformer`."""
-        logits = super().project(hidden)
-        self.logits.append(logits)
-        return logits
-
-
-def decoding_error(
-    backend: AttentionBackend,
-    grid: Grid,
-    stage: Stage,
-    heads: int,
-    head_size: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> str | None:
-    """Sample clips with a small model, and say how far its logits are from those of the finished sequence, if too far.
+    * `rows`: a pass has rows; each is a slot of a frame that is generated, and none comes twice.
+    * `once`: what is final is not computed again.
+    * `kept`: begin-of-image tokens, known frames and final tokens stay on the tape as they are.
+    * `ends`: after at most two passes for each token of the batch, with every token final.
+    * `tokens`: an exact decoding gives the tokens of one slot at a time, in float64.
 
     Args:
-        backend: of the plus channel.
-        grid: of the clips.
-        stage: of the model; interpolation samples every other frame.
-        heads, head_size, dtype, device: of the model.
+        decoding: the decoding, or its registered name.
+        options: values for the fields of its `Config`; goes with a name.
+        plugins: modules or ./files.py to load beside the installed plugins; goes with a name.
+        device: where to run it; one that has float64.
+        cases: how many are drawn, always the same ones.
+
+    Raises:
+        ConformanceError: a check fails; the message lists every failed check and its first case. Its cause is the
+            first exception that the decoding raised, if any.
+        UserError: there is no such decoding, or it cannot run there.
     """
-    model = _model(backend, grid, stage, heads, head_size).to(device, measured_in(dtype))
-    plain = deepcopy(model)
-    plain.backend = _Dense(SimpleNamespace(pattern=backend))
-    exact = deepcopy(plain).double()
-    model = model.to(dtype)
-
-    given = given_frames(stage, grid.frames)
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(_IMAGE, (2, grid.frames, grid.frame_tokens), generator=generator)
-    text = torch.randint(_TEXT, (2, 4), generator=generator) + _IMAGE + 1
-    text_mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
-    masks = layer_masks(backend.pattern, grid, given, model.config.layers)
-    schedules = {
-        "one slot at a time": sequential_schedule(grid, given),
-        "the shortest schedule": shortest_schedule(masks, given),
-    }
-    for name, schedule in schedules.items():
-        model.logits = []
-        generated = generate_tokens(
-            model,
-            text,
-            text_mask,
-            codes,
-            given,
-            sampling=SamplingConfig(),
-            seed=0,
-            samples=torch.arange(2),
-            frame_ids=torch.arange(grid.frames).expand(2, -1),
-            begin_of_image=_IMAGE,
-            schedule=schedule,
-        )
-        order = Rows.of(schedule, given).slots[:, 0].to(device)
-        cached = torch.cat(model.logits, dim=1)
-        tokens = torch.cat([text.to(device), frame_inputs(generated, _IMAGE)], dim=1)
-        with torch.no_grad():
-            whole, rounded, true = (
-                m.image_logits(tokens, text_mask.to(device))[:, order] for m in (model, plain, exact)
-            )
-        steps = allowed_steps(steps_off(rounded, true, measured_in(dtype)), dtype)
-        # Each of the two may be off by as much.
-        allowed = 2 * steps * torch.finfo(dtype).eps * float(true.abs().max())
-        difference = float((cached.double() - whole.double()).abs().max())
-        if difference > allowed:
-            return (
-                f"logits of cached sampling off by {difference:.2g} from those of the whole sequence, "
-                f"allowed {allowed:.2g} ({name})"
-            )
-    return None
+    if isinstance(decoding, str):
+        decoding = create_component("decoding", decoding, options, plugins)
+    elif options is not None or plugins:
+        raise ValueError("options and plugins go with the name of a decoding, not with a decoding")
+    assert isinstance(decoding, Decoding)
+    failures: dict[str, list[Failure]] = defaultdict(list)
+    raised: Exception | None = None
+    for case in map(DecodingCase.draw, range(cases)):
+        try:
+            tokens = case.tokens(_Watched(decoding), torch.device(device)).cpu()
+            if decoding.exact:
+                _compare(tokens, _one_at_a_time(case))
+        except UserError:
+            raise
+        except _Broken as broken:
+            failures[broken.check].append(Failure(str(case), broken.problem))
+        except Exception as error:
+            failures["ends"].append(Failure(str(case), f"raises {type(error).__name__}: {first_line(error)}"))
+            raised = raised or error
+    if failures:
+        raise ConformanceError(type(decoding).__name__, {x: failures[x] for x in CHECKS if x in failures}) from raised
 
 
-def _model(backend: AttentionBackend, grid: Grid, stage: Stage, heads: int, head_size: int) -> _Recorder:
-    config = TransformerConfig(
-        layers=2,
-        width=heads * head_size,
-        heads=heads,
-        vocabulary=_IMAGE + 1 + _TEXT,
-        image_vocabulary=_IMAGE,
-        text_length=4,
-        text_positions=4,
-        grid=grid,
-    )
-    model = _Recorder(config, backend, stage)
-    model.logits = []
-    generator = torch.Generator().manual_seed(0)
-    # Weights of order one: whatever reaches a logit is then far above rounding.
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5, generator=generator)
-    return model.eval()
+class _Broken(Exception):
+    def __init__(self, check: str, problem: str) -> None:
+        super().__init__(problem)
+        self.check, self.problem = check, problem
+
+
+@lru_cache(maxsize=64)
+def _one_at_a_time(case: DecodingCase) -> Tensor:
+    return case.tokens(OneAtATime(), torch.device("cpu"))
+
+
+def _compare(tokens: Tensor, expected: Tensor) -> None:
+    wrong = (tokens != expected).nonzero()
+    if len(wrong):
+        sample, frame, place = wrong[0].tolist()
+        got, right = int(tokens[sample, frame, place]), int(expected[sample, frame, place])
+        where = f"clip {sample}, frame {frame}, token {place}"
+        raise _Broken("tokens", f"{where} is {got} and should be {right}; so are {len(wrong)} of {tokens.numel()}")
+
+
+class _Watched(Decoding):
+    """Another decoding, looked at before and after each pass."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        super().__init__()
+        self.decoding = decoding
+
+    def start(self, clips: Clips) -> Decoder:
+        """See `Decoding`."""
+        return _Watcher(self.decoding, clips)
+
+
+class _Watcher(Decoder):
+    """Raises `_Broken` as soon as something is.
+
+    Attributes:
+        fixed: which places of the tape have to stay as they are, bool (B, F, N + 1).
+        value: what stands there.
+    """
+
+    def __init__(self, decoding: Decoding, clips: Clips) -> None:
+        self.clips, self.passes = clips, 0
+        self.fixed = torch.zeros(clips.tape.shape, dtype=torch.bool)
+        self.fixed[:, :, 0] = True
+        self.fixed[:, torch.tensor(clips.needs.known)] = True
+        self.value = clips.tape.cpu().clone()
+        self.most = 2 * int((~self.fixed).sum())
+        self.rows = Rows(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long))
+        self.decoder = decoding.start(clips)
+
+    def next_rows(self) -> Rows | None:
+        """See `Decoder`."""
+        rows = self.decoder.next_rows()
+        self._check_kept("before" if rows is not None else "after the last of", self.passes)
+        if rows is None:
+            if not self.fixed.all():
+                raise _Broken("ends", f"{self._place(~self.fixed)} is not final after the last pass")
+            return None
+        if self.passes == self.most:
+            raise _Broken("ends", f"does not end: {self.most} passes, and {self._place(~self.fixed)} is not final")
+        self._check_rows(rows)
+        self.rows, self.passes = rows, self.passes + 1
+        return rows
+
+    def final(self) -> Tensor:
+        """See `Decoder`."""
+        final = self.decoder.final()
+        shape = self.rows.slots.shape
+        if final.dtype is not torch.bool or final.shape != shape or final.device.type != "cpu":
+            raise _Broken("rows", f"what is final is {_said(final)}, not bool {tuple(shape)} on the CPU")
+        places = self._places(self.rows)
+        self.fixed.view(-1)[places[final]] = True
+        self.value.view(-1)[places[final]] = self.clips.tape.view(-1).cpu()[places[final]]
+        return final
+
+    def _check_rows(self, rows: Rows) -> None:
+        grid = self.clips.needs.grid
+        for name, axis, size in (("samples", rows.samples, len(self.fixed)), ("slots", rows.slots, grid.tokens)):
+            if axis.dtype is not torch.long or axis.ndim != 1 or axis.device.type != "cpu":
+                raise _Broken("rows", f"{name} are {_said(axis)}, not int64 (R,) on the CPU")
+            if len(axis) and not 0 <= int(axis.min()) <= int(axis.max()) < size:
+                raise _Broken("rows", f"{name} are between {int(axis.min())} and {int(axis.max())}, not below {size}")
+        if len(rows.samples) != len(rows.slots):
+            raise _Broken("rows", f"there are {len(rows.samples)} samples of {len(rows.slots)} slots")
+        if not len(rows.slots):
+            raise _Broken("rows", f"pass {self.passes} has none")
+        places = self._places(rows)
+        known = torch.tensor(self.clips.needs.known)[rows.slots // grid.frame_tokens]
+        many = torch.bincount(places, minlength=self.fixed.numel()).view(self.fixed.shape) > 1
+        if known.any():
+            frame = int(rows.slots[known][0]) // grid.frame_tokens
+            raise _Broken("rows", f"pass {self.passes} computes frame {frame}, which is known")
+        if many.any():
+            raise _Broken("rows", f"pass {self.passes} computes {self._place(many)} twice")
+        again = self.fixed.view(-1)[places]
+        if again.any():
+            twice = torch.zeros_like(self.fixed)
+            twice.view(-1)[places[again]] = True
+            raise _Broken("once", f"pass {self.passes} computes {self._place(twice)}, which is final")
+
+    def _check_kept(self, when: str, number: int) -> None:
+        changed = self.fixed & (self.clips.tape.cpu() != self.value)
+        if changed.any():
+            raise _Broken("kept", f"{self._place(changed)} is overwritten {when} pass {number}")
+
+    def _places(self, rows: Rows) -> Tensor:
+        """Where the tokens of rows stand on the flat tape."""
+        grid = self.clips.needs.grid
+        frame, place = rows.slots // grid.frame_tokens, rows.slots % grid.frame_tokens
+        return (rows.samples * grid.frames + frame) * (grid.frame_tokens + 1) + place + 1
+
+    def _place(self, places: Tensor) -> str:
+        """The first of some places (B, F, N + 1) in words."""
+        sample, frame, place = places.nonzero()[0].tolist()
+        what = f"token {place - 1}" if place else "begin-of-image token"
+        return f"clip {sample}, frame {frame}, {what}"
+
+
+def _said(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)} on {x.device}"
