@@ -26,6 +26,19 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clip_files import Request
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
+HASTY = """
+from dataclasses import dataclass
+import cogvid
+from cogvid.generation.schedule import Along
+class Hasty(Along):
+    exact = False
+    @dataclass
+    class Config:
+        rows: int = 1
+@cogvid.hookimpl
+def register_decodings():
+    return {"hasty": Hasty}
+"""
 FILES = (".gif", ".json", ".mp4", ".safetensors")
 
 
@@ -384,6 +397,42 @@ def test_a_clip_of_other_settings_is_refused_by_what_differs(run: Path, tmp_path
     sample(run, RED, "--out", tmp_path / "out")
     cooler = changed(run, tmp_path / "run", "temperature: 1.0", "temperature: 0.5")
     refused(cogvid("sample", cooler, RED, "--out", tmp_path / "out"), "holds another clip (generation);")
+
+
+def test_clips_are_the_same_with_every_exact_decoding(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    sample(run, RED, "--out", out, "--decoding", "sequential")
+    ((request, made),) = ((json.loads(path.read_text()), contents(out)) for path in out.glob("*.json"))
+    assert "decoding" not in request["settings"]["generation"]
+    sample(run, RED, "--out", tmp_path / "again")
+    assert contents(tmp_path / "again") == made
+    before = times(out)
+    no_generation(monkeypatch)
+    for more in ([], ["--decoding", "scheduled"], ["generation.decoding.options.window=3"]):
+        sample(run, RED, *more, "--out", out)
+    assert times(out) == before
+
+
+def test_clips_of_an_approximate_decoding_are_others(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "hasty.py").write_text(HASTY)
+    hasty = changed(run, tmp_path / "run", "plugins: []", f"plugins: [{tmp_path / 'hasty.py'}]")
+    sample(hasty, RED, "--out", tmp_path / "exact")
+    refused(cogvid("sample", hasty, RED, "--decoding", "hasty", "--out", tmp_path / "exact"), "(generation);")
+    sample(hasty, RED, "--decoding", "hasty", "--out", tmp_path / "hasty")
+    (path,) = (tmp_path / "hasty").glob("*.json")
+    assert json.loads(path.read_text())["settings"]["generation"]["decoding"]["name"] == "hasty"
+    more = ["--decoding", "hasty", "generation.decoding.options.rows=2"]
+    refused(cogvid("sample", hasty, RED, *more, "--out", tmp_path / "hasty"), "(generation);")
+
+
+def test_a_decoding_that_nobody_has_is_refused_before_anything_is_made(run: Path, tmp_path: Path) -> None:
+    said = cogvid("sample", run, RED, "--decoding", "fixpoint", "--out", tmp_path / "out")
+    refused(said, "generation.decoding", "Did you mean 'fixed_point'")
+    said = cogvid("sample", run, RED, "generation.decoding.options.widow=4", "--out", tmp_path / "out")
+    refused(said, "generation.decoding.options", "window")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_level_sampling_takes_the_clusters_of_the_tokenizer(run: Path, tmp_path: Path) -> None:
