@@ -204,7 +204,7 @@ def _same_clips(lab: Lab, changed: Sequence[tuple[str, Any, Any]]) -> bool:
         return False
     names = [old for key, old, _ in changed if key == f"{_DECODING}name"]
     try:
-        return all(name is None or lab.plugins.get("decoding", name).cls.exact for name in names)
+        return all(name is None or getattr(lab.plugins.get("decoding", name).cls, "exact", False) for name in names)
     except UserError:  # nobody has that one any more
         return False
 
