@@ -61,7 +61,8 @@ def lines(one: DecodeResult, bandwidth: float) -> list[str]:
         title = f"{name}, approximate" if name in one.approximate else name
         found.append(
             f"  {title}: {one.passes[name]:,} passes, {one.computed[name]:.2f} slots computed for each kept, "
-            f"{ms[name]}: {one.ratio(SEQUENTIAL, name) or 0:.2f} times as fast; {one.equal[name]:.2%} of the tokens equal"
+            f"{ms[name]}: {one.ratio(SEQUENTIAL, name) or 0:.2f} times as fast; "
+            f"{one.equal[name]:.2%} of the tokens equal"
         )
     guided, recomputed = one.ratio("guided", "scheduled"), one.ratio("recomputed", "sequential")
     if guided is not None:
