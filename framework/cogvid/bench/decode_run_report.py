@@ -61,7 +61,8 @@ def draw(found: Sequence[Measured], title: str, path: Path) -> None:
         figure = Figure(figsize=(8, 2.4 + 0.35 * len(cells) + 1.3 * ((len(parts) + 1) // 2)), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=9)
-        above, below = figure.subfigures(2, 1, height_ratios=[1 + 0.35 * len(cells), 1 + 1.3 * ((len(parts) + 1) // 2)])
+        tall = 1 + 1.3 * ((len(parts) + 1) // 2)
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1 + 0.35 * len(cells), tall])[:, 0]
         for axes, key, label in zip(
             above.subplots(1, 2, sharey=True),
             ("passes_mean", "seconds"),
