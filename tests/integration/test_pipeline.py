@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -23,6 +24,19 @@ from cogvid.generation.clips import ClipGenerator
 from cogvid.pipeline.run import Run
 
 COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
+HASTY = """
+from dataclasses import dataclass
+import cogvid
+from cogvid.generation.schedule import Along
+class Hasty(Along):
+    exact = False
+    @dataclass
+    class Config:
+        rows: int = 1
+@cogvid.hookimpl
+def register_decodings():
+    return {"hasty": Hasty}
+"""
 
 
 def finish(experiment: Path, runs: Path, *overrides: str, variant: str | None = None) -> Path:
@@ -94,6 +108,25 @@ def test_a_run_folder_of_another_config_is_refused_and_kept(tiny: Path, tmp_path
     with pytest.raises(UserError, match=r"stages\.sequential\.steps was 6, is now 7"):
         finish(tiny, tmp_path / "runs", "stages.sequential.steps=7")
     assert (folder / "metrics.json").read_bytes() == metrics
+
+
+def test_a_run_goes_on_with_another_exact_decoding_and_with_no_other(tiny: Path, tmp_path: Path) -> None:
+    runs, now = tmp_path / "runs", "generation.decoding"
+    folder = finish(tiny, runs)
+    samples = (folder / "samples").resolve()
+    config = folder / "config.yaml"
+    before = OmegaConf.load(config)
+    del before.generation.decoding  # as a run was saved before decodings had names
+    OmegaConf.save(before, config)
+    hasty = tmp_path / "hasty.py"
+    hasty.write_text(HASTY)
+    with pytest.raises(UserError, match=r"generation\.decoding\.name was None, is now hasty"):
+        Run(load_experiment(tiny, None, [f"plugins=[{hasty}]", f"{now}.name=hasty"]), runs)
+    for changes in ([f"{now}.options.window=3"], [f"{now}.name=scheduled"]):
+        assert (finish(tiny, runs, *changes) / "samples").resolve() == samples
+    config.write_text(config.read_text().replace("name: scheduled", "name: hasty"))
+    with pytest.raises(UserError, match=r"generation\.decoding\.name was hasty, is now fixed_point"):
+        Run(load_experiment(tiny), runs)
 
 
 @pytest.mark.slow

@@ -26,6 +26,19 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clip_files import Request
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
+HASTY = """
+from dataclasses import dataclass
+import cogvid
+from cogvid.generation.schedule import Along
+class Hasty(Along):
+    exact = False
+    @dataclass
+    class Config:
+        rows: int = 1
+@cogvid.hookimpl
+def register_decodings():
+    return {"hasty": Hasty}
+"""
 FILES = (".gif", ".json", ".mp4", ".safetensors")
 
 
@@ -384,6 +397,76 @@ def test_a_clip_of_other_settings_is_refused_by_what_differs(run: Path, tmp_path
     sample(run, RED, "--out", tmp_path / "out")
     cooler = changed(run, tmp_path / "run", "temperature: 1.0", "temperature: 0.5")
     refused(cogvid("sample", cooler, RED, "--out", tmp_path / "out"), "holds another clip (generation);")
+
+
+def test_clips_are_the_same_with_every_exact_decoding(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    sample(run, RED, "--out", out, "--decoding", "sequential")
+    ((request, made),) = ((json.loads(path.read_text()), contents(out)) for path in out.glob("*.json"))
+    assert "decoding" not in request["settings"]["generation"]
+    sample(run, RED, "--out", tmp_path / "again")
+    assert contents(tmp_path / "again") == made
+    before = times(out)
+    no_generation(monkeypatch)
+    for more in ([], ["--decoding", "scheduled"], ["generation.decoding.options.window=3"]):
+        sample(run, RED, *more, "--out", out)
+    assert times(out) == before
+
+
+def test_clips_of_an_approximate_decoding_are_others(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "hasty.py").write_text(HASTY)
+    hasty = changed(run, tmp_path / "run", "plugins: []", f"plugins: [{tmp_path / 'hasty.py'}]")
+    sample(hasty, RED, "--out", tmp_path / "exact")
+    refused(cogvid("sample", hasty, RED, "--decoding", "hasty", "--out", tmp_path / "exact"), "(generation);")
+    sample(hasty, RED, "--decoding", "hasty", "--out", tmp_path / "hasty")
+    (path,) = (tmp_path / "hasty").glob("*.json")
+    assert json.loads(path.read_text())["settings"]["generation"]["decoding"]["name"] == "hasty"
+    more = ["--decoding", "hasty", "generation.decoding.options.rows=2"]
+    refused(cogvid("sample", hasty, RED, *more, "--out", tmp_path / "hasty"), "(generation);")
+
+
+def test_decodings_are_measured_on_the_clips_of_a_run(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    said = ["--clips", "2", "--batch", "1,2", "--repeats", "1", "--out", out]
+    result = cogvid("bench", "decode", "--run", run, *said)
+    assert result.exit_code == 0, result.output
+    record = json.loads(out.read_text())
+    parts = {(part["part"], part["decoding"], part["batch"]): part for part in record["parts"]}
+    names = dict.fromkeys(part["part"] for part in record["parts"])
+    assert list(names) == ["first frame", "key frames", "round 1"]
+    assert len(parts) == 3 * 3 * 2
+    for (part, decoding, _), found in parts.items():
+        slots = 16 * {"first frame": 1, "key frames": 4, "round 1": 2}[part]
+        if decoding == "sequential":
+            assert found["passes_mean"] == found["passes_most"] == slots
+        assert found["equal_tokens"] == 1 or found["distances_from_ties"]
+        assert max(found["distances_from_ties"], default=0) <= 1e-4
+        assert found["passes_mean"] <= slots <= slots * found["computed_for_each_kept"]
+        if decoding != "fixed_point":
+            assert set(found["acceptance_by_frame"] + found["acceptance_by_place"]) == {1}
+    for whole in record["whole_clips"]:
+        own = [found for key, found in parts.items() if key[1:] == (whole["decoding"], whole["batch"])]
+        assert whole["passes_mean"] == pytest.approx(sum(found["passes_mean"] for found in own))
+        assert whole["seconds"] == pytest.approx(sum(found["seconds"] for found in own))
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_not_measured_with_what_is_no_number_or_not_there(run: Path, tmp_path: Path) -> None:
+    measure = ["bench", "decode", "--out", tmp_path / "out.json", "--run"]
+    refused(cogvid(*measure, run, "--batch", "1,x"), "--batch 1,x", "whole number")
+    refused(cogvid(*measure, run, "--size", "tiny"), "--run brings")
+    refused(cogvid(*measure, tmp_path), "is not the folder of a run")
+    refused(cogvid(*measure, run, "--decoding", "fixpoint"), "Did you mean 'fixed_point'")
+
+
+def test_a_decoding_that_nobody_has_is_refused_before_anything_is_made(run: Path, tmp_path: Path) -> None:
+    said = cogvid("sample", run, RED, "--decoding", "fixpoint", "--out", tmp_path / "out")
+    refused(said, "generation.decoding", "Did you mean 'fixed_point'")
+    said = cogvid("sample", run, RED, "generation.decoding.options.widow=4", "--out", tmp_path / "out")
+    refused(said, "generation.decoding.options", "window")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_level_sampling_takes_the_clusters_of_the_tokenizer(run: Path, tmp_path: Path) -> None:

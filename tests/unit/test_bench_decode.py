@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cogvid import Grid
 from cogvid.bench import concatenated, decode
 from cogvid.bench.concatenated import ConcatenatedCache, concatenated_error
-from cogvid.bench.decode import SIZES, DecodeCase, DecodeResult, check, default_cases, random_model
+from cogvid.bench.decode import DECODINGS, SIZES, DecodeCase, DecodeResult, check, default_cases, random_model
 from cogvid.bench.decode_report import summary
 from cogvid.config.schema import ComponentConfig
 from cogvid.model.transformer import CogVideoTransformer
@@ -34,19 +34,24 @@ def test_a_rehearsal_of_the_standard_cases_checks_times_records_and_draws(bench:
     assert code == 0, output
     assert record.keys() == {
         *("benchmark", "rehearsal", "date", "hardware", "versions", "arguments", "protocol"),
-        *("copy_bandwidth", "cases"),
+        *("read_bandwidth", "cases"),
     }
     assert (record["benchmark"], record["rehearsal"], record["arguments"]["repeats"]) == ("decode", True, 1)
     assert [case["attention"]["name"] for case in record["cases"]] == ["naive", "local3d", "swin_ar"]
     for case in record["cases"]:
         full = case["attention"]["name"] == "naive"
-        assert case["slots"] == 60 >= case["steps"]
+        passes, computed = case["passes"], case["computed_for_each_kept"]
+        assert passes.keys() == computed.keys() == case["equal_tokens"].keys() == set(DECODINGS)
+        assert passes["sequential"] == case["slots"] == 60 >= passes["scheduled"] >= passes["fixed_point"]
+        assert computed["sequential"] == computed["scheduled"] == 1 <= computed["fixed_point"]
         # In float32 the ways round differently; the check compares them in float64.
-        assert case["equal_tokens"] > 0.9
-        assert case["seconds"].keys() == {"sequential", "scheduled", "guided"}
+        assert min(case["equal_tokens"].values()) > 0.9
+        assert case["seconds"].keys() == {*DECODINGS, "guided"}
+        assert case["sequential_over_reading"] > 0
         for way, seconds in case["seconds"].items():
             assert case["seconds_of_rounds"][way] == [seconds]
-        assert case["speed_up"] == pytest.approx(case["seconds"]["sequential"] / case["seconds"]["scheduled"])
+        for name, ratio in case["speed_up"].items():
+            assert ratio == pytest.approx(case["seconds"]["sequential"] / case["seconds"][name])
         assert case["guided_over_plain"] > 0
         assert case["recomputed_over_cached"] > 0
         assert case["last_over_second_frame"] > 0
@@ -56,19 +61,37 @@ def test_a_rehearsal_of_the_standard_cases_checks_times_records_and_draws(bench:
     assert "tiny, 3x4x5 swin_ar, window 5x5" in output
 
 
-def test_a_schedule_that_is_too_hasty_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hasty(backend: object, grid: Grid, *, layers: int) -> Tensor:
-        return torch.arange(grid.frame_tokens).expand(grid.frames, -1).contiguous()
+HASTY = """
+import cogvid, torch
+from cogvid.generation.schedule import Along
+class Hasty(Along):
+    exact = EXACT
+    def schedule(self, needs):
+        return torch.arange(needs.grid.frame_tokens).expand(needs.grid.frames, -1).contiguous()
+@cogvid.hookimpl
+def register_decodings():
+    return {"hasty": Hasty}
+"""
 
-    monkeypatch.setattr(decode, "decode_schedule", hasty)
-    code, output, record = bench(*LOCAL)
+
+def test_a_decoding_that_is_too_hasty_is_refused_unless_it_says_so(bench: Bench) -> None:
+    said = [*LOCAL, "plugins=[./hasty.py]", "--decoding", "scheduled,hasty"]
+    Path("hasty.py").write_text(HASTY.replace("EXACT", "True"))
+    code, output, record = bench(*said)
     assert code == 1
-    assert "Error: Not timed, because the check failed: tiny, 3x4x5 local3d, extent 2x2x2: the shortest" in output
+    assert "Error: Not timed, because the check failed: tiny, 3x4x5 local3d, extent 2x2x2: hasty gives" in output
     assert not record
+    Path("hasty.py").write_text(HASTY.replace("EXACT", "False"))
+    code, output, record = bench(*said)
+    assert code == 0, output
+    assert "hasty, approximate: 20 passes" in output
+    (case,) = record["cases"]
+    assert case["approximate"] == ["hasty"]
+    assert case["equal_tokens"]["scheduled"] > case["equal_tokens"]["hasty"]
 
 
 def test_a_failed_check_leaves_the_cases_before_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(case: DecodeCase) -> None:
+    def wrong(case: DecodeCase, decodings: object) -> None:
         if case.component.name == "local3d":
             raise AssertionError("not today")
 
@@ -84,6 +107,7 @@ def test_a_failed_check_leaves_the_cases_before_it(bench: Bench, monkeypatch: py
     [
         (["--size", "quikstart"], "Did you mean 'quickstart'"),
         (["attention=naiv"], "Did you mean 'naive'"),
+        (["--decoding", "scheduled,fixpoint"], "Did you mean 'fixed_point'"),
         (["--grid", "5x21x20"], "No standard case has this size and grid"),
         (["--size", "tiny"], "No standard case has this size and grid"),
         (["video.frames=3"], "video belongs to an experiment"),
@@ -154,18 +178,20 @@ def test_skipped_slots_take_the_place_of_generated_ones() -> None:
 
 
 def test_a_total_leaves_the_hiccups_of_each_round_out() -> None:
-    result = DecodeResult(NAIVE, slots=36, steps=18)
+    result = DecodeResult(NAIVE, 36, (3, 1), computed={"sequential": 1.0, "scheduled": 1.0})
     steady, hiccup = [1.0] * 36, [2.0] * 35
     result.rounds = {
         "sequential": [[9.0, *hiccup], [2.0] * 12 + steady[12:]],
         "scheduled": [[1.0] * 18, [1.0] * 17 + [5.0]],
         "recomputed": [[4.0, 5.0, 9.0], [9.0, 5.0, 6.0]],
     }
-    (record,) = summary([result])
+    (record,) = summary([result], 6.0)
     assert record["seconds"] == {"sequential": 48.0, "scheduled": 18.0}
     assert record["seconds_of_rounds"]["sequential"] == [79.0, 48.0]
-    assert record["speed_up"] == pytest.approx(48 / 18)
-    assert record["share_of_step_ratio"] == pytest.approx(48 / 36)
+    assert record["passes"] == {"sequential": 36, "scheduled": 18}
+    assert record["speed_up"] == pytest.approx({"sequential": 1, "scheduled": 48 / 18})
+    assert record["over_scheduled"] == pytest.approx({"sequential": 48 / 18, "scheduled": 1})
+    assert record["sequential_over_reading"] == pytest.approx(48 / 36 * 6 / 4)
     assert record["s_per_token_by_frame"] == {"sequential": [2.0, 1.0, 1.0], "recomputed": [4.0, 5.0, 6.0]}
     assert record["last_over_second_frame"] == 1.0
     assert record["recomputed_over_cached"] == pytest.approx(5 * 36 / 48)
@@ -179,4 +205,4 @@ def test_long_clips_have_fewer_ways_and_with_large_models_one_round(
     monkeypatch.setattr(decode, "_SHORT", 2)
     monkeypatch.setattr(decode, "_SMALL", small)
     measured = decode.run_case(NAIVE, decode.DecodeSettings(repeats=3), lambda _: None).rounds
-    assert {way: len(each) for way, each in measured.items()} == {"sequential": rounds, "scheduled": rounds}
+    assert {way: len(each) for way, each in measured.items()} == dict.fromkeys(DECODINGS, rounds)

@@ -19,10 +19,13 @@ from cogvid.data.clip_times import ClipTimes
 from cogvid.data.files import Video
 from cogvid.data.table import CLIPS, found_row, listed_row, write_table
 from cogvid.data.tokens import TokenClips
+from cogvid.generation.clips import ClipGenerator
 from cogvid.interfaces.data_source import Split
+from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.clips import TABLE
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.evaluate import evaluation_stage
+from cogvid.pipeline.generate import generation_stage
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import Info, StageResult, StageStore, as_plain
@@ -32,6 +35,20 @@ from cogvid.pipeline.tokens_stage import TokensStage
 from cogvid.pipeline.train import TransformerStages
 from cogvid_plugins.text_tokenizer.bpe import BytePairs
 
+HASTY = """
+from dataclasses import dataclass
+import cogvid
+from cogvid.generation.schedule import Along
+class Hasty(Along):
+    exact = False
+    @dataclass
+    class Config:
+        rows: int = 1
+@cogvid.hookimpl
+def register_decodings():
+    return {"hasty": Hasty}
+"""
+
 
 @dataclass
 class Asked(StageStore):
@@ -39,14 +56,16 @@ class Asked(StageStore):
 
     folder: Path
     keys: dict[str, str] = field(default_factory=dict)
+    generation: Any = None
 
     def finish(self, name: str, depends: Info, work: Callable[[Path], Info], *, together: bool = False) -> StageResult:
+        self.generation = depends.get("generation", self.generation)
         self.keys[name] = hashlib.sha256(json.dumps(as_plain(depends), sort_keys=True).encode()).hexdigest()
         return StageResult(self.folder, self.keys[name], {"outputs": {"model.safetensors": self.keys[name]}})
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
+def asked(tmp_path: Path) -> Callable[..., Asked]:
     tokenizer = BytePairs()
     tokenizer.train([("a red circle", 2.0)])
     tokenizer.save(tmp_path)
@@ -56,7 +75,7 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
     clips = [Clip(split, tmp_path / f"{split}.mp4", "a red circle", split) for split in splits]
     write_table(tmp_path / TABLE, CLIPS, [listed_row(clip, tmp_path) | found_row(clip, video) for clip in clips])
 
-    def keys(*changes: str) -> dict[str, str]:
+    def asked(*changes: str) -> Asked:
         # Other shapes would be drawn for frames of another size.
         changes = ("data.options.size=32", *changes)
         lab, store = Lab(load_experiment("quickstart", None, list(changes)).config), Asked(tmp_path)
@@ -68,11 +87,18 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         stages = TransformerStages(lab, store, text, tokens, clips, cast(Previews, None), test_tokens)
         base = stages.image_base()
         sequential = stages.video("sequential", base)
-        stages.video("interpolation", base, sequential)
+        models = {"sequential": sequential, "interpolation": stages.video("interpolation", base, sequential)}
+        trained = (tokenizer, cast(FrameTokenizer, None)), models, cast(ClipGenerator, None)
+        generation_stage(lab, store, data, *trained)
         evaluation_stage(lab, store, data, StageResult(tmp_path, "samples", {}))
-        return store.keys
+        return store
 
-    return keys
+    return asked
+
+
+@pytest.fixture
+def keys(asked: Callable[..., Asked]) -> Callable[..., dict[str, str]]:
+    return lambda *changes: asked(*changes).keys
 
 
 @pytest.mark.parametrize(
@@ -99,6 +125,9 @@ def keys(tmp_path: Path) -> Callable[..., dict[str, str]]:
         ("stages.tokenizer.frames=500", "data text_tokenizer metrics"),
         ("data_seed=1", "metrics"),
         ("held_out.clips=7", "data text_tokenizer metrics"),
+        ("generation.decoding.name=scheduled", "*"),
+        ("generation.decoding.name=sequential", "*"),
+        ("generation.decoding.options.window=3", "*"),
     ],
 )
 def test_a_change_makes_new_what_it_decides_and_no_more(
@@ -107,6 +136,27 @@ def test_a_change_makes_new_what_it_decides_and_no_more(
     before, after = keys(), keys(change)
     same = {name for name in before if before[name] == after[name]}
     assert same == (set(before) if kept == "*" else set(kept.split()))
+
+
+def test_clips_have_the_keys_that_they_had_before_decodings_had_names(asked: Callable[..., Asked]) -> None:
+    saved = as_plain(load_experiment("quickstart").config.generation)
+    del saved["decoding"]
+    assert asked().generation == saved
+
+
+def test_of_an_approximate_decoding_all_counts_that_decides_what_it_does(
+    asked: Callable[..., Asked], tmp_path: Path
+) -> None:
+    plugin = tmp_path / "hasty.py"
+    said = [f"plugins=[{plugin}]", "generation.decoding.name=hasty"]
+    before, seen = asked(), []
+    for code, more in ((HASTY, []), (HASTY, ["generation.decoding.options.rows=3"]), (HASTY + "# another", [])):
+        plugin.write_text(code)
+        seen.append(asked(*said, *more))
+    assert len({one.keys["samples"] for one in (before, *seen)}) == 4
+    for one in seen:
+        assert {name for name in before.keys if before.keys[name] != one.keys[name]} == {"samples"}
+        assert one.generation["decoding"]["name"] == "hasty"
 
 
 def test_a_metrics_file_counts_by_content(keys: Callable[..., dict[str, str]], tmp_path: Path) -> None:

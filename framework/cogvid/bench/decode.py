@@ -1,14 +1,16 @@
-"""`cogvid bench decode`: the shortest schedule against one slot at a time, and the cache against none."""
+"""`cogvid bench decode`: decodings against each other, and the cache against none."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +22,20 @@ from cogvid.bench.measure import time_rounds
 from cogvid.config.schema import ComponentConfig, SamplingConfig
 from cogvid.errors import UserError
 from cogvid.generation.packed import packed
-from cogvid.generation.schedule import decode_schedule, sequential_schedule
 from cogvid.generation.tokens import generate_tokens
 from cogvid.interfaces.attention import AttentionBackend, PatternRunner
+from cogvid.interfaces.decoding import Decoding, Rows
 from cogvid.interfaces.grid import Grid
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig, frame_inputs
 from cogvid.plugins.manager import create_plugin_manager
 
 Say = Callable[[str], None]
 GUIDED = SamplingConfig(guidance=3.0)
-# Whose seconds are those of the steps of a whole clip.
-CLIP_WAYS = ("sequential", "scheduled", "guided")
+# What the others are compared with: one slot a pass, and what is exact without a guess.
+SEQUENTIAL, SCHEDULED = "sequential", "scheduled"
+DECODINGS = (SEQUENTIAL, SCHEDULED, "fixed_point")
+# Whose seconds are those of a token in each frame; all others' are those of the passes of a whole clip.
+BY_FRAME = ("recomputed", "concatenated")
 # Longer sequences, in frames, are neither guided nor recomputed, and measured once by models that are not small.
 _SHORT = 5
 _SMALL = ("tiny", "quickstart")
@@ -88,16 +93,26 @@ class DecodeCase:
         )
         return backend
 
+    def decoding(self, name: str) -> Decoding:
+        """A decoding with its own options.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        decoding: Decoding = create_plugin_manager(self.plugins).create("decoding", name)
+        return decoding
+
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """Of all cases: where and in what to run, compiled or not, samples of a batch, and rounds."""
+    """Of all cases: where and in what to run, compiled or not, samples of a batch, rounds, and what is compared."""
 
     device: str = "cpu"
     dtype: str = "float32"
     compile: bool = False
     batch: int = 1
     repeats: int = 3
+    decodings: tuple[str, ...] = DECODINGS
 
 
 def default_cases(device: str) -> list[DecodeCase]:
@@ -117,27 +132,35 @@ class DecodeResult:
     """Of one case. A token is one of every clip of the batch.
 
     Attributes:
-        slots, steps: of the clip, and of its shortest schedule.
-        read: bytes that a step of one slot has to read, of weights and of keys and values.
-        rounds: seconds by way and round: of each step of a clip for `CLIP_WAYS`, else of a token in each frame.
-        equal: share of the tokens of both schedules that are equal.
+        slots: of the clip.
+        read: bytes that a pass of one slot has to read, of weights and of keys and values.
+        rounds: seconds by way and round: of a token in each frame for `BY_FRAME`, else of each pass of a clip.
+        computed: slots that a decoding computes for each that it keeps.
+        equal: share of a decoding's tokens that are those of one slot a pass.
+        approximate: the decodings that are not exact.
     """
 
     case: DecodeCase
     slots: int
-    steps: int
     read: tuple[int, int] = (0, 0)
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
-    equal: float = 1.0
+    computed: dict[str, float] = field(default_factory=dict)
+    equal: dict[str, float] = field(default_factory=dict)
+    approximate: tuple[str, ...] = ()
+
+    @property
+    def passes(self) -> dict[str, int]:
+        """Of a clip, by decoding."""
+        return {way: len(self.best(way)) for way in self.computed}
 
     def best(self, way: str) -> list[float]:
-        """Seconds of each step, or frame, in its fastest round; empty where a way was not measured."""
+        """Seconds of each pass, or frame, in its fastest round; empty where a way was not measured."""
         return [min(each) for each in zip(*self.rounds.get(way, []), strict=True)]
 
     def per_token(self, way: str) -> float | None:
         """Seconds, mean over the clip."""
         best = self.best(way)
-        return sum(best) / (self.slots if way in CLIP_WAYS else len(best)) if best else None
+        return sum(best) / (len(best) if way in BY_FRAME else self.slots) if best else None
 
     def ratio(self, way: str, other: str) -> float | None:
         """Of the time of one way to that of another."""
@@ -160,14 +183,14 @@ class DecodeResult:
         """Of the time of a token in each frame; empty where it was not measured."""
         return [a / b for a, b in zip(self.best("concatenated"), self.frames, strict=False)]
 
-    @property
-    def step_ratio(self) -> float:
-        """Of the shortest schedule, in steps."""
-        return self.slots / self.steps
+    def over_reading(self, bandwidth: float) -> float | None:
+        """Of the time of a pass of one slot to that of reading what it has to; bytes a second."""
+        seconds = self.per_token(SEQUENTIAL)
+        return seconds * bandwidth / sum(self.read) if seconds else None
 
 
-def check(case: DecodeCase) -> None:
-    """Compare all ways on a small grid, in float64 with weights of order one.
+def check(case: DecodeCase, decodings: Sequence[str] = DECODINGS) -> None:
+    """Compare all exact ways on a small grid, in float64 with weights of order one.
 
     Raises:
         AssertionError: two do not give the same tokens, or logits.
@@ -179,14 +202,14 @@ def check(case: DecodeCase) -> None:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     likeliest = SamplingConfig(temperature=0)
-    shortest = decode_schedule(backend, grid, layers=model.config.layers)
-    codes, _ = run(model, sequential_schedule(grid, (False,) * grid.frames), likeliest, 2, False)
+    codes = run(model, case.decoding(SEQUENTIAL), likeliest, 2, False).codes
     whole = _whole_logits(model, codes).argmax(-1).view_as(codes)
     _agree(torch.equal(codes, whole), "one slot at a time gives other tokens than the whole sequence")
     # Its text is that of the clip itself: guidance changes nothing.
-    for sampling in (likeliest, replace(likeliest, guidance=GUIDED.guidance)):
-        together, _ = run(model, shortest, sampling, 2, False)
-        _agree(torch.equal(codes, together), f"the shortest schedule gives other tokens, guidance {sampling.guidance}")
+    for name, decoding in ((name, case.decoding(name)) for name in decodings):
+        for sampling in (likeliest, replace(likeliest, guidance=GUIDED.guidance)) if decoding.exact else ():
+            same = torch.equal(codes, run(model, decoding, sampling, 2, False).codes)
+            _agree(same, f"{name} gives other tokens than one slot a pass, guidance {sampling.guidance}")
     if case.component.name == "naive":
         error = concatenated_error(model, codes)
         _agree(error < 1e-9, f"the concatenated cache gives other logits, off by {error:.2g}")
@@ -219,29 +242,29 @@ def run_case(case: DecodeCase, settings: DecodeSettings, say: Say) -> DecodeResu
     """
     say(f"{case.name}: checking")
     try:
-        check(case)
+        check(case, settings.decodings)
     except AssertionError as error:
         raise UserError(f"Not timed, because the check failed: {case.name}: {error}.") from error
     backend, grid, batch, dtype = case.backend(), case.grid, settings.batch, DTYPES[settings.dtype]
     model = packed(random_model(case, backend, settings.device).to(dtype), settings.compile)
-    one_by_one = sequential_schedule(grid, (False,) * grid.frames)
-    shortest = decode_schedule(backend, grid, layers=case.size.layers)
-    result = DecodeResult(case, grid.tokens, int(shortest.max()) + 1, _read(case, backend, dtype))
-    short, codes = grid.frames <= _SHORT, {}
+    decodings = {name: case.decoding(name) for name in dict.fromkeys((SEQUENTIAL, *settings.decodings))}
+    approximate = tuple(name for name, decoding in decodings.items() if not decoding.exact)
+    result = DecodeResult(case, grid.tokens, _read(case, backend, dtype, batch), approximate=approximate)
+    short, found = grid.frames <= _SHORT, {}
 
-    def clip(way: str, schedule: Tensor, sampling: SamplingConfig) -> list[float]:
-        codes[way], seconds = run(model, schedule, sampling, batch, settings.compile)
-        return seconds
+    def clip(way: str, decoding: str, sampling: SamplingConfig) -> list[float]:
+        found[way] = run(model, decodings[decoding], sampling, batch, settings.compile)
+        return found[way].seconds
 
     def by_frame(seconds: Callable[[CogVideoTransformer, int, int], float]) -> list[float]:
         return [seconds(model, batch, frame) for frame in range(grid.frames)]
 
     ways: dict[str, Callable[[], list[float]]] = {
-        "sequential": lambda: clip("sequential", one_by_one, SamplingConfig()),
-        "scheduled": lambda: clip("scheduled", shortest, SamplingConfig()),
+        name: partial(clip, name, name, SamplingConfig()) for name in decodings
     }
     if short:
-        ways["guided"] = lambda: clip("guided", shortest, GUIDED)
+        if SCHEDULED in decodings:
+            ways["guided"] = lambda: clip("guided", SCHEDULED, GUIDED)
         ways["recomputed"] = lambda: by_frame(_recomputed)
     if short and case.component.name == "naive":
         ways["concatenated"] = lambda: by_frame(concatenated_seconds)
@@ -252,7 +275,9 @@ def run_case(case: DecodeCase, settings: DecodeSettings, say: Say) -> DecodeResu
         for way, seconds in ways.items():
             say(f"{case.name}: {way}, round {number + 1}")
             result.rounds.setdefault(way, []).append(seconds())
-    result.equal = float((codes["sequential"] == codes["scheduled"]).double().mean())
+    for name in decodings:
+        result.computed[name] = found[name].computed / (batch * grid.tokens)
+        result.equal[name] = float((found[SEQUENTIAL].codes == found[name].codes).double().mean())
     return result
 
 
@@ -274,24 +299,34 @@ def random_model(case: DecodeCase, backend: AttentionBackend, device: str = "cpu
         return CogVideoTransformer(config, backend).eval()
 
 
-def run(
-    model: CogVideoTransformer, schedule: Tensor, sampling: SamplingConfig, batch: int, compile: bool
-) -> tuple[Tensor, list[float]]:
-    """Generate clips.
+class Generated(NamedTuple):
+    """Clips, int64 (batch, F, N); the seconds of each pass, in the first those of the text, too; slots computed."""
 
-    Returns:
-        int64 (batch, F, N), and the seconds of each step; those of the first hold the text, too.
-    """
-    device, (frames, n) = model.word_embeddings.weight.device, schedule.shape
+    codes: Tensor
+    seconds: list[float]
+    computed: int
+
+
+def run(
+    model: CogVideoTransformer, decoding: Decoding, sampling: SamplingConfig, batch: int, compile: bool
+) -> Generated:
+    """Generate clips."""
+    device, grid = model.word_embeddings.weight.device, model.config.grid
+    frames, n, computed = grid.frames, grid.frame_tokens, 0
     tokens, text_mask = _text(model, batch)
     times: list[float] = []
 
-    def tick(_: int) -> None:
+    def tick() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter())
 
-    tick(0)
+    def on_pass(rows: Rows, _: Tensor) -> None:
+        nonlocal computed
+        computed += len(rows.slots)
+        tick()
+
+    tick()
     codes = generate_tokens(
         model,
         tokens,
@@ -303,12 +338,12 @@ def run(
         samples=torch.arange(batch),
         frame_ids=torch.arange(frames).expand(batch, -1),
         begin_of_image=model.config.image_vocabulary,
-        schedule=schedule,
+        decoding=decoding,
         unconditional=(tokens, text_mask),
         compile=compile,
-        on_step=tick,
+        on_pass=on_pass,
     )
-    return codes, [after - before for before, after in pairwise(times)]
+    return Generated(codes, [after - before for before, after in pairwise(times)], computed)
 
 
 def _text(model: CogVideoTransformer, batch: int) -> tuple[Tensor, Tensor]:
@@ -332,7 +367,7 @@ def _recomputed(model: CogVideoTransformer, batch: int, frame: int) -> float:
     return time_rounds({"again": again}, 1, 0.0, tokens.device)["again"].median
 
 
-def _read(case: DecodeCase, backend: AttentionBackend, dtype: torch.dtype) -> tuple[int, int]:
+def _read(case: DecodeCase, backend: AttentionBackend, dtype: torch.dtype, batch: int) -> tuple[int, int]:
     size, grid, bytes_each = case.size, case.grid, torch.finfo(dtype).bits // 8
     # Both channels' projections and the feed-forward, 16 squares of the width; and the logits.
     weights = 16 * size.layers * size.width**2 + size.vocabulary * size.width
@@ -340,11 +375,10 @@ def _read(case: DecodeCase, backend: AttentionBackend, dtype: torch.dtype) -> tu
     plus = sum(mask.pairs / grid.tokens for mask in masks)
     base = size.layers * (grid.frame_tokens + 1) / 2
     keys = plus + base + 2 * size.layers * size.text
-    return weights * bytes_each, round(2 * keys * size.width * bytes_each)
+    return weights * bytes_each, round(2 * batch * keys * size.width * bytes_each)
 
 
-def copy_bandwidth(device: str) -> float:
-    """Bytes a second that a copy reads and writes."""
-    x = torch.zeros(1 << 27, dtype=torch.uint8, device=device)
-    y = torch.empty_like(x)
-    return 2 * x.numel() / time_rounds({"copy": lambda: y.copy_(x)}, 8, 0.0, x.device)["copy"].min
+def read_bandwidth(device: str) -> float:
+    """Bytes a second that a sum over 200 MB reads."""
+    x = torch.zeros(50_000_000, device=device)
+    return x.nbytes / time_rounds({"sum": x.sum}, 8, 0.0, x.device)["sum"].min

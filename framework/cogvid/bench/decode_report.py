@@ -12,14 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cogvid.bench.decode import CLIP_WAYS, DecodeResult
+from cogvid.bench.decode import BY_FRAME, SCHEDULED, SEQUENTIAL, DecodeResult
 from cogvid.compare.charts import COLOURS
 
-_DRAWN = ("recomputed", "concatenated", "sequential", "scheduled")
 
-
-def summary(results: Sequence[DecodeResult]) -> list[dict[str, Any]]:
-    """The cases as plain data; seconds and bytes."""
+def summary(results: Sequence[DecodeResult], bandwidth: float) -> list[dict[str, Any]]:
+    """The cases as plain data; seconds and bytes, of which so many can be read a second."""
     return [
         {
             "name": one.case.name,
@@ -27,17 +25,19 @@ def summary(results: Sequence[DecodeResult]) -> list[dict[str, Any]]:
             "grid": [one.case.grid.frames, one.case.grid.height, one.case.grid.width],
             "attention": asdict(one.case.component),
             "slots": one.slots,
-            "steps": one.steps,
-            "step_ratio": one.step_ratio,
-            "speed_up": _speed_up(one),
-            "share_of_step_ratio": _speed_up(one) / one.step_ratio,
+            "passes": one.passes,
+            "computed_for_each_kept": one.computed,
+            "approximate": one.approximate,
             "equal_tokens": one.equal,
-            "seconds": {way: sum(one.best(way)) for way in CLIP_WAYS if way in one.rounds},
+            "speed_up": {name: one.ratio(SEQUENTIAL, name) for name in one.passes},
+            "over_scheduled": {name: one.ratio(name, SCHEDULED) for name in one.passes},
+            "sequential_over_reading": one.over_reading(bandwidth),
+            "seconds": {way: sum(one.best(way)) for way in one.rounds if way not in BY_FRAME},
             "seconds_of_rounds": {way: [sum(each) for each in one.rounds.get(way, [])] for way in one.rounds},
             "s_per_token": {way: one.per_token(way) for way in one.rounds},
             "s_per_token_by_frame": {
                 "sequential": one.frames,
-                **{way: one.best(way) for way in one.rounds if way not in CLIP_WAYS},
+                **{way: one.best(way) for way in one.rounds if way in BY_FRAME},
             },
             "last_over_second_frame": one.last_over_second_frame,
             "guided_over_plain": one.ratio("guided", "scheduled"),
@@ -49,20 +49,21 @@ def summary(results: Sequence[DecodeResult]) -> list[dict[str, Any]]:
     ]
 
 
-def _speed_up(one: DecodeResult) -> float:
-    """Of the shortest schedule, on the clock."""
-    return one.ratio("sequential", "scheduled") or 1.0
-
-
-def lines(one: DecodeResult) -> list[str]:
+def lines(one: DecodeResult, bandwidth: float) -> list[str]:
     """One case in words; the first line is its name."""
     ms = {way: f"{(one.per_token(way) or 0) * 1e3:,.2f} ms a token" for way in one.rounds}
     found = [
-        one.case.name,
-        f"  {one.slots:,} tokens in {one.steps:,} steps: {one.step_ratio:.2f} in each",
-        f"  one slot at a time {ms['sequential']}, scheduled {ms['scheduled']}: {_speed_up(one):.2f} times as fast, "
-        f"{_speed_up(one) / one.step_ratio:.0%} of the ratio of steps; {one.equal:.2%} of the tokens equal",
+        f"{one.case.name}: {one.slots:,} tokens",
+        f"  one slot a pass {ms[SEQUENTIAL]}: {one.over_reading(bandwidth) or 0:.2f} times as long as reading "
+        f"{sum(one.read) / 1e6:,.1f} MB",
     ]
+    for name in (name for name in one.passes if name != SEQUENTIAL):
+        title = f"{name}, approximate" if name in one.approximate else name
+        found.append(
+            f"  {title}: {one.passes[name]:,} passes, {one.computed[name]:.2f} slots computed for each kept, "
+            f"{ms[name]}: {one.ratio(SEQUENTIAL, name) or 0:.2f} times as fast; "
+            f"{one.equal[name]:.2%} of the tokens equal"
+        )
     guided, recomputed = one.ratio("guided", "scheduled"), one.ratio("recomputed", "sequential")
     if guided is not None:
         found.append(f"  with guidance {ms['guided']}: {guided:.2f} times as long")
@@ -79,6 +80,7 @@ def lines(one: DecodeResult) -> list[str]:
 def draw(results: Sequence[DecodeResult], title: str, path: Path) -> None:
     """Write the chart: milliseconds of a token for each case and way, a panel for each size of model."""
     sizes = list(dict.fromkeys(one.case.size.name for one in results))
+    drawn = [*BY_FRAME, *dict.fromkeys(name for one in results for name in one.passes)]
     panels = [[one for one in results if one.case.size.name == size] for size in sizes]
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(8, 1.4 + 0.5 * len(sizes) + 0.7 * len(results)), layout="constrained")
@@ -88,12 +90,13 @@ def draw(results: Sequence[DecodeResult], title: str, path: Path) -> None:
         rows = figure.subplots(len(sizes), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, size, panel in zip(rows, sizes, panels, strict=True):
             for number, one in enumerate(panel):
-                measured = [way for way in _DRAWN if way in one.rounds]
+                measured = [way for way in drawn if way in one.rounds]
                 for place, way in enumerate(measured):
                     milliseconds = (one.per_token(way) or 0) * 1e3
                     height = number + (place - (len(measured) - 1) / 2) * 0.2
-                    axes.barh(height, milliseconds, 0.18, color=COLOURS[_DRAWN.index(way)])
-                    label = f" {milliseconds:.3g} ms" + f", {_speed_up(one):.2f}x as fast" * (way == "scheduled")
+                    axes.barh(height, milliseconds, 0.18, color=COLOURS[drawn.index(way) % len(COLOURS)])
+                    faster = f", {one.ratio(SEQUENTIAL, way):.2f}x as fast" if way in one.passes else ""
+                    label = f" {milliseconds:.3g} ms" + faster * (way != SEQUENTIAL)
                     axes.text(milliseconds, height, label, va="center", fontsize=7)
             axes.set_yticks(range(len(panel)), [one.case.name.split(", ", 1)[1] for one in panel], fontsize=8)
             axes.invert_yaxis()
@@ -103,6 +106,6 @@ def draw(results: Sequence[DecodeResult], title: str, path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="x", alpha=0.15, linewidth=0.6)
         rows[-1].set_xlabel("milliseconds of a token")
-        handles = [Patch(color=COLOURS[number], label=way) for number, way in enumerate(_DRAWN)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(_DRAWN), frameon=False, fontsize=8)
+        handles = [Patch(color=COLOURS[number % len(COLOURS)], label=way) for number, way in enumerate(drawn)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=8)
         figure.savefig(path, dpi=160)

@@ -1,4 +1,4 @@
-"""`cogvid bench decode`: generation along the shortest schedule, and what it is compared with."""
+"""`cogvid bench decode`: decodings side by side, and what they are compared with."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from cogvid.interfaces.grid import Grid
 
 _PROTOCOL = (
-    "seconds of each step of a clip; a way's total is the sum over the steps of the fastest of its interleaved rounds, "
-    "so that hiccups of the machine are left out; the totals of all rounds are recorded, too. A token is one of every "
-    "clip of the batch. Recomputing, and the cache that grows by concatenation, are never compiled."
+    "seconds of each pass of a clip; a way's total is the sum over the passes of the fastest of its interleaved "
+    "rounds, so that hiccups of the machine are left out; the totals of all rounds are recorded, too. A token is one "
+    "of every clip of the batch. Recomputing, and the cache that grows by concatenation, are never compiled."
 )
 
 
@@ -32,8 +32,21 @@ def decode(
     device: Where = Device.cpu,
     dtype: InPrecision = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the steps.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 1,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="N[,N...]", help="Clips at a time; 1, of a run 1 and 64. Several of a run only."),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; long clips of large models have one.")] = 3,
+    decoding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME...]", help="What is compared; sequential, scheduled and fixed_point by default."
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Folder of a trained run, whose clips are made instead.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Of a run's test captions.")] = 64,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="All of it with a tiny model, in seconds; the numbers mean nothing.")
     ] = False,
@@ -42,15 +55,22 @@ def decode(
         typer.Option(metavar="FILE", help="The JSON; benchmarks/decode-DEVICE.json by default. With a chart."),
     ] = None,
 ) -> None:
-    """Check that ways to generate a clip agree, then time them: slot by slot, along the shortest schedule, others."""
+    """Check that exact ways to generate a clip agree, then time them: one slot a pass, decodings, without a cache."""
     from dataclasses import replace
 
     import torch
 
-    from cogvid.bench.decode import SIZES, DecodeSettings
+    from cogvid.bench.decode import DECODINGS, SIZES, DecodeSettings
     from cogvid.config.options import nearest
     from cogvid.interfaces.grid import Grid
 
+    names = tuple(dict.fromkeys(part.strip() for part in (decoding or ",".join(DECODINGS)).split(",")))
+    if run:
+        if words or grid or size or rehearse:
+            raise UserError("--run brings its pattern, grid and size: leave out all that names others.")
+        _of_run(run, names, clips, _batches(batch or "1,64"), repeats, out or Path("benchmarks/decode-run.json"))
+        return
+    (number,) = _batches(batch or "1", several=False)
     gpu = device is Device.cuda
     if gpu and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA GPU here.")
@@ -59,15 +79,51 @@ def decode(
             raise UserError(f"--size: there is no size {name!r}.{nearest(name, SIZES)}")
     cases = _cases(words or [], [parse_grid(each) for each in grid or []], [SIZES[name] for name in size or []], device)
     precision = dtype.value if dtype else "bfloat16" if gpu else "float32"
-    settings = DecodeSettings(device.value, precision, compile, batch, repeats)
+    settings = DecodeSettings(device.value, precision, compile, number, repeats, names)
     if rehearse:
         cases = list(dict.fromkeys(replace(case, size=SIZES["tiny"], grid=Grid(3, 4, 5)) for case in cases))
         settings = replace(settings, repeats=1)
     for case in cases:
+        for name in names:
+            case.decoding(name)
         case.backend()  # an unknown one, or a wrong option, should show before anything is measured
     path = out or default_path("decode", rehearse, gpu)
     write(path, "")  # a folder that cannot be written to, too
     _run(cases, settings, path, rehearse)
+
+
+def _batches(text: str, several: bool = True) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1 or (len(sizes) > 1 and not several):
+        raise UserError(f"--batch {text}: write a whole number above 0, such as 64{', or several' if several else ''}.")
+    return sizes
+
+
+def _of_run(run: Path, names: tuple[str, ...], clips: int, batches: list[int], repeats: int, path: Path) -> None:
+    from rich.console import Console
+
+    from cogvid.bench.decode_run import PROTOCOL, RunBench
+    from cogvid.bench.decode_run_report import draw, lines, whole_clips
+
+    console = Console()
+    write(path, "")
+    with Console(stderr=True).status("loading") as status:
+        bench = RunBench(run, names, clips)
+        found = bench.measure(batches, repeats, status.update)
+    arguments = {"run": str(run), "clips": bench.clips, "batches": batches, "repeats": repeats, "decodings": names}
+    cells = [one.record() for one in found]
+    write(path, record("decode-run", False, arguments, PROTOCOL, parts=cells, whole_clips=whole_clips(found)))
+    console.print("\n".join(lines(found)), markup=False, highlight=False, soft_wrap=True)
+    chart = path.with_suffix(".png")
+    draw(
+        found,
+        f"Clips of a trained run, {machine(bench.lab.device.type, bench.lab.config.generation.dtype.value)}",
+        chart,
+    )
+    console.print(f"Results: {path}\nChart: {chart}", markup=False, soft_wrap=True)
 
 
 def _cases(words: list[str], grids: list[Grid], sizes: list[Size], device: Device) -> list[DecodeCase]:
@@ -103,20 +159,20 @@ def _run(cases: list[DecodeCase], settings: DecodeSettings, path: Path, rehearse
 
     from rich.console import Console
 
-    from cogvid.bench.decode import copy_bandwidth, run_case
+    from cogvid.bench.decode import read_bandwidth, run_case
     from cogvid.bench.decode_report import draw, lines, summary
 
     console = Console()
     results: list[DecodeResult] = []
     arguments = asdict(settings)
-    bandwidth = copy_bandwidth(settings.device)
+    bandwidth = read_bandwidth(settings.device)
     with Console(stderr=True).status("") as status:
         for case in cases:
             results.append(run_case(case, settings, status.update))
-            console.print("\n".join(lines(results[-1])), markup=False, highlight=False)
+            console.print("\n".join(lines(results[-1], bandwidth)), markup=False, highlight=False)
             # After each case, so that an interruption leaves those before it.
-            cells = summary(results)
-            write(path, record("decode", rehearse, arguments, _PROTOCOL, copy_bandwidth=bandwidth, cases=cells))
+            cells = summary(results, bandwidth)
+            write(path, record("decode", rehearse, arguments, _PROTOCOL, read_bandwidth=bandwidth, cases=cells))
     chart = path.with_suffix(".png")
     draw(results, f"Generation, {machine(settings.device, settings.dtype)}, batch {settings.batch}", chart)
     console.print(f"Results: {path}\nChart: {chart}", markup=False, soft_wrap=True)

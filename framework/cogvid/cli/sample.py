@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,9 @@ from rich.console import Console
 from cogvid.cli.run import Wait
 from cogvid.errors import UserError
 
+# What no prompt looks like.
+_CHANGE = re.compile(r"generation(\.\w+)+=")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -21,7 +25,11 @@ def register(app: typer.Typer) -> None:
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT", help="What to generate, one clip each.")
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT [generation.KEY=VALUE]...",
+            help="What to generate, one clip each; and changes to how, such as generation.decoding.options.window=4.",
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -39,6 +47,12 @@ def sample(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Clips generated at once; the run's own number if not given.")
     ] = None,
+    decoding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What each pass computes: an exact one gives the same clips as any other exact one."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the files; they never replace others.")] = Path("samples"),
     gif: Annotated[bool, typer.Option("--gif/--no-gif", help="Write animated GIFs, too.")] = False,
     sheet: Annotated[bool, typer.Option("--sheet/--no-sheet", help="Write one picture of all clips.")] = True,
@@ -48,12 +62,13 @@ def sample(
     from cogvid.pipeline.run import saved_run
     from cogvid.pipeline.sample import sample_clips
 
-    wanted = [*(words or []), *(_read(prompts) if prompts else [])]
+    said = [word for word in words or [] if _CHANGE.match(word)]
+    wanted = [*(word for word in words or [] if word not in said), *(_read(prompts) if prompts else [])]
     if not wanted:
         where = f"{prompts} has none" if prompts else "write it behind the run's folder, or give a file with --prompts"
         raise UserError(f"No prompt says what to generate: {where}.")
-    changes = {"generation.frames": frames, "generation.batch_size": batch}
-    config, stages = saved_run(folder, [f"{key}={value}" for key, value in changes.items() if value])
+    changes = {"generation.frames": frames, "generation.batch_size": batch, "generation.decoding.name": decoding}
+    config, stages = saved_run(folder, [*(f"{key}={value}" for key, value in changes.items() if value), *said])
     console = Console()
     for path in sample_clips(
         config, stages, wanted, out, count=count, duration=duration, seed=seed, gif=gif, sheet=sheet, wait=wait

@@ -124,7 +124,7 @@ def generation_stage(
         "frame_rate": lab.identity("frame_rate", config.frame_rate),
         "interpolation": lab.identity("interpolation", config.interpolation),
         "floors": {name: lab.identity("interpolation", ComponentConfig(name)) for name in lab.floors()},
-        "generation": config.generation,
+        "generation": lab.generation_settings(),
         "seed": config.seed,
     }
 

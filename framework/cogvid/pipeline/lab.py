@@ -30,6 +30,7 @@ from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
 from cogvid.pipeline.digests import named_files
+from cogvid.pipeline.stage import Info, as_plain
 from cogvid.plugins.manager import create_plugin_manager, plugin_sources
 from cogvid.training import job
 
@@ -271,6 +272,15 @@ class Lab:
             "sources": {name: digest for info in used for name, digest in plugin_sources(info).items()},
         }
 
+    def generation_settings(self) -> Info:
+        """`generation` of the configuration as far as it decides tokens, as plain data: an exact decoding does not, and
+        of an approximate one all does that decides its behaviour."""
+        settings: Info = as_plain(self.config.generation)
+        del settings["decoding"]
+        if not self.decoding.exact:
+            settings["decoding"] = as_plain(self.identity("decoding", self.config.generation.decoding))
+        return settings
+
     def used(self) -> list[dict[str, str]]:
         """The components of the experiment and the plugins they come from."""
         config = self.config
@@ -282,6 +292,7 @@ class Lab:
             ("attention", config.attention),
             ("attention", config.stages.interpolation.attention),
             ("interpolation", config.interpolation),
+            ("decoding", config.generation.decoding),
             *(("metric", metric) for metric in config.evaluation.metrics.values()),
         ]
         infos = [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.logging import RichHandler
@@ -39,6 +40,7 @@ from cogvid.training.held_out import HELD_OUT
 # Stage folders are shared by all runs below one `runs` folder.
 STAGES = "stages"
 ENVIRONMENT = "environment.json"
+_DECODING = "generation.decoding."
 TRANSFORMERS = ("image_base", "sequential", "interpolation")
 
 
@@ -62,16 +64,18 @@ class Run:
         self.store = StageStore(runs / STAGES, wait)
         for folder in (self.folder, self.store.root):
             check_folder(folder)
+        self.lab = Lab(config, resolved.provenance)
         saved = self.folder / "config.yaml"
         if saved.exists():
             changed = [change for change in differences(saved, config) if not _free(change[0])]
+            if _same_clips(self.lab, changed):
+                changed = [change for change in changed if not change[0].startswith(_DECODING)]
             if changed:
                 lines = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in changed[:5])
                 raise UserError(
                     f"{self.folder} holds a run of another configuration: {lines}. Give this one a name of its own "
                     f"with name=..., or move the old run away; it was left as it is."
                 )
-        self.lab = Lab(config, resolved.provenance)
         check_lab(self.lab)
 
     def _train(self) -> dict[str, StageResult]:
@@ -191,6 +195,18 @@ def held_out_losses(stages: Mapping[str, StageResult]) -> Info:
 def _free(key: str) -> bool:
     """Whether a run may go on with another value of a key: what trains, not what is made."""
     return key.startswith("trainer.") and key != "trainer.precision"
+
+
+def _same_clips(lab: Lab, changed: Sequence[tuple[str, Any, Any]]) -> bool:
+    """Whether a run's clips stay the same with the decoding that it has now: both are exact. One that was made without
+    saying any was."""
+    if not lab.decoding.exact:
+        return False
+    names = [old for key, old, _ in changed if key == f"{_DECODING}name"]
+    try:
+        return all(name is None or getattr(lab.plugins.get("decoding", name).cls, "exact", False) for name in names)
+    except UserError:  # nobody has that one any more
+        return False
 
 
 def needed_stages(lab: Lab) -> list[str]:

@@ -136,12 +136,11 @@ def _settings(lab: Lab, stages: dict[str, StageResult]) -> Info:
     missing = [name for name in needed if name not in stages]
     if missing:
         raise UserError(f"the run has not trained {', '.join(missing)} yet: run its `cogvid run` command again first")
-    generation = as_plain(lab.config.generation)
     return {
         "models": {name: stages[name].key for name in needed},
         "frame_rate": as_plain(lab.identity("frame_rate", lab.config.frame_rate)),
         "interpolation": as_plain(lab.identity("interpolation", lab.config.interpolation)),
-        "generation": {key: value for key, value in generation.items() if key not in _ASIDE},
+        "generation": {key: value for key, value in lab.generation_settings().items() if key not in _ASIDE},
         "cogvid": version("cogvid"),
     }
 
