@@ -31,6 +31,7 @@ def _plugins(
     from rich.text import Text
 
     from cogvid.config import load_experiment
+    from cogvid.interfaces.decoding import Decoding
     from cogvid.plugins.manager import create_plugin_manager
 
     named = load_experiment(experiment).config.plugins if experiment else []
@@ -43,6 +44,7 @@ def _plugins(
             "version": info.version,
             "origin": info.origin,
             "options": _options(info.cls),
+            **({"exact": info.cls.exact} if issubclass(info.cls, Decoding) else {}),
         }
         for info in manager.components()
     ]
@@ -56,7 +58,8 @@ def _plugins(
             f"{name} (required)" if default == "???" else f"{name}: {json.dumps(default, default=str)}"
             for name, default in item["options"].items()
         )
-        table.add_row(*map(Text, (item["kind"], item["name"], options, item["origin"])))
+        name = item["name"] if item.get("exact", True) else f"{item['name']} (approximate)"
+        table.add_row(*map(Text, (item["kind"], name, options, item["origin"])))
     console = Console()
     console.print(table)
     for item in broken:
