@@ -59,9 +59,7 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
     return store.finish("metrics", depends, work)
 
 
-def write_metrics(
-    folder: Path, metrics: StageResult, samples: StageResult, speed: StageResult, held_out: Info
-) -> None:
+def write_metrics(folder: Path, metrics: StageResult, samples: StageResult, speed: StageResult, held_out: Info) -> None:
     """Write a run's `metrics.json`; what it has under other keys of metrics of the same samples stays.
 
     Args:

@@ -167,7 +167,9 @@ def speed_stage(
     depends = {"samples": samples.key, "decoding": lab.identity("decoding", lab.config.generation.decoding)}
 
     def work(folder: Path) -> Info:
-        chosen = usable_test_clips(lab, data).first(min(lab.config.generation.samples, lab.config.generation.batch_size))
+        chosen = usable_test_clips(lab, data).first(
+            min(lab.config.generation.samples, lab.config.generation.batch_size)
+        )
         made = load_file(samples.folder / "tokens.safetensors")
         real = made["real"][: len(chosen.clips)].long()
         clips = _generate(generator, chosen, lab.config.seed, real[:, _given_places(lab)])
