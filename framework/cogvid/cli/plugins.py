@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from cogvid.interfaces.component import ComponentClass
+    from cogvid.interfaces.decoding import Decoding
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,6 @@ def _plugins(
     from rich.text import Text
 
     from cogvid.config import load_experiment
-    from cogvid.interfaces.decoding import Decoding
     from cogvid.plugins.manager import create_plugin_manager
 
     named = load_experiment(experiment).config.plugins if experiment else []
@@ -44,7 +44,7 @@ def _plugins(
             "version": info.version,
             "origin": info.origin,
             "options": _options(info.cls),
-            **({"exact": info.cls.exact} if issubclass(info.cls, Decoding) else {}),
+            **({"exact": cast("type[Decoding]", info.cls).exact} if info.kind == "decoding" else {}),
         }
         for info in manager.components()
     ]
