@@ -218,3 +218,16 @@ def test_what_fails_over_an_interruption_ends_as_the_interruption(capsys: pytest
         fail_over_an_interruption()
     assert ended.value.exit_code == 143
     assert capsys.readouterr().err == "Error: Interrupted by SIGTERM.\n"
+
+
+def test_plugins_says_which_decodings_are_approximate() -> None:
+    found = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["components"]
+    exact = {item["name"]: item["exact"] for item in found if item["kind"] == "decoding"}
+    assert exact == {name: name not in ("diagonal", "early_rows") for name in exact}
+    assert len(exact) == 5
+    assert not any("exact" in item for item in found if item["kind"] != "decoding")
+    table = runner.invoke(app, ["plugins"], env={"COLUMNS": "200"}).stdout
+    assert [line.split("│")[2].strip() for line in table.splitlines() if "(approximate)" in line] == [
+        "diagonal (approximate)",
+        "early_rows (approximate)",
+    ]

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from cogvid.interfaces.component import ComponentClass
+    from cogvid.interfaces.decoding import Decoding
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +44,7 @@ def _plugins(
             "version": info.version,
             "origin": info.origin,
             "options": _options(info.cls),
+            **({"exact": cast("type[Decoding]", info.cls).exact} if info.kind == "decoding" else {}),
         }
         for info in manager.components()
     ]
@@ -56,7 +58,8 @@ def _plugins(
             f"{name} (required)" if default == "???" else f"{name}: {json.dumps(default, default=str)}"
             for name, default in item["options"].items()
         )
-        table.add_row(*map(Text, (item["kind"], item["name"], options, item["origin"])))
+        name = item["name"] if item.get("exact", True) else f"{item['name']} (approximate)"
+        table.add_row(*map(Text, (item["kind"], name, options, item["origin"])))
     console = Console()
     console.print(table)
     for item in broken:

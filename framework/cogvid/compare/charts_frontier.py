@@ -1,4 +1,4 @@
-"""Quality against compute: what a variant costs, and which ones no other beats in both."""
+"""Quality against cost, of training or of generation: what a variant costs, and which ones no other beats in both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cogvid.compare.read import TRAINING_STAGES, RunRecord, Stage
 
 @dataclass(frozen=True)
 class Compute:
-    """What the training of runs took, in one measure that is recorded in all of them.
+    """What runs took, in one measure that is recorded in all of them.
 
     Attributes:
         title: of the axis.
@@ -58,6 +58,21 @@ def compute(variants: Sequence[Row]) -> Compute | None:
     return Compute("parameters times samples", about, {k: tuple(v for v in found if v) for k, found in samples.items()})
 
 
+def generation_time(comparison: Comparison) -> Compute | None:
+    """Milliseconds a token, where variants differ in how they generate, and all did on equal hardware; else None."""
+    runs = [run for row in comparison.variants for run in row.runs if _speed(run)]
+    hardware = {_hardware(run) for run in runs}
+    if len(hardware) != 1 or hardware == {()} or not any(key.startswith("generation.") for key in comparison.config):
+        return None
+    values = {row.label: tuple(1000 / _speed(run) for run in row.runs if _speed(run)) for row in comparison.variants}
+    about = "Time of generation by token, in batches of the configured size, on equal hardware; not side by side."
+    return Compute("generation time, milliseconds a token", about, values)
+
+
+def _speed(run: RunRecord) -> float:
+    return run.speed.get("tokens_per_second", 0.0)
+
+
 def _hardware(run: RunRecord) -> tuple[tuple[str, str], ...]:
     """What times depend on."""
     about = run.environment.items()
@@ -85,16 +100,34 @@ def _trained(run: RunRecord) -> list[Stage]:
     return stages if all(stage.finished for stage in stages) else []
 
 
-def frontier_charts(comparison: Comparison, columns: Sequence[Column]) -> list[Chart]:
-    """Each column that has a direction against compute, with the line of the variants that none beats in both."""
-    taken = compute(comparison.variants)
-    if taken is None:
-        return []
+@dataclass(frozen=True)
+class Frontier:
+    """Quality against one cost.
+
+    Attributes:
+        cost: in a word.
+        taken: what it was.
+        charts: one of each column.
+    """
+
+    cost: str
+    taken: Compute
+    charts: list[Chart]
+
+
+def frontiers(comparison: Comparison, columns: Sequence[Column]) -> list[Frontier]:
+    """Each column that has a direction against each cost, with the line of the variants that none beats in both."""
+    costs = {"compute": compute(comparison.variants), "generation time": generation_time(comparison)}
+    found = [Frontier(name, taken, _charts(comparison, columns, name, taken)) for name, taken in costs.items() if taken]
+    return [frontier for frontier in found if frontier.charts]
+
+
+def _charts(comparison: Comparison, columns: Sequence[Column], cost: str, taken: Compute) -> list[Chart]:
     charts = []
     for column in columns:
         rows = [row for row in comparison.variants if column.key in row.cells and taken.values.get(row.label)]
         if column.better and column.group != "cost" and len(rows) > 1:
-            charts.append(Chart(f"{column.title} against compute", _frontier_svg(comparison, column, rows, taken)))
+            charts.append(Chart(f"{column.title} against {cost}", _frontier_svg(comparison, column, rows, taken)))
     return charts
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cogvid.compare.comparison import Cell, Column, Split
+from cogvid.compare.equal_tokens import equal_tokens
 from cogvid.compare.held_out import HeldOutSequences
 from cogvid.compare.quantities import NOT_RECORDED, Measurement, Quantity, measurements, record_hash
 from cogvid.compare.statistics import estimate
@@ -85,6 +86,9 @@ class Gathering:
                     under = found.setdefault(each.quantity, {})
                     column = under.setdefault(each.protocol, Gathered(each.quantity, each.protocol))
                     column.add(("bound", each.bound) if each.bound else ("variant", variant.label), run.seed, each)
+        for variant, run, each in equal_tokens(variants):
+            column = found.setdefault(each.quantity, {}).setdefault("", Gathered(each.quantity, ""))
+            column.add(("variant", variant.label), run.seed, each)
         self.protocols.pop("", None)
         in_order = sorted(found, key=lambda quantity: (_GROUPS.index(quantity.group), quantity.of == "key_frames"))
         columns = [column for quantity in in_order for column in found[quantity].values()]

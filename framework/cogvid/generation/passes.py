@@ -224,8 +224,8 @@ class Channel:
         rows, back = groups.rows.flatten(), groups.back
         regular = not groups.fixed and torch.equal(rows, torch.arange(len(back)))
         scores = scores.expand(-1, self.heads, -1, -1).flatten(0, 1)
-        rows = None if regular else rows.to(self.device)
-        return Blocks(rows, back.to(self.device), entries, scores.shape[-1], scores)
+        chosen = None if regular else rows.to(self.device)
+        return Blocks(chosen, back.to(self.device), entries, scores.shape[-1], scores)
 
     def _added(self, slots: Tensor, bias: nn.Module | None) -> Tensor:
         """What is added to the scores of what slots (G, W) see, whatever is there: (G, 1 or H, W, places)."""

@@ -146,7 +146,7 @@ def _masks(
 
 def _free_rows(device: torch.device, width: int) -> float:
     """Rows of a pass that cost as much as calling and reading the layers does, roughly."""
-    # A core multiplies some six rows in the time that it reads a weight; a call lasts as long as a few thousand weights.
+    # A core multiplies some six rows in the time that it reads a weight, and a call lasts as long as thousands of them.
     return 256 if device.type == "cuda" else 6 + 2**20 / width**2
 
 

@@ -51,7 +51,11 @@ _REACH = {
     ),
 }
 # What several stages are.
-_WORK = {"test_tokens": "tokens", **dict.fromkeys(("image_base", "sequential", "interpolation"), "transformer")}
+_WORK = {
+    "test_tokens": "tokens",
+    "speed": "samples",
+    **dict.fromkeys(("image_base", "sequential", "interpolation"), "transformer"),
+}
 
 
 @cache

@@ -59,13 +59,14 @@ def evaluation_stage(lab: Lab, store: StageStore, data: StageResult, samples: St
     return store.finish("metrics", depends, work)
 
 
-def write_metrics(folder: Path, metrics: StageResult, samples: StageResult, held_out: Info) -> None:
+def write_metrics(folder: Path, metrics: StageResult, samples: StageResult, speed: StageResult, held_out: Info) -> None:
     """Write a run's `metrics.json`; what it has under other keys of metrics of the same samples stays.
 
     Args:
         folder: of the run.
         metrics: the evaluation.
         samples: what it is of.
+        speed: what says how fast the run's decoding is.
         held_out: losses by stage.
     """
     path = folder / METRICS
@@ -74,8 +75,8 @@ def write_metrics(folder: Path, metrics: StageResult, samples: StageResult, held
     except (OSError, ValueError):
         old = None
     made = {part: metrics.info[part] for part in ("sets", "protocols", "meanings")}
-    speed = {"tokens_per_second": samples.info["tokens_per_second"]}
-    new = {"format": FORMAT, "samples": samples.key, **made, "speed": speed, "held_out": held_out}
+    fast = {"tokens_per_second": speed.info["tokens_per_second"]}
+    new = {"format": FORMAT, "samples": samples.key, **made, "speed": fast, "held_out": held_out}
     write_json(path, add_evaluation(old, new))
 
 

@@ -26,12 +26,14 @@ class FinishedRun:
         folder: of the run.
         lab: its experiment, with the metrics that are wanted now.
         data, samples: its stages.
+        speed: the stage that says how fast its decoding is; the samples where that made them.
     """
 
     folder: Path
     lab: Lab
     data: StageResult
     samples: StageResult
+    speed: StageResult
 
     @property
     def reference(self) -> VideoSet:
@@ -65,7 +67,8 @@ def finished_run(folder: Path, changes: Sequence[str] = ()) -> FinishedRun:
     if isinstance(lab.data, TokenSource):
         raise UserError(f"{folder} was trained on tokens, so that there are no videos to compare its samples with.")
     check_metrics(lab)
-    return FinishedRun(folder, lab, stages["data"], stages["samples"])
+    speed = read_stage(folder / "speed", "speed") if (folder / "speed" / DONE).is_file() else stages["samples"]
+    return FinishedRun(folder, lab, stages["data"], stages["samples"], speed)
 
 
 def evaluate_run(run: FinishedRun, wait: bool = True) -> Info:
@@ -84,7 +87,8 @@ def evaluate_run(run: FinishedRun, wait: bool = True) -> Info:
     store = StageStore(run.samples.folder.resolve().parent, wait)
     with owned(run.folder, wait):
         metrics = evaluation_stage(run.lab, store, run.data, run.samples)
-        write_metrics(run.folder, metrics, run.samples, held_out_losses(saved_run(run.folder)[1]))
+        held_out = held_out_losses(saved_run(run.folder)[1])
+        write_metrics(run.folder, metrics, run.samples, run.speed, held_out)
         written: Info = json.loads((run.folder / METRICS).read_bytes())
         return written
 

@@ -26,9 +26,9 @@ from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.pipeline.clips import decode_clips, read_clips
-from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.pictures import enlarge
-from cogvid.pipeline.stage import Info, StageResult, StageStore
+from cogvid.pipeline.stage import Info, StageResult, StageStore, as_plain
 from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.tokenizer_stage import decode, encode
 from cogvid.progress import stage_progress
@@ -151,9 +151,41 @@ def generation_stage(
         write_tensors(folder / "tokens.safetensors", {name: value.int() for name, value in codes.items()})
         write_tensors(folder / "videos.safetensors", videos)
         _write_videos(folder, videos, chosen)
-        return {"clips": len(clips), "tokens_per_second": round(generator.tokens / generator.seconds, 1)}
+        return {"clips": len(clips), **_measured(lab, generator)}
 
     return store.finish("samples", depends, work)
+
+
+def speed_stage(
+    lab: Lab, store: StageStore, data: StageResult, samples: StageResult, generator: ClipGenerator
+) -> StageResult:
+    """What says how fast the run's decoding is: the samples if it made them; else one batch of them is made again."""
+    if samples.info.get("decoding", _decoding(lab)) == _decoding(lab):
+        return samples
+    depends = {"samples": samples.key, "decoding": lab.identity("decoding", lab.config.generation.decoding)}
+
+    def work(folder: Path) -> Info:
+        chosen = usable_test_clips(lab, data).first(
+            min(lab.config.generation.samples, lab.config.generation.batch_size)
+        )
+        made = load_file(samples.folder / "tokens.safetensors")
+        real = made["real"][: len(chosen.clips)].long()
+        clips = _generate(generator, chosen, lab.config.seed, real[:, _given_places(lab)])
+        kept = made["generated" if lab.strategy.learned else "key_frames"][: len(clips)]
+        equal = round((clips == kept).double().mean().item(), 6)
+        if equal < 1:
+            log.info("speed: %s of the tokens are those of %s", equal, samples.info["decoding"]["name"])
+        return {"clips": len(clips), "equal_tokens": equal, **_measured(lab, generator)}
+
+    return store.finish("speed", depends, work)
+
+
+def _measured(lab: Lab, generator: ClipGenerator) -> Info:
+    return {"tokens_per_second": round(generator.tokens / generator.seconds, 1), "decoding": _decoding(lab)}
+
+
+def _decoding(lab: Lab) -> Info:
+    return {**as_plain(lab.config.generation.decoding), "exact": lab.decoding.exact}
 
 
 def load_videos(stage: StageResult) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
 from cogvid.pipeline.evaluate import evaluation_stage, write_metrics
-from cogvid.pipeline.generate import generation_stage, given_key_frames, usable_test_clips
+from cogvid.pipeline.generate import generation_stage, given_key_frames, speed_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import DONE, Info, StageResult, StageStore, owned, read_stage, write_json, write_whole
@@ -140,8 +140,11 @@ class Run:
         tokenizer = (stages["tokenizer"], trained.tokenizer)
         samples = generation_stage(self.lab, self.store, stages["data"], tokenizer, models, trained.generator)
         self._link("samples", samples)
+        speed = speed_stage(self.lab, self.store, stages["data"], samples, trained.generator)
+        if speed is not samples:
+            self._link("speed", speed)
         metrics = evaluation_stage(self.lab, self.store, stages["data"], samples)
-        write_metrics(self.folder, metrics, samples, held_out_losses(stages))
+        write_metrics(self.folder, metrics, samples, speed, held_out_losses(stages))
         write_json(self.folder / ENVIRONMENT, metrics.info["environment"])
         return metrics
 

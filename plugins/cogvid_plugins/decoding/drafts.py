@@ -70,10 +70,9 @@ class Board:
         self._steps = torch.tensor([row * grid.width + column for row, column in _NEIGHBOURS])
         self._worth = torch.tensor(list(_NEIGHBOURS.values()), dtype=torch.float)
         # Less than any evidence, so that it decides between equals; a later frame counts only where it is known.
-        later = [
-            [frames > 0 and not (*known, False)[frame + 1] for frames, *_ in sources] for frame in range(grid.frames)
-        ]
-        self._after = torch.where(torch.tensor(later), torch.inf, torch.arange(len(sources)) / (2 * len(sources)))
+        given_next = torch.tensor([*known[1:], False])[:, None]
+        later = torch.tensor([frames > 0 for frames, *_ in sources]) & ~given_next
+        self._after = torch.where(later, torch.inf, torch.arange(len(sources)) / (2 * len(sources)))
 
     def write(self, sample: Tensor, frame: Tensor, place: Tensor, tokens: Tensor) -> None:
         """Put tokens on the board; all int64 (R,) on the CPU."""

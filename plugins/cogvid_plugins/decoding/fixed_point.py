@@ -1,8 +1,8 @@
 """Decode by fixed point: compute tokens from guesses of those before them, again where a guess was wrong.
 
 Each token is a function of those before it, its random number being its own. So whatever was computed from the right
-tokens is right, and a pass computes, beside what the shortest schedule would, a window of slots behind it in each frame,
-from guesses of their inputs. Known for images as predictive sampling (Wiggers and Hoogeboom, arXiv 2002.09928).
+tokens is right. A pass computes what the shortest schedule would and, behind it in each frame, a window of slots from
+guesses of their inputs. Known for images as predictive sampling (Wiggers and Hoogeboom, arXiv 2002.09928).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Windows(Decoder):
     Attributes:
         finished: how many slots of each frame are final, int64 (B, F).
         right: how many tokens of each frame are those that follow from the tokens before them, int64 (B, F).
-        hits, tries: guesses that were right, and all that were tried, by how well they fitted; at first as if most were.
+        hits, tries: guesses that were right, and all that were tried, by how well they fitted; most, to begin with.
         kept, computed: mean rows of a pass that were final, and all of them.
     """
 
