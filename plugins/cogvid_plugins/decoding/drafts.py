@@ -34,8 +34,8 @@ class Draft(Enum):
 
 _MOVES = sorted(product(range(-_REACH, _REACH + 1), repeat=2), key=lambda move: abs(move[0]) + abs(move[1]))
 # As (frames, rows, columns) from its place; of equally good ones the first.
-_SOURCES = {
-    Draft.moved: [(frame, *move) for move in _MOVES for frame in (-1, 1)],
+_SOURCES: dict[Draft, list[tuple[int, int, int]]] = {
+    Draft.moved: [(frame, row, column) for row, column in _MOVES for frame in (-1, 1)],
     Draft.nearest_given: [(-1, 0, 0), (1, 0, 0)],
     Draft.previous_frame: [(-1, 0, 0)],
     Draft.previous_pass: [(0, 0, 0)],
