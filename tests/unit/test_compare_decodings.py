@@ -36,7 +36,8 @@ def decoded(make_run: Callable[..., Path]) -> Callable[..., Path]:
         seed: int = 0,
     ) -> Path:
         folder: Path = make_run(name, fvd=10 * speed, overrides={"generation.decoding.name": name})
-        depends = {"models": {"sequential": "aa"}, "seed": seed, "decoding": None if exact else name}
+        settings = {"batch_size": 4} if exact else {"batch_size": 4, "decoding": name}
+        depends = {"models": {"sequential": "aa"}, "seed": seed, "generation": settings}
         said: dict[str, Any] = {"decoding": {"name": by or name, "exact": exact}, "depends": depends}
         (folder / "samples" / "stage.json").write_text(json.dumps(said))
         save_file({"generated": tokens, "real": tokens.clone()}, folder / "samples" / "tokens.safetensors")
@@ -59,7 +60,9 @@ def test_equal_tokens_are_counted_against_an_exact_decoding_of_the_same_models(d
         decoded("rough", other, exact=False, speed=2),
         decoded("elsewhere", other, exact=False, seed=1),
     ]
-    rows = {row.label: row.cells for row in compare([read_run(folder) for folder in folders]).variants}
+    comparison = compare([read_run(folder) for folder in folders])
+    rows = {row.label: row.cells for row in comparison.variants}
+    assert [(column.headline, column.judged) for column in comparison.columns if column.key == KEY] == [(True, False)]
     assert {label: cells[KEY].mean for label, cells in rows.items() if KEY in cells} == {
         "exact": 1.0,
         "faster": 0.999,

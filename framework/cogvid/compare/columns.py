@@ -117,6 +117,7 @@ class Gathering:
         quantity, caution = found.quantity, " ".join(found.cautions)
         letters = self._letters[quantity.measure]
         letter = letters[found.protocol] if len(letters) > 1 and found.protocol else ""
+        judged = quantity.judged and quantity.better is not None
         return Column(
             key=f"{quantity.key}.{letter}" if letter else quantity.key,
             group=quantity.group,
@@ -127,7 +128,7 @@ class Gathering:
             headline=quantity.headline,
             protocol=found.protocol,
             caution=caution,
-            judged=quantity.better is not None and not caution and (quantity.headline or not headline),
+            judged=judged and not caution and (quantity.headline or not headline),
         )
 
 

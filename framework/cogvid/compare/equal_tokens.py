@@ -25,6 +25,7 @@ _EQUAL = Quantity(
     unit="share",
     better="higher",
     headline=True,
+    judged=False,  # it says what a decoding leaves out, not how good its clips are
 )
 
 
@@ -38,7 +39,8 @@ def equal_tokens(variants: Sequence[Variant]) -> Iterator[tuple[Variant, RunReco
         for run in variant.runs:
             samples = _said(run.folder / "samples")
             if "decoding" in samples:
-                shared = {key: value for key, value in samples.get("depends", {}).items() if key != "decoding"}
+                shared = dict(samples.get("depends", {}))
+                shared["generation"] = {**shared.get("generation", {}), "decoding": None}
                 groups.setdefault(json.dumps(shared, sort_keys=True), []).append((variant, run, samples))
     for group in groups.values():
         exact = next((run for _, run, samples in group if samples["decoding"]["exact"]), None)

@@ -35,6 +35,7 @@ class Quantity:
         metric: what measured it.
         name: which of the metric's values.
         title: as the following ones those of a `Column`; they do not tell two quantities apart.
+        judged: whether variants may be called better or worse by it.
     """
 
     group: Group
@@ -46,6 +47,7 @@ class Quantity:
     unit: str = field(default="", compare=False)
     better: Better | None = field(default=None, compare=False)
     headline: bool = field(default=False, compare=False)
+    judged: bool = field(default=True, compare=False)
 
     @property
     def key(self) -> str:
