@@ -7,7 +7,7 @@ a video, the last words are the tokens around a place, and mostly stand in the f
 from __future__ import annotations
 
 from enum import Enum
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,11 @@ CERTAIN = sum(_NEIGHBOURS.values()) + 1
 
 
 class Draft(Enum):
-    """Where a guess may stand: the frame before and a later one that is given, with what moved between them; the same
-    place there; the same place in the frame before; what was computed for it last."""
+    """Where a guess may stand: `auto` takes what was computed for it last where the frames around are given, and else
+    what moved. Those are: the frame before and a later one that is given, with what moved between them; the same place
+    there; the same place in the frame before; what was computed for it last."""
 
+    auto = "auto"
     moved = "moved"
     nearest_given = "nearest_given"
     previous_frame = "previous_frame"
@@ -64,6 +66,9 @@ class Board:
         # Around each picture, and before and behind the clip, stands what is no token.
         pictures = tokens.unflatten(2, (grid.height, grid.width))
         self.tokens = nn.functional.pad(pictures, (_REACH,) * 4 + (1, 1), value=-1).flatten()
+        if draft is Draft.auto:
+            between = any(given and not own for own, given in pairwise(known))
+            draft = Draft.previous_pass if between else Draft.moved
         sources = [*_SOURCES[draft], *_BESIDE]
         self._sources = torch.tensor([self._offset(*source) for source in sources])
         self._neighbours = torch.tensor([self._offset(0, *place) for place in _NEIGHBOURS])

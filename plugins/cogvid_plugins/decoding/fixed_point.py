@@ -34,7 +34,7 @@ class FixedPoint(Decoding):
         """
 
         window: int = option(0, at_least(0))
-        draft: Draft = Draft.moved
+        draft: Draft = Draft.auto
 
     def start(self, clips: Clips) -> Decoder:
         """See `Decoding`."""
