@@ -43,6 +43,30 @@ _CODES = 60
 _TEXT = 423
 
 
+# A plugin with a decoding that is not exact, and has an option.
+_HASTY = """
+from dataclasses import dataclass
+import cogvid
+from cogvid.generation.schedule import Along
+class Hasty(Along):
+    exact = False
+    @dataclass
+    class Config:
+        rows: int = 1
+@cogvid.hookimpl
+def register_decodings():
+    return {"hasty": Hasty}
+"""
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Path:
+    """The file of a plugin with an approximate decoding, `hasty`."""
+    path = tmp_path / "hasty.py"
+    path.write_text(_HASTY)
+    return path
+
+
 def shared(name: str) -> Path:
     folder = Path(__file__).resolve().parents[2] / "shared" / name
     if not folder.is_dir():

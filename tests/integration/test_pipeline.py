@@ -24,19 +24,6 @@ from cogvid.generation.clips import ClipGenerator
 from cogvid.pipeline.run import Run
 
 COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
-HASTY = """
-from dataclasses import dataclass
-import cogvid
-from cogvid.generation.schedule import Along
-class Hasty(Along):
-    exact = False
-    @dataclass
-    class Config:
-        rows: int = 1
-@cogvid.hookimpl
-def register_decodings():
-    return {"hasty": Hasty}
-"""
 
 
 def finish(experiment: Path, runs: Path, *overrides: str, variant: str | None = None) -> Path:
@@ -110,7 +97,7 @@ def test_a_run_folder_of_another_config_is_refused_and_kept(tiny: Path, tmp_path
     assert (folder / "metrics.json").read_bytes() == metrics
 
 
-def test_a_run_goes_on_with_another_exact_decoding_and_with_no_other(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_exact_decoding_and_with_no_other(tiny: Path, tmp_path: Path, hasty: Path) -> None:
     runs, now = tmp_path / "runs", "generation.decoding"
     folder = finish(tiny, runs)
     samples = (folder / "samples").resolve()
@@ -118,8 +105,6 @@ def test_a_run_goes_on_with_another_exact_decoding_and_with_no_other(tiny: Path,
     before = OmegaConf.load(config)
     del before.generation.decoding  # as a run was saved before decodings had names
     OmegaConf.save(before, config)
-    hasty = tmp_path / "hasty.py"
-    hasty.write_text(HASTY)
     with pytest.raises(UserError, match=r"generation\.decoding\.name was None, is now hasty"):
         Run(load_experiment(tiny, None, [f"plugins=[{hasty}]", f"{now}.name=hasty"]), runs)
     for changes in ([f"{now}.options.window=3"], [f"{now}.name=scheduled"]):

@@ -26,19 +26,6 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clip_files import Request
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
-HASTY = """
-from dataclasses import dataclass
-import cogvid
-from cogvid.generation.schedule import Along
-class Hasty(Along):
-    exact = False
-    @dataclass
-    class Config:
-        rows: int = 1
-@cogvid.hookimpl
-def register_decodings():
-    return {"hasty": Hasty}
-"""
 FILES = (".gif", ".json", ".mp4", ".safetensors")
 
 
@@ -415,16 +402,15 @@ def test_clips_are_the_same_with_every_exact_decoding(
     assert times(out) == before
 
 
-def test_clips_of_an_approximate_decoding_are_others(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "hasty.py").write_text(HASTY)
-    hasty = changed(run, tmp_path / "run", "plugins: []", f"plugins: [{tmp_path / 'hasty.py'}]")
-    sample(hasty, RED, "--out", tmp_path / "exact")
-    refused(cogvid("sample", hasty, RED, "--decoding", "hasty", "--out", tmp_path / "exact"), "(generation);")
-    sample(hasty, RED, "--decoding", "hasty", "--out", tmp_path / "hasty")
+def test_clips_of_an_approximate_decoding_are_others(run: Path, tmp_path: Path, hasty: Path) -> None:
+    plugged = changed(run, tmp_path / "run", "plugins: []", f"plugins: [{hasty}]")
+    sample(plugged, RED, "--out", tmp_path / "exact")
+    refused(cogvid("sample", plugged, RED, "--decoding", "hasty", "--out", tmp_path / "exact"), "(generation);")
+    sample(plugged, RED, "--decoding", "hasty", "--out", tmp_path / "hasty")
     (path,) = (tmp_path / "hasty").glob("*.json")
     assert json.loads(path.read_text())["settings"]["generation"]["decoding"]["name"] == "hasty"
     more = ["--decoding", "hasty", "generation.decoding.options.rows=2"]
-    refused(cogvid("sample", hasty, RED, *more, "--out", tmp_path / "hasty"), "(generation);")
+    refused(cogvid("sample", plugged, RED, *more, "--out", tmp_path / "hasty"), "(generation);")
 
 
 def test_decodings_are_measured_on_the_clips_of_a_run(run: Path, tmp_path: Path) -> None:

@@ -35,20 +35,6 @@ from cogvid.pipeline.tokens_stage import TokensStage
 from cogvid.pipeline.train import TransformerStages
 from cogvid_plugins.text_tokenizer.bpe import BytePairs
 
-HASTY = """
-from dataclasses import dataclass
-import cogvid
-from cogvid.generation.schedule import Along
-class Hasty(Along):
-    exact = False
-    @dataclass
-    class Config:
-        rows: int = 1
-@cogvid.hookimpl
-def register_decodings():
-    return {"hasty": Hasty}
-"""
-
 
 @dataclass
 class Asked(StageStore):
@@ -145,13 +131,12 @@ def test_clips_have_the_keys_that_they_had_before_decodings_had_names(asked: Cal
 
 
 def test_of_an_approximate_decoding_all_counts_that_decides_what_it_does(
-    asked: Callable[..., Asked], tmp_path: Path
+    asked: Callable[..., Asked], hasty: Path
 ) -> None:
-    plugin = tmp_path / "hasty.py"
-    said = [f"plugins=[{plugin}]", "generation.decoding.name=hasty"]
+    said, code = [f"plugins=[{hasty}]", "generation.decoding.name=hasty"], hasty.read_text()
     before, seen = asked(), []
-    for code, more in ((HASTY, []), (HASTY, ["generation.decoding.options.rows=3"]), (HASTY + "# another", [])):
-        plugin.write_text(code)
+    for own, more in ((code, []), (code, ["generation.decoding.options.rows=3"]), (code + "# another", [])):
+        hasty.write_text(own)
         seen.append(asked(*said, *more))
     assert len({one.keys["samples"] for one in (before, *seen)}) == 4
     for one in seen:

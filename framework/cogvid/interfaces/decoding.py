@@ -110,7 +110,7 @@ class Decoder(ABC):
         """
 
 
-class Decoding(Component):
+class Decoding(Component, ABC):
     """What to compute in the next pass, and what is final after it.
 
     Attributes:
@@ -119,6 +119,6 @@ class Decoding(Component):
 
     exact: ClassVar[bool] = True
 
+    @abstractmethod
     def start(self, clips: Clips) -> Decoder:
         """A decoder for some sequences, of whose tokens none is computed yet."""
-        raise NotImplementedError
