@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cogvid import UserError
 from cogvid.generation import tokens as generation
-from cogvid.generation.schedule import Along, earliest_steps
+from cogvid.generation.schedule import Along, shortest_schedule
 from cogvid.interfaces.decoding import Clips, Decoder, Decoding, Dependencies, Rows
 from cogvid.plugins.manager import create_plugin_manager
 from cogvid.testing import ConformanceError, decoding_cases, decoding_conformance
@@ -128,7 +128,7 @@ class Hasty(Along):
     """All frames at once: what is not there yet is not seen."""
 
     def schedule(self, needs: Dependencies) -> Tensor:
-        return earliest_steps(torch.full_like(needs.reach, -1), needs.known)
+        return shortest_schedule(torch.full_like(needs.reach, -1), needs.known)
 
 
 class HastyAndSaysSo(Hasty):

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cogvid.config.compose import load_experiment
 from cogvid.errors import UserError
-from cogvid.generation.clusters import cluster_codes
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.check import check_lab
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.stage import StageStore
 from cogvid.pipeline.tokenizer_stage import load_clusters, load_tokenizer, tokenizer_stage
+from cogvid.training.clusters import cluster_codes
 from cogvid_plugins.frame_tokenizer.vqvae import VQVAE
 
 SMALL = [

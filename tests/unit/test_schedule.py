@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 import cogvid
 from cogvid import AttentionBackend, Grid, Position, decode_schedule
 from cogvid.attention.compact import layer_masks
-from cogvid.generation.schedule import sequential_schedule, shortest_schedule, steps_of
+from cogvid.generation.schedule import last_seen, sequential_schedule, shortest_schedule, steps_of
 from cogvid.interfaces.mask import Stage, Visibility, given_frames
 from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.naive import Naive
@@ -176,7 +176,7 @@ def test_known_frames_before_the_others_are_waited_for_by_none(
 ) -> None:
     grid, nothing = Grid(*sides), (False,) * sides[0]
     known = tuple(frame < min(prefix, grid.frames - 1) for frame in range(grid.frames))
-    schedule = shortest_schedule(layer_masks(backend.pattern, grid, nothing, LAYERS), known)
+    schedule = shortest_schedule(last_seen(layer_masks(backend.pattern, grid, nothing, LAYERS), known), known)
     check(schedule, dense_masks(backend, grid, nothing), known, grid.frame_tokens)
 
 
@@ -240,7 +240,7 @@ def test_a_sequential_schedule_has_steps_of_one_slot_in_order() -> None:
 def test_a_known_frame_that_sees_an_unknown_one_is_refused() -> None:
     masks = layer_masks(Naive().pattern, Grid(3, 2, 2), (False,) * 3, 1)
     with pytest.raises(ValueError, match="frame 1 is known, but sees frame 0"):
-        shortest_schedule(masks, (False, True, False))
+        last_seen(masks, (False, True, False))
 
 
 def test_what_a_pattern_says_of_later_frames_does_not_count() -> None:

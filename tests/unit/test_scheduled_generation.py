@@ -13,7 +13,7 @@ from cogvid.attention.compact import layer_masks
 from cogvid.attention.dense import masked_attention
 from cogvid.config.schema import SamplingConfig
 from cogvid.generation.choose import uniforms
-from cogvid.generation.schedule import Along, sequential_schedule, shortest_schedule
+from cogvid.generation.schedule import Along, last_seen, sequential_schedule, shortest_schedule
 from cogvid.generation.tokens import generate_tokens
 from cogvid.interfaces.decoding import Clips, Decoder, Decoding, Dependencies, Rows
 from cogvid.interfaces.mask import Stage, given_frames
@@ -102,7 +102,7 @@ def tokens(
 
 def shortest(backend: AttentionBackend, grid: Grid, known: tuple[bool, ...], stage: Stage, layers: int) -> Tensor:
     masks = layer_masks(backend.pattern, grid, given_frames(stage, grid.frames), layers)
-    return shortest_schedule(list(dict.fromkeys(masks)), known)
+    return shortest_schedule(last_seen(masks, known), known)
 
 
 def known_frames(stage: Stage, first: int) -> tuple[bool, ...]:

@@ -107,26 +107,25 @@ def _through(cached: Tensor, view: View, q: Tensor, k: Tensor, v: Tensor) -> Ten
     # The text is the same for all rows of a sequence and is not gathered for each.
     k, v = cached.view(-1, size).index_select(0, view.seen.places).view(2, len(view.seen.scores), -1, size)
     to_own = torch.baddbmm(view.seen.scores, q.reshape(len(k), 1, size), k.mT, alpha=scale)
-    to_text = _in_rows(scores, blocks, (*q.shape[:3], blocks.count))
+    to_text = _in_rows(scores, blocks, q.shape)
     share = torch.cat([to_text, to_own.view(*q.shape[:3], -1)], dim=-1).softmax(-1)
-    of_text, of_own = share.split([blocks.count, k.shape[1]], dim=-1)
+    of_text, of_own = share.split([scores.shape[-1], k.shape[1]], dim=-1)
     read = torch.bmm(of_own.reshape(len(k), 1, -1), v).view(q.shape)
     return read + _in_rows(torch.bmm(_in_blocks(of_text, blocks), values), blocks, q.shape)
 
 
 def _read(cached: Tensor, blocks: Blocks) -> Tensor:
-    """Keys and values of blocks, (2, G * H, count, K)."""
-    entries = cached.flatten(1, 2)
-    if isinstance(blocks.entries, slice):
-        return entries[:, blocks.entries, :, : blocks.count].flatten(1, 2)
+    """Keys and values of blocks, (2, G * H, keys, K)."""
+    parts, entries = cached.flatten(1, 2), blocks.groups.entries
     # Whole ones: what is chosen of a part that is not in one piece is copied twice.
-    return entries.index_select(1, blocks.entries)[..., : blocks.count, :].flatten(1, 2)
+    chosen = parts[:, entries] if isinstance(entries, slice) else parts.index_select(1, entries)
+    return chosen[..., : blocks.scores.shape[-1], :].flatten(1, 2)
 
 
 def _in_blocks(x: Tensor, blocks: Blocks) -> Tensor:
     """Rows (1, H, R, C) as (G * H, W, C)."""
-    rows = x[0] if blocks.rows is None else x[0].index_select(1, blocks.rows)
-    width = blocks.scores.shape[1]
+    order, width = blocks.groups.order, blocks.scores.shape[1]
+    rows = x[0] if order is None else x[0].index_select(1, order)
     return rows.unflatten(1, (-1, width)).transpose(0, 1).reshape(-1, width, x.shape[-1])
 
 
@@ -134,4 +133,4 @@ def _in_rows(x: Tensor, blocks: Blocks, shape: Sequence[int]) -> Tensor:
     """Blocks (G * H, W, C) as rows (1, H, R, C)."""
     heads = shape[1]
     rows = x.unflatten(0, (-1, heads)).transpose(0, 1).reshape(heads, -1, x.shape[-1])
-    return (rows if blocks.rows is None else rows.index_select(1, blocks.back))[None]
+    return (rows if blocks.groups.order is None else rows.index_select(1, blocks.groups.back))[None]

@@ -16,23 +16,59 @@ from cogvid.attention.bias import bias_scores
 from cogvid.generation.layout import TABLE, CacheLayout
 from cogvid.interfaces.decoding import Rows
 
+# To copy keys and values, and read the copy, takes so many times as long as to read them where they are.
+_COPIED = 3
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows by what they read: G groups of at most W.
+
+    Attributes:
+        rows: those of each group, padded with any, int64 (G, W) on the CPU.
+        order: the same, int64 (G * W,); None where all rows stand in this order.
+        back: where each row stands among them, int64 (R,).
+        entries: which parts of the cache they read, of which sequence: a slice, or int64 (G,).
+    """
+
+    rows: Tensor
+    order: Tensor | None
+    back: Tensor
+    entries: slice | Tensor
+
+    @classmethod
+    def of(cls, entry: Tensor, device: torch.device, *, fixed: bool) -> Groups:
+        """Rows by their entries, int64 (R,) on the CPU; with `fixed`, G and W are powers of two."""
+        ranked, order = entry.sort(stable=True)
+        begins = nn.functional.pad(ranked.diff() != 0, (1, 0), value=True)
+        first, group = begins.nonzero()[:, 0], begins.cumsum(0) - 1
+        within = torch.arange(len(entry)) - first[group]
+        count, width, span = len(first), int(within.max()) + 1, int(ranked[-1] - ranked[0]) + 1
+        entries: slice | Tensor
+        if not fixed and span <= _COPIED * count:
+            group, count, entries = ranked - ranked[0], span, slice(int(ranked[0]), int(ranked[-1]) + 1)
+        else:
+            if fixed:
+                count, width = power_of_two(count), power_of_two(width)
+            entries = nn.functional.pad(ranked[first], (0, count - len(first))).to(device)
+        back = torch.empty_like(order)
+        back[order] = group * width + within
+        rows = torch.zeros(count * width, dtype=torch.long)
+        rows[back] = torch.arange(len(entry))
+        regular = not fixed and torch.equal(rows, torch.arange(len(entry)))
+        return cls(rows.view(count, width), None if regular else rows.to(device), back.to(device), entries)
+
 
 @dataclass(frozen=True)
 class Blocks:
     """Rows that read the same keys, together.
 
     Attributes:
-        rows: those of each block, padded with any, int64 (G * W,); None where all stand in this order.
-        back: where each row stands among them, int64 (R,).
-        entries: which parts of the cache they read, of which sequence: a slice, or int64 (G,).
-        count: keys.
-        scores: what is added to theirs, -inf to hide them; (G * H, W, count).
+        groups: of rows.
+        scores: what is added to those of the keys, the first of a part, -inf to hide them; (G * H, W, keys).
     """
 
-    rows: Tensor | None
-    back: Tensor
-    entries: slice | Tensor
-    count: int
+    groups: Groups
     scores: Tensor
 
 
@@ -197,8 +233,8 @@ class Channel:
         kept = ((self._heads[..., None] + entry * self.heads) * size + place).flatten().to(self.device)
         # What a row sees of its own pass is there when it looks.
         self.open.view(-1).index_fill_(0, (entry * size + place)[~idle].to(self.device), 0)
-        groups = _Groups.of(entry, fixed=fixed)
-        opened = self.open.view(-1, size)[groups.entries.to(self.device), None, None]
+        groups = Groups.of(entry, self.device, fixed=fixed)
+        opened = self.open.view(-1, size)[groups.entries][:, None, None]
         views = {}
         if layout.sparse:
             text = self._blocks(groups, opened[..., : layout.text].expand(-1, -1, groups.rows.shape[1], -1))
@@ -216,16 +252,9 @@ class Channel:
             views[bias] = View(kept, self._blocks(groups, self._added(rows, bias)[..., :count] + opened[..., :count]))
         return views
 
-    def _blocks(self, groups: _Groups, scores: Tensor) -> Blocks:
-        """Of scores (G, H or 1, W, count)."""
-        first, stop = int(groups.entries[0]), int(groups.entries[-1]) + 1
-        gaps = groups.fixed or stop - first != len(groups.entries)
-        entries = groups.entries.to(self.device) if gaps else slice(first, stop)
-        rows, back = groups.rows.flatten(), groups.back
-        regular = not groups.fixed and torch.equal(rows, torch.arange(len(back)))
-        scores = scores.expand(-1, self.heads, -1, -1).flatten(0, 1)
-        chosen = None if regular else rows.to(self.device)
-        return Blocks(chosen, back.to(self.device), entries, scores.shape[-1], scores)
+    def _blocks(self, groups: Groups, scores: Tensor) -> Blocks:
+        """Of scores (G, H or 1, W, keys)."""
+        return Blocks(groups, scores.expand(-1, self.heads, -1, -1).flatten(0, 1))
 
     def _added(self, slots: Tensor, bias: nn.Module | None) -> Tensor:
         """What is added to the scores of what slots (G, W) see, whatever is there: (G, 1 or H, W, places)."""
@@ -253,40 +282,6 @@ class Channel:
         if not layout.sparse:
             added = added.index_fill(2, torch.arange(layout.text, device=self.device), 0)
         return scores + added
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """Rows by what they read.
-
-    Attributes:
-        entries: what, int64 (G,), rising.
-        rows: those of each, padded with the first row, int64 (G, W).
-        back: where each row stands among them, int64 (R,).
-        fixed: whether G and W are powers of two.
-    """
-
-    entries: Tensor
-    rows: Tensor
-    back: Tensor
-    fixed: bool
-
-    @classmethod
-    def of(cls, entry: Tensor, *, fixed: bool) -> _Groups:
-        """Rows (R,) by their entries."""
-        ranked, order = entry.sort(stable=True)
-        begins = nn.functional.pad(ranked.diff() != 0, (1, 0), value=True)
-        first, group = begins.nonzero()[:, 0], begins.cumsum(0) - 1
-        within = torch.arange(len(entry)) - first[group]
-        entries, width = ranked[first], int(within.max()) + 1
-        if fixed:
-            entries = nn.functional.pad(entries, (0, power_of_two(len(entries)) - len(entries)))
-            width = power_of_two(width)
-        back = torch.empty_like(order)
-        back[order] = group * width + within
-        rows = torch.zeros(len(entries) * width, dtype=torch.long)
-        rows[back] = torch.arange(len(entry))
-        return cls(entries, rows.view(-1, width), back, fixed)
 
 
 def power_of_two(count: int) -> int:

@@ -35,28 +35,20 @@ def decode_schedule(
         int64 (F, height * width): the step, from 0, in which each slot is processed; -1 in given frames.
     """
     given = given_frames(stage, grid.frames)
-    return shortest_schedule(layer_masks(backend.pattern, grid, given, layers), given)
+    return shortest_schedule(last_seen(layer_masks(backend.pattern, grid, given, layers), given), given)
 
 
-def shortest_schedule(masks: Sequence[CompactMask], known: tuple[bool, ...]) -> Tensor:
-    """The shortest schedule under some masks.
+def shortest_schedule(reach: Tensor, known: tuple[bool, ...]) -> Tensor:
+    """The shortest schedule.
 
     Slot i of a frame carries token i - 1, so it runs after slot i - 1, and not before any slot of another frame that
     it sees: `step(t, i) = max(step(t, i - 1) + 1, max step(t', i'))`. Slots of one step see each other, since one
     forward pass computes them.
 
     Args:
-        masks: of the layers; not empty. Equal ones count once.
+        reach: what slots wait for, see `last_seen`.
         known: which frames are not generated, (F,).
-
-    Raises:
-        ValueError: a known frame sees a generated one: it could not be processed before.
     """
-    return earliest_steps(last_seen(masks, known), known)
-
-
-def earliest_steps(reach: Tensor, known: tuple[bool, ...]) -> Tensor:
-    """The shortest schedule by what slots wait for, see `last_seen`."""
     frames, n = reach.shape[:2]
     # One more place for slots that see nothing of a frame.
     steps = torch.full((frames, n + 1), -1)
@@ -123,7 +115,7 @@ class Along(Decoding):
 
     def schedule(self, needs: Dependencies) -> Tensor:
         """Of some sequences, int64 (F, N)."""
-        return earliest_steps(needs.reach, needs.known)
+        return shortest_schedule(needs.reach, needs.known)
 
     def start(self, clips: Clips) -> Decoder:
         """See `Decoding`."""

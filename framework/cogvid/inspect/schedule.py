@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cogvid.attention.compact import CompactMask, layer_masks
-from cogvid.generation.schedule import shortest_schedule
+from cogvid.generation.schedule import last_seen, shortest_schedule
 from cogvid.inspect.mask import Subject
 
 
@@ -79,7 +79,7 @@ def schedule_numbers(subject: Subject) -> ScheduleNumbers:
     masks: dict[CompactMask, int] = {}
     for layer, mask in enumerate(layer_masks(subject.backend.pattern, subject.grid, subject.given, subject.layers)):
         masks.setdefault(mask, layer)
-    schedule = shortest_schedule(list(masks), subject.given)
+    schedule = shortest_schedule(last_seen(list(masks), subject.given), subject.given)
     return ScheduleNumbers(subject, schedule, critical_path(schedule, masks))
 
 

@@ -76,23 +76,22 @@ class Clips:
     def __init__(self, needs: Dependencies, tape: Tensor, free_rows: float = 0.0) -> None:
         self.needs, self.tape, self.free_rows = needs, tape, free_rows
         self._flat = tape.view(-1)
-        self._places = self._read = torch.empty(0, dtype=torch.long)
+        self._places = torch.empty(0, dtype=torch.long)
 
     def read(self, rows: Rows) -> Tensor:
         """What rows read, int64 (R,)."""
         grid = self.needs.grid
         places = rows.samples * (grid.tokens + grid.frames) + rows.slots + rows.slots // grid.frame_tokens
         self._places = places.to(self.tape.device)
-        self._read = self._flat[self._places]
-        return self._read
+        return self._flat[self._places]
 
     def write(self, tokens: Tensor) -> None:
         """The tokens (R,) of the rows that were read last."""
         self._flat[self._places + 1] = tokens
 
-    def unchanged(self) -> Tensor:
-        """Which of these rows would read the same again, bool (R,) on the CPU."""
-        return (self._flat[self._places] == self._read).cpu()
+    def written(self) -> Tensor:
+        """What was written last, int64 (R,) on the CPU."""
+        return self._flat[self._places + 1].cpu()
 
 
 class Decoder(ABC):

@@ -37,7 +37,7 @@ _TEXT = {
 _REACH = {
     "data": ("data/reading", "data/table", "data/workers", "interfaces/token_source"),
     "text_tokenizer": ("data/text",),
-    "tokenizer": ("data/reading", "data/frames", "training/fit", "training/modules", "generation/clusters"),
+    "tokenizer": ("data/reading", "data/frames", "training/fit", "training/modules", "training/clusters"),
     "transformer": ("training/fit", "training/next_token", "model/transformer", "data/samples", "data/rows"),
     "tokens": ("data/reading", "data/messages", "data/sequences", "data/tokens", "data/table"),
     "samples": ("generation/clips", "generation/packed", "data/reading", "data/video", "interfaces/interpolation"),

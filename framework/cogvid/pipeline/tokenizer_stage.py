@@ -14,7 +14,6 @@ from torch import Tensor
 from cogvid.config.ranges import said
 from cogvid.data.frames import FrameSamples, read_frames_file, write_frames
 from cogvid.errors import UserError
-from cogvid.generation.clusters import cluster_codes
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.pipeline.clips import decode_clips, held_out_clips, read_clips
 from cogvid.pipeline.digests import file_digest
@@ -24,6 +23,7 @@ from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.weights import load_weights
 from cogvid.training import job
 from cogvid.training.checkpoint_files import remove_checkpoints
+from cogvid.training.clusters import cluster_codes
 from cogvid.training.fit import HISTORY, fit
 from cogvid.training.held_out import HELD_OUT, HeldOutSamples, held_out_info
 from cogvid.training.modules import FrameTokenizerModule

@@ -18,8 +18,6 @@ from cogvid.interfaces.decoding import Dependencies
 _REACH = 2
 # The neighbours of a place that come before it, as (rows, columns), and what each is worth as evidence.
 _NEIGHBOURS = {(0, -1): 4, (-1, 0): 3, (-1, -1): 2, (-1, 1): 2, (0, -2): 1}
-# More than any guess has.
-CERTAIN = sum(_NEIGHBOURS.values()) + 1
 
 
 class Draft(Enum):
@@ -79,20 +77,20 @@ class Board:
         later = torch.tensor([frames > 0 for frames, *_ in sources]) & ~given_next
         self._after = torch.where(later, torch.inf, torch.arange(len(sources)) / (2 * len(sources)))
 
+    def read(self, sample: Tensor, frame: Tensor, place: Tensor) -> Tensor:
+        """Tokens on the board; all int64 (R,) on the CPU."""
+        return self.tokens[self._at(sample, frame, place)]
+
     def write(self, sample: Tensor, frame: Tensor, place: Tensor, tokens: Tensor) -> None:
         """Put tokens on the board; all int64 (R,) on the CPU."""
         self.tokens[self._at(sample, frame, place)] = tokens
 
-    def guess(self, sample: Tensor, frame: Tensor, place: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Guesses.
+    def guess(self, sample: Tensor, frame: Tensor, place: Tensor, right: Tensor) -> Tensor:
+        """Guesses of tokens, int64 (R,); they fit best what is right around them.
 
         Args:
-            sample, frame: int64 (A, 1).
-            place: of the tokens, int64 (A, W).
-            right: how many tokens of the frame are right already, int64 (A, 1).
-
-        Returns:
-            The tokens, int64 (A, W), and how well they fit what is right around them, int64 (A, W) below `CERTAIN`.
+            sample, frame, place: of the tokens, int64 (R,).
+            right: how many tokens of the frame are right already, int64 (R,).
         """
         here = self._at(sample, frame, place)
         # A token that is guessed itself is no evidence.
@@ -102,9 +100,7 @@ class Board:
         fits = self.tokens[candidates[..., None] + self._neighbours] == around[..., None, :]
         token = self.tokens[candidates]
         score = (fits.float() @ self._worth - self._after[frame]).masked_fill(token < 0, -torch.inf)
-        best, source = score.max(-1, keepdim=True)
-        evidence = best[..., 0].clamp(min=0).ceil().long()
-        return token.gather(-1, source)[..., 0].clamp(min=0), evidence
+        return token.gather(-1, score.argmax(-1, keepdim=True))[..., 0].clamp(min=0)
 
     def _at(self, sample: Tensor, frame: Tensor, place: Tensor) -> Tensor:
         picture = (sample * (self.frames + 2) + frame + 1) * self._rows

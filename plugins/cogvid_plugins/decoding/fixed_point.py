@@ -15,10 +15,12 @@ from torch import Tensor
 import cogvid
 from cogvid.config.ranges import at_least, option
 from cogvid.interfaces.decoding import Clips, Decoder, Decoding, Rows
-from cogvid_plugins.decoding.drafts import CERTAIN, Board, Draft
+from cogvid_plugins.decoding.drafts import Board, Draft
 
-# Slots ahead in a frame, at most, where the window is chosen.
-_FARTHEST = 16
+# Rows that cost as much as reading the keys of one frame of one sequence.
+_KEYS = 1
+# Of how often guesses were right, the share that a pass forgets.
+_FORGOTTEN = 1 / 16
 
 
 class FixedPoint(Decoding):
@@ -29,7 +31,7 @@ class FixedPoint(Decoding):
         """How far ahead of what is final, and from which guesses.
 
         Attributes:
-            window: slots of a frame; 0 chooses as many as are worth it, by how often such guesses were right so far.
+            window: slots of a frame; 0 chooses as many as are worth it, by how many became final so far.
             draft: where a token that was not computed from right ones is guessed from.
         """
 
@@ -47,8 +49,7 @@ class _Windows(Decoder):
     Attributes:
         finished: how many slots of each frame are final, int64 (B, F).
         right: how many tokens of each frame are those that follow from the tokens before them, int64 (B, F).
-        hits, tries: guesses that were right, and all that were tried, by how well they fitted; most, to begin with.
-        kept, computed: mean rows of a pass that were final, and all of them.
+        hits, tries: rows that became final, and all whose row before did, of late, by how far ahead they were.
     """
 
     def __init__(self, clips: Clips, config: FixedPoint.Config) -> None:
@@ -56,9 +57,8 @@ class _Windows(Decoder):
         self.board = Board(clips.needs, clips.tape[..., 1:], config.draft)
         self.finished = (torch.tensor(clips.needs.known).long() * self.n).repeat(len(clips.tape), 1)
         self.right = self.finished
-        self.hits, self.tries = torch.full((CERTAIN + 1,), 3.0), torch.full((CERTAIN + 1,), 4.0)
-        self.kept, self.computed = 1.0, 2.0
-        self.sample = self.frame = self.place = self.within = self.evidence = torch.empty(0, dtype=torch.long)
+        self.hits, self.tries = torch.zeros(self.n), torch.zeros(self.n)
+        self.sample = self.frame = self.place = self.within = self.read = torch.empty(0, dtype=torch.long)
 
     def next_rows(self) -> Rows | None:
         """See `Decoder`."""
@@ -66,47 +66,45 @@ class _Windows(Decoder):
         frame, sample = (self.finished < self.n).T.nonzero(as_tuple=True)
         if not len(frame):
             return None
-        first, right = self.finished[sample, frame][:, None], self.right[sample, frame][:, None]
-        ahead = first + torch.arange(self.window or _FARTHEST)
-        guess, evidence = self.board.guess(sample[:, None], frame[:, None], (ahead - 1).clamp(0, self.n - 1), right)
-        evidence.masked_fill_(ahead <= right, CERTAIN)
-        stop = self.finished.clone()
-        stop[sample, frame] = first[:, 0] + self._worthwhile(evidence)
-        stop = self.clips.needs.final(stop.clamp(max=self.n))
+        stop = self.clips.needs.final((self.finished + self._worthwhile()).clamp(max=self.n))
+        ahead = self.finished[sample, frame][:, None] + torch.arange(int((stop - self.finished).max()))
         block, self.within = (ahead < stop[sample, frame][:, None]).nonzero(as_tuple=True)
         self.sample, self.frame, self.place = sample[block], frame[block], ahead[block, self.within]
-        self.evidence = evidence[block, self.within]
-        guessed = self.evidence < CERTAIN
-        where = (x[guessed].to(self.clips.tape.device) for x in (self.sample, self.frame, self.place))
-        self.clips.tape[tuple(where)] = guess[block, self.within][guessed].to(self.clips.tape.device)
+        self.read = self.board.read(self.sample, self.frame, self.place - 1)
+        guessed = self.place > self.right[self.sample, self.frame]
+        where = self.sample[guessed], self.frame[guessed], self.place[guessed]
+        guess = self.board.guess(where[0], where[1], where[2] - 1, self.right[where[:2]])
+        self.read[guessed] = guess
+        device = self.clips.tape.device
+        self.clips.tape[tuple(x.to(device) for x in where)] = guess.to(device)
         return Rows(self.sample, self.frame * self.n + self.place)
 
     def final(self) -> Tensor:
         """See `Decoder`."""
-        wrong = (~self.clips.unchanged()).long()
-        # A row is right with all rows before it in its block.
-        so_far = wrong.cumsum(0)
-        before = torch.where(self.within == 0, so_far - wrong, 0).cummax(0).values
-        right, tried = so_far == before, (so_far - wrong == before) & (self.within > 0)
-        self.tries.index_add_(0, self.evidence, tried.float())
-        self.hits.index_add_(0, self.evidence, (tried & right).float())
-        where = (x.to(self.clips.tape.device) for x in (self.sample, self.frame, self.place + 1))
-        self.board.write(self.sample, self.frame, self.place, self.clips.tape[tuple(where)].cpu())
+        tokens = self.clips.written()
+        self.board.write(self.sample, self.frame, self.place, tokens)
+        begins = self.within == 0
+        # A row is right if it and those before it in its block have read what the row before them wrote.
+        wrong = (~begins & (self.read != tokens.roll(1))).cumsum(0)
+        right = wrong == torch.where(begins, wrong, 0).cummax(0).values
         self.right = self.finished.index_put((self.sample, self.frame), right.long(), accumulate=True)
         self.finished = self.clips.needs.final(self.right)
         final = self.place < self.finished[self.sample, self.frame]
-        self.kept += (int(final.sum()) - self.kept) / 8
-        self.computed += (len(final) - self.computed) / 8
+        tried = ~begins & final.roll(1)
+        for count, rows in ((self.hits, tried & final), (self.tries, tried)):
+            count.mul_(1 - _FORGOTTEN).add_(self.within[rows].bincount(minlength=self.n))
         return final
 
-    def _worthwhile(self, evidence: Tensor) -> Tensor:
-        """How many of the next slots (A, W) to compute, at least one, int64 (A,)."""
+    def _worthwhile(self) -> int:
+        """How many slots of each frame to compute."""
         if self.window:
-            return torch.full(evidence.shape[:1], self.window)
-        chance = (self.hits / self.tries)[evidence]
-        chance[:, 0] = 1  # its input is final
-        # One more row pays if it is final more often than a row is on average, the pass itself counted as rows.
-        return (chance.cumprod(1) >= self.kept / (self.computed + self.clips.free_rows)).sum(1)
+            return self.window
+        ready = int((self.clips.needs.final((self.finished + 1).clamp(max=self.n)) > self.finished).sum())
+        usual = (self.hits.sum() + 3) / (self.tries.sum() + 4)
+        chance = (self.hits + 4 * usual) / (self.tries + 4)
+        chance[0] = 1  # its input is final
+        rows = torch.arange(1, self.n + 1) + _KEYS + self.clips.free_rows / ready
+        return int((chance.cumprod(0).cumsum(0) / rows).argmax()) + 1
 
 
 @cogvid.hookimpl

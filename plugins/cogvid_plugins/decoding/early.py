@@ -1,4 +1,7 @@
-"""Begin rows before those above them have ended: approximate. After ZipAR (He et al., arXiv 2412.04062)."""
+"""Begin rows, or frames, before those that they read have ended: approximate.
+
+After DiagD (Ye et al., arXiv 2503.14070) and ZipAR (He et al., arXiv 2412.04062).
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,43 @@ class Early(Along):
         return _Guessing(super().start(clips), clips)
 
 
-class EarlyRows(Early):
-    """Approximate: a slot waits for that `window` columns on in the row above, and for what it sees of other frames.
+class Diagonal(Early):
+    """Approximate, after DiagD: token (row, column) in step `column + row * stride`, whatever the pattern lets it see.
 
-    The rest of the row above is hidden from it. The paper's windows that adapt by rejection are left out.
+    What is not there by then is hidden: ends of rows above, and of the frames before. The paper's training for this
+    order is left out.
+    """
+
+    @dataclass
+    class Config:
+        """The slope of the diagonals.
+
+        Attributes:
+            stride: steps from a row to the next; as many as a row has columns, or more, give the tokens of
+                `sequential` where `delay` is not set.
+            delay: steps from a generated frame to the next; by default those of a frame's rows, as if frames were
+                stacked.
+        """
+
+        stride: int = option(1, at_least(1))
+        delay: int | None = option(None, at_least(0))
+
+    def schedule(self, needs: Dependencies) -> Tensor:
+        """See `Along`."""
+        grid, stride = needs.grid, min(self.config.stride, needs.grid.width)
+        delay = grid.height * stride if self.config.delay is None else self.config.delay
+        # A frame that began after the end of the one before would leave steps empty.
+        delay = min(delay, (grid.height - 1) * stride + grid.width)
+        frame = (torch.arange(grid.height)[:, None] * stride + torch.arange(grid.width)).flatten()
+        generated = ~torch.tensor(needs.known)
+        first = (generated.cumsum(0) - 1) * delay
+        return torch.where(generated[:, None], first[:, None] + frame, -1)
+
+
+class EarlyRows(Early):
+    """Approximate, after ZipAR: a slot waits for that `window` columns on in the row above.
+
+    The rest of the row above is hidden from it; for what it sees of other frames it waits as in `scheduled`. The paper's windows that adapt by rejection are left out.
     """
 
     @dataclass
@@ -93,5 +129,5 @@ class _Guessing(Decoder):
 
 @cogvid.hookimpl
 def register_decodings() -> dict[str, type]:
-    """The decoding `early_rows`."""
-    return {"early_rows": EarlyRows}
+    """The decodings `diagonal` and `early_rows`."""
+    return {"diagonal": Diagonal, "early_rows": EarlyRows}
