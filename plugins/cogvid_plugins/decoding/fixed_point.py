@@ -20,7 +20,9 @@ from cogvid_plugins.decoding.drafts import Board, Draft
 # Rows that cost as much as reading the keys of one frame of one sequence.
 _KEYS = 1
 # Of how often guesses were right, the share that a pass forgets.
-_FORGOTTEN = 1 / 16
+_FORGOTTEN = 1 / 64
+# What guessing at all adds to a pass, of what it takes without any row.
+_GUESSING = 0.2
 
 
 class FixedPoint(Decoding):
@@ -72,11 +74,12 @@ class _Windows(Decoder):
         self.sample, self.frame, self.place = sample[block], frame[block], ahead[block, self.within]
         self.read = self.board.read(self.sample, self.frame, self.place - 1)
         guessed = self.place > self.right[self.sample, self.frame]
-        where = self.sample[guessed], self.frame[guessed], self.place[guessed]
-        guess = self.board.guess(where[0], where[1], where[2] - 1, self.right[where[:2]])
-        self.read[guessed] = guess
-        device = self.clips.tape.device
-        self.clips.tape[tuple(x.to(device) for x in where)] = guess.to(device)
+        if guessed.any():
+            where = self.sample[guessed], self.frame[guessed], self.place[guessed]
+            guess = self.board.guess(where[0], where[1], where[2] - 1, self.right[where[:2]])
+            self.read[guessed] = guess
+            device = self.clips.tape.device
+            self.clips.tape[tuple(x.to(device) for x in where)] = guess.to(device)
         return Rows(self.sample, self.frame * self.n + self.place)
 
     def final(self) -> Tensor:
@@ -103,7 +106,9 @@ class _Windows(Decoder):
         usual = (self.hits.sum() + 3) / (self.tries.sum() + 4)
         chance = (self.hits + 4 * usual) / (self.tries + 4)
         chance[0] = 1  # its input is final
-        rows = torch.arange(1, self.n + 1) + _KEYS + self.clips.free_rows / ready
+        free = self.clips.free_rows / ready
+        rows = torch.arange(1, self.n + 1) + _KEYS + free
+        rows[1:] += _GUESSING * free
         return int((chance.cumprod(0).cumsum(0) / rows).argmax()) + 1
 
 
