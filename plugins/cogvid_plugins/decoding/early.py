@@ -65,8 +65,8 @@ class Diagonal(Early):
 class EarlyRows(Early):
     """Approximate, after ZipAR: a slot waits for that `window` columns on in the row above.
 
-    The rest of the row above is hidden from it; for what it sees of other frames it waits as in `scheduled`. The paper's
-    windows that adapt by rejection are left out.
+    The rest of the row above is hidden from it; for what it sees of other frames it waits as in `scheduled`. The
+    paper's windows that adapt by rejection are left out.
     """
 
     @dataclass
