@@ -50,7 +50,7 @@ class Board:
     Args:
         needs: of the sequences.
         tokens: int64 (B, F, N), of which the known frames count.
-        draft: one of `DRAFTS`.
+        draft: where a guess may stand.
     """
 
     def __init__(self, needs: Dependencies, tokens: Tensor, draft: Draft) -> None:
