@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cogvid.bench.decode_cases import SEQUENTIAL
 from cogvid.bench.ties import distance_from_tie
 from cogvid.config.schema import ComponentConfig, GenerationType
 from cogvid.errors import UserError
@@ -29,11 +30,12 @@ InFloat64 = Callable[[CogVideoTransformer], CogVideoTransformer]
 PROTOCOL = (
     "passes of a clip are those with a row of it; acceptance is the share of the rows computed whose tokens were final "
     "in their pass; equal tokens are those of one slot a pass, all clips in one batch. In float32 each clip of an "
-    "exact decoding that has another one is listed with the distance, in probability, of its first from a tie by the "
-    "model in float64; in half precision they are counted alone. Seconds are of the timed clips, the decodings in "
-    "turns in each round; the fastest round counts, and all are recorded."
+    "exact decoding that has another one is listed with the distance, in probability or in logits, of its first from "
+    "a tie by the model in float64; in half precision, or with a bias of the text, equal tokens are counted alone. "
+    "Seconds are of the timed clips, the decodings in turns in each round; the fastest round counts, and all are "
+    "recorded."
 )
-# A difference of tokens is rounding where the random number is so near to what separates them.
+# A difference of tokens is rounding where they are so near to a tie.
 TIE = 1e-4
 # Batches of each size that are timed, at most.
 _BATCHES = 8
@@ -48,7 +50,7 @@ class Measured:
         passes: of each clip: those with a row of it, int64 (clips,).
         rows, kept: slots computed, and those of them that were final, int64 (F, N).
         equal: share of the tokens that are those of one slot a pass.
-        ties: how far from a tie each clip with another token is, see `distance_from_tie`; None in half precision.
+        ties: how far from a tie each clip with another token is, see `distance_from_tie`; None where nobody asks.
         timed: clips that were timed.
         tokens: of a clip.
         seconds: of each round, of the timed clips.
@@ -103,7 +105,7 @@ class RunBench:
         seed: see `ClipGenerator.pieces`.
         decodings: by name.
         in_float64: see `InFloat64`; None in half precision, where passes of other widths round so far apart that other
-            tokens are no mistake.
+            tokens are no mistake, and where the text has a bias, which whole sequences have not.
     """
 
     generator: ClipGenerator
@@ -235,7 +237,7 @@ def run_bench(folder: Path, decodings: Sequence[str], clips: int, changes: Seque
         UserError: the folder holds no trained run, or a decoding is unknown.
     """
     config, stages = saved_run(folder, changes)
-    own, generation = config.generation.decoding, replace(config.generation, decoding=ComponentConfig("sequential"))
+    own, generation = config.generation.decoding, replace(config.generation, decoding=ComponentConfig(SEQUENTIAL))
     lab = Lab(replace(config, generation=generation))
     missing = [name for name in needed_stages(lab) if name not in stages]
     if missing:
@@ -259,8 +261,8 @@ def run_bench(folder: Path, decodings: Sequence[str], clips: int, changes: Seque
     made = test.prompts(generator.text.tokenizer), test.seconds, torch.arange(len(test.clips)), config.seed
     for _ in generator.pieces(*made, on_part=parts.append):
         pass
-    exactly = in_float64 if generation.dtype is GenerationType.float32 else None
-    return RunBench(generator, parts, len(test.clips), config.seed, built, exactly)
+    judged = generation.dtype is GenerationType.float32 and not any(part.sampling.text_bias for part in parts)
+    return RunBench(generator, parts, len(test.clips), config.seed, built, in_float64 if judged else None)
 
 
 def _models(generator: ClipGenerator) -> list[CogVideoTransformer]:

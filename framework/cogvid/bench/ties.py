@@ -1,4 +1,4 @@
-"""How near a random number is to what separates the two tokens at which clips part."""
+"""How near to each other the two tokens are at which clips part."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _DISTANCES = [10.0**power for power in range(-9, 0)]
 def distance_from_tie(
     part: Part, row: int, one: Tensor, other: Tensor, seed: int, begin_of_image: int, clusters: Tensor | None = None
 ) -> float:
-    """The power of ten within which both tokens are drawn, where two clips first differ; 1 where none below it is.
+    """Where two clips first differ, the power of ten by which the random number, or the logits of both tokens against
+    each other, have to change for both to be drawn; 1 where no smaller one is enough.
 
     All before that token is the same in both, so a difference there is rounding alone; those behind it may follow from
     it.
@@ -41,14 +42,17 @@ def distance_from_tie(
         logits = guided(logits, without[0], sampling.guidance)
     key = part.samples[row], part.frame_ids[row, frame], torch.tensor(place)
     draws = [uniforms(seed, *key, draw) for draw in (0, 1)]
-    wanted = {int(one[frame, place]), int(other[frame, place])}
+    wanted = int(one[frame, place]), int(other[frame, place])
+    apart = torch.zeros_like(logits)
+    apart[wanted[0]], apart[wanted[1]] = 1, -1
     for distance in _DISTANCES:
         drawn = {
-            int(choose(logits[None], first[None], sampling, clusters, second[None])[0])
+            int(choose((logits + change * apart)[None], first[None], sampling, clusters, second[None])[0])
+            for change in (-distance, 0, distance)
             for first in _around(draws[0], distance)
             for second in _around(draws[1], distance)
         }
-        if wanted <= drawn:
+        if drawn.issuperset(wanted):
             return distance
     return 1.0
 

@@ -12,7 +12,8 @@ from cogvid.cli.values import parse_grid
 from cogvid.errors import UserError
 
 if TYPE_CHECKING:
-    from cogvid.bench.decode import DecodeCase, DecodeResult, DecodeSettings, Size
+    from cogvid.bench.decode import DecodeResult
+    from cogvid.bench.decode_cases import DecodeCase, DecodeSettings, Size
     from cogvid.interfaces.grid import Grid
 
 _PROTOCOL = (
@@ -63,7 +64,7 @@ def decode(
 
     import torch
 
-    from cogvid.bench.decode import DECODINGS, SIZES, DecodeSettings
+    from cogvid.bench.decode_cases import DECODINGS, SIZES, DecodeSettings
     from cogvid.config.options import nearest
     from cogvid.interfaces.grid import Grid
 
@@ -140,7 +141,7 @@ def _cases(words: list[str], grids: list[Grid], sizes: list[Size], device: Devic
     Raises:
         UserError: no standard case has them, or the words name no pattern.
     """
-    from cogvid.bench.decode import SIZES, DecodeCase, default_cases
+    from cogvid.bench.decode_cases import SIZES, DecodeCase, default_cases
 
     if words:
         from cogvid.config.partial import load_attention
