@@ -78,7 +78,8 @@ def decode(
         if dtype is Precision.float16:
             raise UserError("--dtype float16: a run's clips are made in float32 or bfloat16 (generation.dtype).")
         changes = [f"trainer.accelerator={'gpu' if gpu else 'cpu'}"]
-        changes += [f"generation.dtype={dtype.value}"] * bool(dtype) + ["generation.compile=true"] * compile
+        changes += [f"generation.dtype={dtype.value}"] if dtype else []
+        changes += ["generation.compile=true"] if compile else []
         path = out or Path("benchmarks/decode-run.json")
         _of_run(run, changes, names, clips, _batches(batch or "1,64"), repeats, path)
         return
