@@ -43,16 +43,18 @@ _CODES = 60
 _TEXT = 423
 
 
-# A plugin with a decoding that is not exact, and has an option.
+# A plugin with a decoding that is not exact, all frames at once, and has an option.
 _HASTY = """
 from dataclasses import dataclass
-import cogvid
+import cogvid, torch
 from cogvid.generation.schedule import Along
 class Hasty(Along):
     exact = False
     @dataclass
     class Config:
         rows: int = 1
+    def schedule(self, needs):
+        return torch.where(torch.tensor(needs.known)[:, None], -1, torch.arange(needs.grid.frame_tokens))
 @cogvid.hookimpl
 def register_decodings():
     return {"hasty": Hasty}

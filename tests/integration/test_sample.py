@@ -437,12 +437,27 @@ def test_decodings_are_measured_on_the_clips_of_a_run(run: Path, tmp_path: Path)
         assert whole["passes_mean"] == pytest.approx(sum(found["passes_mean"] for found in own))
         assert whole["seconds"] == pytest.approx(sum(found["seconds"] for found in own))
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert [record["arguments"][name] for name in ("device", "dtype", "compile")] == ["cpu", "float32", False]
+
+
+def test_in_half_precision_the_equal_tokens_of_a_run_are_counted_alone(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    said = ["--clips", "1", "--batch", "1", "--repeats", "1", "--decoding", "scheduled", "--dtype", "bfloat16"]
+    result = cogvid("bench", "decode", "--run", run, *said, "--out", out)
+    assert result.exit_code == 0, result.output
+    record = json.loads(out.read_text())
+    assert record["arguments"]["dtype"] == "bfloat16"
+    assert all(part["distances_from_ties"] is None for part in record["parts"])
+    assert all(0 < whole["equal_tokens"] <= 1 for whole in record["whole_clips"])
 
 
 def test_a_run_is_not_measured_with_what_is_no_number_or_not_there(run: Path, tmp_path: Path) -> None:
     measure = ["bench", "decode", "--out", tmp_path / "out.json", "--run"]
     refused(cogvid(*measure, run, "--batch", "1,x"), "--batch 1,x", "whole number")
     refused(cogvid(*measure, run, "--size", "tiny"), "--run brings")
+    refused(cogvid(*measure, run, "--dtype", "float16"), "--dtype float16", "float32 or bfloat16")
+    if not torch.cuda.is_available():
+        refused(cogvid(*measure, run, "--device", "cuda"), "--device cuda")
     refused(cogvid(*measure, tmp_path), "is not the folder of a run")
     refused(cogvid(*measure, run, "--decoding", "fixpoint"), "Did you mean 'fixed_point'")
 

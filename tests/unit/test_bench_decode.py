@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from cogvid import Grid
 from cogvid.bench import concatenated, decode
 from cogvid.bench.concatenated import ConcatenatedCache, concatenated_error
-from cogvid.bench.decode import DECODINGS, SIZES, DecodeCase, DecodeResult, check, default_cases, random_model
+from cogvid.bench.decode import DecodeResult, check
+from cogvid.bench.decode_cases import DECODINGS, SIZES, DecodeCase, DecodeSettings, default_cases, random_model
 from cogvid.bench.decode_report import summary
 from cogvid.config.schema import ComponentConfig
 from cogvid.model.transformer import CogVideoTransformer
@@ -61,27 +62,14 @@ def test_a_rehearsal_of_the_standard_cases_checks_times_records_and_draws(bench:
     assert "tiny, 3x4x5 swin_ar, window 5x5" in output
 
 
-HASTY = """
-import cogvid, torch
-from cogvid.generation.schedule import Along
-class Hasty(Along):
-    exact = EXACT
-    def schedule(self, needs):
-        return torch.arange(needs.grid.frame_tokens).expand(needs.grid.frames, -1).contiguous()
-@cogvid.hookimpl
-def register_decodings():
-    return {"hasty": Hasty}
-"""
-
-
-def test_a_decoding_that_is_too_hasty_is_refused_unless_it_says_so(bench: Bench) -> None:
-    said = [*LOCAL, "plugins=[./hasty.py]", "--decoding", "scheduled,hasty"]
-    Path("hasty.py").write_text(HASTY.replace("EXACT", "True"))
+def test_a_decoding_that_is_too_hasty_is_refused_unless_it_says_so(bench: Bench, hasty: Path) -> None:
+    said, honest = [*LOCAL, f"plugins=[{hasty}]", "--decoding", "scheduled,hasty"], hasty.read_text()
+    hasty.write_text(honest.replace("exact = False", "exact = True"))
     code, output, record = bench(*said)
     assert code == 1
     assert "Error: Not timed, because the check failed: tiny, 3x4x5 local3d, extent 2x2x2: hasty gives" in output
     assert not record
-    Path("hasty.py").write_text(HASTY.replace("EXACT", "False"))
+    hasty.write_text(honest)
     code, output, record = bench(*said)
     assert code == 0, output
     assert "hasty, approximate: 20 passes" in output
@@ -204,5 +192,5 @@ def test_long_clips_have_fewer_ways_and_with_large_models_one_round(
 ) -> None:
     monkeypatch.setattr(decode, "_SHORT", 2)
     monkeypatch.setattr(decode, "_SMALL", small)
-    measured = decode.run_case(NAIVE, decode.DecodeSettings(repeats=3), lambda _: None).rounds
+    measured = decode.run_case(NAIVE, DecodeSettings(repeats=3), lambda _: None).rounds
     assert {way: len(each) for way, each in measured.items()} == dict.fromkeys(DECODINGS, rounds)

@@ -12,7 +12,7 @@ from cogvid import Grid, UserError
 from cogvid.config.schema import GenerationConfig, SamplingConfig
 from cogvid.data.text import CaptionEncoder
 from cogvid.generation import clips as clips_module
-from cogvid.generation.clips import ClipGenerator
+from cogvid.generation.clips import ClipGenerator, Part
 from cogvid.interfaces.interpolation import Round, Window, check_plan
 from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.swin_ar import SwinAR
@@ -114,6 +114,20 @@ def test_progress_counts_every_token_of_the_clips_once(make: Any) -> None:
     generator.clips(CAPTIONS, SECONDS, SAMPLES, seed=1, on_step=steps.append)
     assert sum(steps) == generator.tokens == 3 * generator.clip_tokens == 3 * 9 * N
     assert min(steps) > 0
+
+
+def test_parts_say_what_of_the_clips_they_are_before_they_are_made(make: Any, calls: list[dict[str, Any]]) -> None:
+    parts: list[tuple[int, Part]] = []
+    list(make().pieces(CAPTIONS, SECONDS, SAMPLES, seed=1, on_part=lambda part: parts.append((len(calls), part))))
+    assert [(before, part.name) for before, part in parts] == [
+        *((0, "first frame"), (1, "key frames"), (2, "round 1"), (3, "round 2")),
+    ]
+    for (_, part), call in zip(parts, calls, strict=True):
+        assert (part.model, part.known, part.sampling) == (call["model"], call["known"], call["sampling"])
+        assert all(torch.equal(getattr(part, name), call[name]) for name in ("samples", "frame_ids"))
+        assert torch.equal(part.codes[:, torch.tensor(part.known)], call["codes"][:, torch.tensor(part.known)])
+        assert (part.without is None) == (part.sampling.guidance == 1)
+        assert len(part.text[0]) == len(part.codes)
 
 
 def test_all_windows_of_a_round_of_all_clips_run_in_one_call(make: Any, calls: list[dict[str, Any]]) -> None:

@@ -149,7 +149,8 @@ def test_an_incomplete_run_is_listed_with_what_it_lacks(make_run: MakeRun, tmp_p
 
 
 def test_a_run_that_ended_before_its_time_is_listed_with_its_cause(make_run: MakeRun, tmp_path: Path) -> None:
-    from cogvid.pipeline.run import log, log_to_file
+    from cogvid.pipeline.lab import log
+    from cogvid.pipeline.logs import log_to_file
 
     run = make_run(without=("metrics.json",))
     with log_to_file(run / "log.txt"):

@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cogvid.bench.decode import BY_FRAME, SCHEDULED, SEQUENTIAL, DecodeResult
+from cogvid.bench.decode import BY_FRAME, DecodeResult
+from cogvid.bench.decode_cases import SCHEDULED, SEQUENTIAL
 from cogvid.compare.charts import COLOURS
 
 

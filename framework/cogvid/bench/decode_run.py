@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cogvid.bench.decode_cases import SEQUENTIAL
 from cogvid.bench.ties import distance_from_tie
-from cogvid.config.schema import ComponentConfig, SamplingConfig
+from cogvid.config.schema import ComponentConfig, GenerationType
 from cogvid.errors import UserError
-from cogvid.generation.clips import ClipGenerator
+from cogvid.generation.clips import ClipGenerator, Part
 from cogvid.generation.tokens import OnPass, generate_tokens
 from cogvid.interfaces.decoding import Decoding, Rows
 from cogvid.model.transformer import CogVideoTransformer
@@ -23,78 +25,20 @@ from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.run import needed_stages, saved_run, trained_models
 
 Say = Callable[[str], None]
+# Of a model, the same in float64 on the CPU.
+InFloat64 = Callable[[CogVideoTransformer], CogVideoTransformer]
 PROTOCOL = (
     "passes of a clip are those with a row of it; acceptance is the share of the rows computed whose tokens were final "
-    "in their pass; equal tokens are those of one slot a pass, and each clip of an exact decoding that has another one "
-    "is listed with the distance, in probability, of its first from a tie by the model in float64. Seconds are of the "
-    "timed clips, the decodings in turns in each round; the fastest round counts, and all are recorded."
+    "in their pass; equal tokens are those of one slot a pass, all clips in one batch. In float32 each clip of an "
+    "exact decoding that has another one is listed with the distance, in probability or in logits, of its first from "
+    "a tie by the model in float64; in half precision, or with a bias of the text, equal tokens are counted alone. "
+    "Seconds are of the timed clips, the decodings in turns in each round; the fastest round counts, and all are "
+    "recorded."
 )
-# A difference of tokens is rounding where the random number is so near to what separates them.
+# A difference of tokens is rounding where they are so near to a tie.
 TIE = 1e-4
 # Batches of each size that are timed, at most.
 _BATCHES = 8
-
-
-@dataclass(frozen=True)
-class Part:
-    """What of the clips one model makes at once: first frames, later key frames, or a round.
-
-    Attributes:
-        name: for tables.
-        model: that makes it.
-        text: tokens and mask, (S, T) each; with guidance, then those without caption. S sequences, of which each clip
-            has equally many in a row.
-        codes, known, sampling, samples, frame_ids: as for `generate_tokens`.
-    """
-
-    name: str
-    model: CogVideoTransformer
-    text: list[tuple[Tensor, Tensor]]
-    codes: Tensor
-    known: tuple[bool, ...]
-    sampling: SamplingConfig
-    samples: Tensor
-    frame_ids: Tensor
-
-    @property
-    def tokens(self) -> int:
-        """That are made of each sequence."""
-        return self.known.count(False) * self.codes.shape[2]
-
-    def of(self, start: int, stop: int) -> Part:
-        """Some of its sequences."""
-        rows = slice(start, stop)
-        return replace(
-            self,
-            text=[(tokens[rows], mask[rows]) for tokens, mask in self.text],
-            codes=self.codes[rows],
-            samples=self.samples[rows],
-            frame_ids=self.frame_ids[rows],
-        )
-
-
-class _Recorder(ClipGenerator):
-    """Keeps the parts that it makes clips of."""
-
-    parts: list[Part]
-
-    def _generate(
-        self,
-        model: CogVideoTransformer,
-        sampling: SamplingConfig,
-        batch: Any,
-        codes: Tensor,
-        known: tuple[bool, ...],
-        frame_ids: Tensor,
-    ) -> Tensor:
-        rounds = sum(part.name.startswith("round") for part in self.parts)
-        key = codes.shape[1] == len(self.places) and not any(part.name == "key frames" for part in self.parts)
-        name = "first frame" if codes.shape[1] == 1 else "key frames" if key else f"round {rounds + 1}"
-        text = [self.text.encode(batch.captions, batch.seconds)]
-        if sampling.guidance != 1:
-            text.append(self.text.encode([None] * len(codes), batch.seconds))
-        self.parts.append(Part(name, model, text, codes.clone(), known, sampling, batch.samples, frame_ids))
-        return super()._generate(model, sampling, batch, codes, known, frame_ids)
 
 
 @dataclass
@@ -106,8 +50,10 @@ class Measured:
         passes: of each clip: those with a row of it, int64 (clips,).
         rows, kept: slots computed, and those of them that were final, int64 (F, N).
         equal: share of the tokens that are those of one slot a pass.
-        ties: how far from a tie each clip with another token is, see `distance_from_tie`.
-        seconds: of each round, of so many timed clips.
+        ties: how far from a tie each clip with another token is, see `distance_from_tie`; None where nobody asks.
+        timed: clips that were timed.
+        tokens: of a clip.
+        seconds: of each round, of the timed clips.
     """
 
     part: str
@@ -119,7 +65,7 @@ class Measured:
     rows: Tensor
     kept: Tensor
     equal: float
-    ties: list[float]
+    ties: list[float] | None
     timed: int
     tokens: int
     seconds: list[float] = field(default_factory=list)
@@ -148,86 +94,77 @@ class Measured:
         }
 
 
+@dataclass
 class RunBench:
-    """A trained run's clips, made by several decodings.
+    """A generator's clips, made by several decodings.
 
-    Args:
-        folder: of the run.
-        decodings: names; their options are the defaults, but those of the run for its own.
-        clips: how many, of the first test captions.
-
-    Raises:
-        UserError: the folder holds no trained run, or a decoding is unknown.
+    Attributes:
+        generator: of the clips, one slot a pass.
+        parts: what it makes of all clips.
+        clips: how many.
+        seed: see `ClipGenerator.pieces`.
+        decodings: by name.
+        in_float64: see `InFloat64`; None in half precision, where passes of other widths round so far apart that other
+            tokens are no mistake, and where the text has a bias, which whole sequences have not.
     """
 
-    def __init__(self, folder: Path, decodings: Sequence[str], clips: int) -> None:
-        config, stages = saved_run(folder)
-        self.lab = Lab(config)
-        missing = [name for name in needed_stages(self.lab) if name not in stages]
-        if missing:
-            raise UserError(f"{folder} has not trained {', '.join(missing)} yet: run its `cogvid run` command again")
-        if config.generation.given:
-            raise UserError(f"{folder}: generation.given: clips that go on from real ones are not measured")
-        own = config.generation.decoding
-        said = [own if name == own.name else ComponentConfig(name) for name in decodings]
-        self.decodings: dict[str, Decoding] = {
-            each.name: self.lab.plugins.create("decoding", each.name, each.options, "--decoding") for each in said
-        }
-        test = usable_test_clips(self.lab, stages["data"]).first(clips)
-        if not test.clips:
-            raise UserError(f"{folder}: its test split has no clip that the frame rates can show")
-        self.generator = generator = trained_models(self.lab, stages).generator
-        # Layers that are to be compiled are not packed, so that they can be float64.
-        plain = Lab(replace(config, generation=replace(config.generation, compile=True, batch_size=clips)))
-        exact = trained_models(plain, stages).generator
-        self.exact = {id(generator.image_model): exact.image_model}
-        for stage, model in generator.models.items():
-            if model is not None:
-                self.exact[id(model)] = exact.models[stage]  # type: ignore[assignment]
-        recorder = _Recorder(
-            generator.image_model,
-            generator.models["sequential"],
-            generator.models["interpolation"],
-            generator.text,
-            replace(config.generation, batch_size=clips),
-            self.lab.plugins.create("decoding", "sequential"),
-            places=generator.places,
-            plan=generator.plan,
-            clusters=generator.clusters,
-        )
-        recorder.parts = []
-        self.clips, self.seed = len(test.clips), config.seed
-        recorder.clips(test.prompts(generator.text.tokenizer), test.seconds, torch.arange(self.clips), self.seed)
-        self.parts = recorder.parts
+    generator: ClipGenerator
+    parts: Sequence[Part]
+    clips: int
+    seed: int
+    decodings: Mapping[str, Decoding]
+    in_float64: InFloat64 | None
+
+    @property
+    def device(self) -> str:
+        """Where the clips are made."""
+        return self.generator.image_model.word_embeddings.weight.device.type
+
+    @property
+    def dtype(self) -> str:
+        """Of the models that make them."""
+        return str(self.generator.image_model.word_embeddings.weight.dtype).removeprefix("torch.")
 
     def measure(self, batches: Sequence[int], repeats: int, say: Say) -> list[Measured]:
         """Count and check each decoding on every part, then time all of them in turns.
 
         Raises:
-            UserError: an exact decoding gives tokens that differ by more than rounding; nothing of that part is timed.
+            UserError: an exact decoding gives tokens that differ by more than rounding; nothing is timed.
         """
         # Fewer clips than the smallest batch are one batch.
         sizes = list(dict.fromkeys(min(size, self.clips) for size in batches))
-        found: list[Measured] = []
+        cells: list[tuple[Part, int, list[Measured]]] = []
         for part in self.parts:
-            right = self._make(part, self.lab.plugins.create("decoding", "sequential"), self.clips, self.clips)
+            right = self._make(part, self.generator.decoding)
             for batch in sizes:
                 say(f"{part.name}, batch {batch}: checking")
-                here = [self._count(part, name, batch, right) for name in self.decodings]
-                for number in range(repeats):
-                    for one in here:
-                        say(f"{part.name}, batch {batch}: {one.decoding}, round {number + 1}")
-                        start = time.perf_counter()
-                        self._make(part, self.decodings[one.decoding], batch, one.timed)
-                        one.seconds.append(time.perf_counter() - start)
-                found += here
-        return found
+                cells.append((part, batch, [self._count(part, name, batch, right) for name in self.decodings]))
+        for part, batch, here in cells:
+            for number in range(repeats):
+                for one in here:
+                    say(f"{part.name}, batch {batch}: {one.decoding}, round {number + 1}")
+                    start = time.perf_counter()
+                    for first in range(0, one.timed, batch):
+                        some = self._some(part, first, min(first + batch, one.timed))
+                        self._make(some, self.decodings[one.decoding])
+                    one.seconds.append(time.perf_counter() - start)
+        return [one for _, _, here in cells for one in here]
 
-    def _make(self, part: Part, decoding: Decoding, batch: int, clips: int) -> Tensor:
+    def _some(self, part: Part, start: int, stop: int) -> Part:
+        """The sequences of some of the clips."""
         each = len(part.codes) // self.clips
-        starts = range(0, clips, batch)
-        return torch.cat(
-            [self._one(part.of(start * each, min(start + batch, clips) * each), decoding) for start in starts]
+        rows = slice(start * each, stop * each)
+
+        def some(text: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return text[0][rows], text[1][rows]
+
+        return replace(
+            part,
+            text=some(part.text),
+            without=part.without and some(part.without),
+            codes=part.codes[rows],
+            samples=part.samples[rows],
+            frame_ids=part.frame_ids[rows],
         )
 
     def _count(self, part: Part, name: str, batch: int, right: Tensor) -> Measured:
@@ -244,24 +181,23 @@ class RunBench:
                 kept_of.index_add_(0, rows.slots, final.long())
                 counts[(rows.samples // each).unique()] += 1
 
-            some = part.of(first * each, (first + len(counts)) * each)
-            made.append(self._one(some, decoding, on_pass))
+            made.append(self._make(self._some(part, first, first + len(counts)), decoding, on_pass))
             passes.append(counts)
         codes, generated = torch.cat(made), ~torch.tensor(part.known)
-        ties = [self._distance(part, row, right, codes) for row in _differing(right, codes)] if decoding.exact else []
+        ties = self._ties(part, right, codes) if decoding.exact else []
         if ties and max(ties) > TIE:
             raise UserError(f"Not timed, because the check failed: {part.name}: {name} gives other tokens.")
         equal = float((codes == right)[:, generated].double().mean())
         whole, timed = torch.cat(passes), min(self.clips, batch * _BATCHES)
         counted = rows_of.view(frames, n), kept_of.view(frames, n)
-        tokens = part.tokens * each
+        tokens = each * part.known.count(False) * n
         return Measured(part.name, name, decoding.exact, batch, self.clips, whole, *counted, equal, ties, timed, tokens)
 
-    def _one(self, part: Part, decoding: Decoding, on_pass: OnPass | None = None) -> Tensor:
-        text, *without = part.text
+    def _make(self, part: Part, decoding: Decoding, on_pass: OnPass | None = None) -> Tensor:
+        """Its sequences, int64 (S, F, N) on the CPU."""
         return generate_tokens(
             part.model,
-            *text,
+            *part.text,
             part.codes,
             part.known,
             sampling=part.sampling,
@@ -270,27 +206,64 @@ class RunBench:
             frame_ids=part.frame_ids,
             begin_of_image=self.generator.text.begin_of_image,
             decoding=decoding,
-            unconditional=without[0] if without else None,
+            unconditional=part.without,
             clusters=self.generator.clusters,
+            compile=self.generator.config.compile,
             on_pass=on_pass,
         ).cpu()
 
-    def _distance(self, part: Part, row: int, one: Tensor, other: Tensor) -> float:
-        return distance_from_tie(
-            self.exact[id(part.model)].double().cpu(),
-            [(tokens[row], mask[row]) for tokens, mask in part.text],
-            one[row],
-            other[row],
-            part.known,
-            part.sampling,
-            self.seed,
-            part.samples[row],
-            part.frame_ids[row],
-            self.generator.text.begin_of_image,
-            self.generator.clusters,
-        )
+    def _ties(self, part: Part, one: Tensor, other: Tensor) -> list[float] | None:
+        """How far from a tie the sequences that differ are."""
+        if self.in_float64 is None:
+            return None
+        differing = (one != other).flatten(1).any(1).nonzero()[:, 0].tolist()
+        if not differing:
+            return []
+        exact = replace(part, model=self.in_float64(part.model))
+        text = self.generator.text.begin_of_image, self.generator.clusters
+        return [distance_from_tie(exact, row, one[row], other[row], self.seed, *text) for row in differing]
 
 
-def _differing(one: Tensor, other: Tensor) -> list[int]:
-    rows: list[int] = (one != other).flatten(1).any(1).nonzero()[:, 0].tolist()
-    return rows
+def run_bench(folder: Path, decodings: Sequence[str], clips: int, changes: Sequence[str] = ()) -> RunBench:
+    """The clips of a trained run.
+
+    Args:
+        folder: of the run.
+        decodings: names; their options are the defaults, but those of the run for its own.
+        clips: how many, of the first test captions.
+        changes: `key=value` in place of what the run was made with.
+
+    Raises:
+        UserError: the folder holds no trained run, or a decoding is unknown.
+    """
+    config, stages = saved_run(folder, changes)
+    own, generation = config.generation.decoding, replace(config.generation, decoding=ComponentConfig(SEQUENTIAL))
+    lab = Lab(replace(config, generation=generation))
+    missing = [name for name in needed_stages(lab) if name not in stages]
+    if missing:
+        raise UserError(f"{folder} has not trained {', '.join(missing)} yet: run its `cogvid run` command again")
+    if generation.given:
+        raise UserError(f"{folder}: generation.given: clips that go on from real ones are not measured")
+    said = [own if name == own.name else ComponentConfig(name) for name in decodings]
+    built = {one.name: lab.plugins.create("decoding", one.name, one.options, "--decoding") for one in said}
+    test = usable_test_clips(lab, stages["data"]).first(clips)
+    if not test.clips:
+        raise UserError(f"{folder}: its test split has no clip that the frame rates can show")
+    generator = trained_models(lab, stages).generator
+    # Layers that are to be compiled are not packed, so that they can be float64.
+    plain = Lab(replace(config, generation=replace(generation, compile=True)))
+    unpacked = cache(lambda: _models(trained_models(plain, stages).generator))
+
+    def in_float64(model: CogVideoTransformer) -> CogVideoTransformer:
+        return unpacked()[_models(generator).index(model)].double().cpu()
+
+    parts: list[Part] = []
+    made = test.prompts(generator.text.tokenizer), test.seconds, torch.arange(len(test.clips)), config.seed
+    for _ in generator.pieces(*made, on_part=parts.append):
+        pass
+    judged = generation.dtype is GenerationType.float32 and not any(part.sampling.text_bias for part in parts)
+    return RunBench(generator, parts, len(test.clips), config.seed, built, in_float64 if judged else None)
+
+
+def _models(generator: ClipGenerator) -> list[CogVideoTransformer]:
+    return [generator.image_model, *(model for model in generator.models.values() if model is not None)]

@@ -30,7 +30,7 @@ def whole_clips(found: Sequence[Measured]) -> list[dict[str, Any]]:
             "computed_for_each_kept": sum(int(one.rows.sum()) for one in parts)
             / sum(int(one.kept.sum()) for one in parts),
             "equal_tokens": sum(one.equal * one.tokens for one in parts) / sum(one.tokens for one in parts),
-            "ties": sum(len(one.ties) for one in parts),
+            "ties": None if first.ties is None else sum(len(one.ties or []) for one in parts),
             "timed_clips": first.timed,
             "seconds_of_rounds": rounds,
             "seconds": min(rounds),
@@ -41,13 +41,16 @@ def whole_clips(found: Sequence[Measured]) -> list[dict[str, Any]]:
 
 def lines(found: Sequence[Measured]) -> list[str]:
     """A line for each part, batch size and decoding, then those of whole clips."""
-    said = [(f"{one.part}, batch {one.batch}", {**one.record(), "ties": len(one.ties)}) for one in found]
+    said = [
+        (f"{one.part}, batch {one.batch}", {**one.record(), "ties": None if one.ties is None else len(one.ties)})
+        for one in found
+    ]
     said += [(f"whole clip, batch {cell['batch']}", cell) for cell in whole_clips(found)]
     return [
         f"{title}: {cell['decoding']}{'' if cell['exact'] else ', approximate'}: "
         f"{cell['passes_mean']:.1f} passes, {cell['passes_most']} at most; {cell['computed_for_each_kept']:.2f} slots "
         f"computed for each kept; {cell['tokens_per_second']:,.0f} tokens/s; {cell['equal_tokens']:.2%} of the tokens "
-        f"equal, {cell['ties']} clips have a rounding tie"
+        "equal" + ("" if cell["ties"] is None else f", {cell['ties']} clips have a rounding tie")
         for title, cell in said
     ]
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogvid.cli.bench_options import Device, Grids, InPrecision, Where, Words, default_path, machine, record, write
+from cogvid.cli.bench_options import Device, Grids, Precision, Where, Words, default_path, machine, record, write
 from cogvid.cli.values import parse_grid
 from cogvid.errors import UserError
 
 if TYPE_CHECKING:
-    from cogvid.bench.decode import DecodeCase, DecodeResult, DecodeSettings, Size
+    from cogvid.bench.decode import DecodeResult
+    from cogvid.bench.decode_cases import DecodeCase, DecodeSettings, Size
     from cogvid.interfaces.grid import Grid
 
 _PROTOCOL = (
@@ -30,7 +31,10 @@ def decode(
         typer.Option(metavar="NAME", help="tiny, quickstart, medium or paper; may be repeated. Picks standard cases."),
     ] = None,
     device: Where = Device.cpu,
-    dtype: InPrecision = None,
+    dtype: Annotated[
+        Precision | None,
+        typer.Option(help="By default float32 on a CPU, bfloat16 on a GPU; of a run its own, generation.dtype."),
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the steps.")] = False,
     batch: Annotated[
         str | None,
@@ -60,20 +64,26 @@ def decode(
 
     import torch
 
-    from cogvid.bench.decode import DECODINGS, SIZES, DecodeSettings
+    from cogvid.bench.decode_cases import DECODINGS, SIZES, DecodeSettings
     from cogvid.config.options import nearest
     from cogvid.interfaces.grid import Grid
 
     names = tuple(dict.fromkeys(part.strip() for part in (decoding or ",".join(DECODINGS)).split(",")))
-    if run:
-        if words or grid or size or rehearse:
-            raise UserError("--run brings its pattern, grid and size: leave out all that names others.")
-        _of_run(run, names, clips, _batches(batch or "1,64"), repeats, out or Path("benchmarks/decode-run.json"))
-        return
-    (number,) = _batches(batch or "1", several=False)
     gpu = device is Device.cuda
     if gpu and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA GPU here.")
+    if run:
+        if words or grid or size or rehearse:
+            raise UserError("--run brings its pattern, grid and size: leave out all that names others.")
+        if dtype is Precision.float16:
+            raise UserError("--dtype float16: a run's clips are made in float32 or bfloat16 (generation.dtype).")
+        changes = [f"trainer.accelerator={'gpu' if gpu else 'cpu'}"]
+        changes += [f"generation.dtype={dtype.value}"] if dtype else []
+        changes += ["generation.compile=true"] if compile else []
+        path = out or Path("benchmarks/decode-run.json")
+        _of_run(run, changes, names, clips, _batches(batch or "1,64"), repeats, path)
+        return
+    (number,) = _batches(batch or "1", several=False)
     for name in size or []:
         if name not in SIZES:
             raise UserError(f"--size: there is no size {name!r}.{nearest(name, SIZES)}")
@@ -102,27 +112,27 @@ def _batches(text: str, several: bool = True) -> list[int]:
     return sizes
 
 
-def _of_run(run: Path, names: tuple[str, ...], clips: int, batches: list[int], repeats: int, path: Path) -> None:
+def _of_run(
+    run: Path, changes: list[str], names: tuple[str, ...], clips: int, batches: list[int], repeats: int, path: Path
+) -> None:
     from rich.console import Console
 
-    from cogvid.bench.decode_run import PROTOCOL, RunBench
+    from cogvid.bench.decode_run import PROTOCOL, run_bench
     from cogvid.bench.decode_run_report import draw, lines, whole_clips
 
     console = Console()
     write(path, "")
     with Console(stderr=True).status("loading") as status:
-        bench = RunBench(run, names, clips)
+        bench = run_bench(run, names, clips, changes)
         found = bench.measure(batches, repeats, status.update)
     arguments = {"run": str(run), "clips": bench.clips, "batches": batches, "repeats": repeats, "decodings": names}
+    settings = {"device": bench.device, "dtype": bench.dtype, "compile": bench.generator.config.compile}
     cells = [one.record() for one in found]
-    write(path, record("decode-run", False, arguments, PROTOCOL, parts=cells, whole_clips=whole_clips(found)))
+    text = record("decode-run", False, arguments | settings, PROTOCOL, parts=cells, whole_clips=whole_clips(found))
+    write(path, text)
     console.print("\n".join(lines(found)), markup=False, highlight=False, soft_wrap=True)
     chart = path.with_suffix(".png")
-    draw(
-        found,
-        f"Clips of a trained run, {machine(bench.lab.device.type, bench.lab.config.generation.dtype.value)}",
-        chart,
-    )
+    draw(found, f"Clips of a trained run, {machine(bench.device, bench.dtype)}", chart)
     console.print(f"Results: {path}\nChart: {chart}", markup=False, soft_wrap=True)
 
 
@@ -132,7 +142,7 @@ def _cases(words: list[str], grids: list[Grid], sizes: list[Size], device: Devic
     Raises:
         UserError: no standard case has them, or the words name no pattern.
     """
-    from cogvid.bench.decode import SIZES, DecodeCase, default_cases
+    from cogvid.bench.decode_cases import SIZES, DecodeCase, default_cases
 
     if words:
         from cogvid.config.partial import load_attention

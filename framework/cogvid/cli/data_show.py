@@ -35,7 +35,7 @@ def show(
     from cogvid.inspect.data_samples import draw_samples, store_of
     from cogvid.pipeline.check import check_folder
     from cogvid.pipeline.lab import Lab
-    from cogvid.pipeline.run import log_to_terminal
+    from cogvid.pipeline.logs import log_to_terminal
 
     log_to_terminal()
     resolved = load_experiment(experiment, variant, overrides or [])

@@ -41,7 +41,8 @@ def tokenize(
     """Tokenise the training clips of an experiment, as its run would; again after an interruption, it goes on."""
     from cogvid.config.compose import load_experiment
     from cogvid.pipeline.lab import log
-    from cogvid.pipeline.run import STAGES, log_to_terminal
+    from cogvid.pipeline.logs import log_to_terminal
+    from cogvid.pipeline.run import STAGES
     from cogvid.pipeline.tokenize import tokens_of
 
     if part and merge:

@@ -78,7 +78,7 @@ def evaluate(
 
 def _evaluate_runs(words: list[str], write_real: Path | None, wait: bool) -> None:
     from cogvid.pipeline.evaluate_run import evaluate_run, finished_run
-    from cogvid.pipeline.run import log_to_terminal
+    from cogvid.pipeline.logs import log_to_terminal
 
     log_to_terminal()
     changes = [word for word in words if "=" in word and not Path(word).exists()]
@@ -109,7 +109,7 @@ def _evaluate_folders(
 ) -> None:
     from cogvid.pipeline.check import check_folder
     from cogvid.pipeline.evaluate_folders import evaluate_folders
-    from cogvid.pipeline.run import log_to_terminal
+    from cogvid.pipeline.logs import log_to_terminal
     from cogvid.pipeline.stage import write_json
 
     log_to_terminal()

@@ -96,7 +96,8 @@ def _finish_all(
     """
     from cogvid.pipeline.launch import joined
     from cogvid.pipeline.listing import write_listing
-    from cogvid.pipeline.run import Run, log_to_terminal
+    from cogvid.pipeline.logs import log_to_terminal
+    from cogvid.pipeline.run import Run
     from cogvid.training import job
 
     log_to_terminal()

@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-# As `cogvid.pipeline.run.log_to_file` writes it.
+# As `cogvid.pipeline.logs.log_to_file` writes it.
 _ENDED = re.compile(r"^\S+ \S+ ERROR ended by (.*)$")
 
 

@@ -21,6 +21,32 @@ from cogvid.model.transformer import CogVideoTransformer
 OnStep = Callable[[int], None]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one model makes at once of a batch of clips.
+
+    Attributes:
+        name: `first frame`, `key frames`, or `round` and its number, from 1.
+        model: that makes it.
+        text: tokens and mask, (S, T) each. S sequences, of which each clip has equally many in a row.
+        without: the same without captions; None where there is no guidance.
+        codes, known, sampling, samples, frame_ids: as for `generate_tokens`.
+    """
+
+    name: str
+    model: CogVideoTransformer
+    text: tuple[Tensor, Tensor]
+    without: tuple[Tensor, Tensor] | None
+    codes: Tensor
+    known: tuple[bool, ...]
+    sampling: SamplingConfig
+    samples: Tensor
+    frame_ids: Tensor
+
+
+OnPart = Callable[[Part], None]
+
+
 class ClipGenerator:
     """Generates clips as far as there are models for it: from the first frame alone to every frame of the plan.
 
@@ -87,7 +113,7 @@ class ClipGenerator:
         on_step: OnStep | None = None,
         given: Tensor | None = None,
     ) -> Tensor:
-        """Whole clips, generated in batches of `config.batch_size`; the arguments are those of `pieces`.
+        """Whole clips, generated in batches of `config.batch_size`; the arguments are as for `pieces`.
 
         Returns:
             int64 (B, frames of the timeline, N) on the CPU.
@@ -107,6 +133,7 @@ class ClipGenerator:
         seed: int,
         on_step: OnStep | None = None,
         given: Tensor | None = None,
+        on_part: OnPart | None = None,
     ) -> Iterator[Tensor]:
         """One batch of clips, piece by piece: the frames of the timeline in order, as soon as they are made.
 
@@ -121,6 +148,7 @@ class ClipGenerator:
             on_step: called after each step with the number of tokens it generated.
             given: int64 (B, g, N), the first g key frames of each clip, which come out as they are; needed where there
                 is a model to go on from them.
+            on_part: called with each part before it is made.
 
         Yields:
             int64 (B, f, N) on the CPU, the next f frames.
@@ -135,7 +163,8 @@ class ClipGenerator:
             opening = given.cpu()
 
         def batch(number: int) -> _Batch:
-            return _Batch(list(captions), [own[number] for own in seconds], samples.cpu(), seed, on_step)
+            name, own = f"round {number}" if number else "key frames", [each[number] for each in seconds]
+            return _Batch(name, list(captions), own, samples.cpu(), seed, on_step, on_part)
 
         last_read = {t: number for number, part in enumerate(self.plan, 1) for t in _frames(part, given=True)}
         kept = dict(zip(self.places, self._key_frames(batch(0), opening).unbind(1), strict=True))
@@ -159,7 +188,7 @@ class ClipGenerator:
         codes = torch.cat([opening, opening.new_zeros(len(opening), count - self.given, opening.shape[2])], dim=1)
         frame_ids = torch.tensor(self.places).expand(len(codes), -1)
         if self._image_model_first:
-            still = replace(batch, seconds=[0.0] * len(codes))
+            still = replace(batch, name="first frame", seconds=[0.0] * len(codes))
             first, sampling = (codes[:, :1], (False,), frame_ids[:, :1]), self.config.first_frame
             codes[:, :1] = self._generate(self.image_model, sampling, still, *first)
         there = int(self._image_model_first) or self.given
@@ -208,11 +237,13 @@ class ClipGenerator:
                 batch.on_step(int(final.sum()))
 
         started = time.perf_counter()
-        text, text_mask = self.text.encode(batch.captions, batch.seconds)
+        text = self.text.encode(batch.captions, batch.seconds)
+        without = self.text.encode([None] * len(codes), batch.seconds) if sampling.guidance != 1 else None
+        if batch.on_part is not None:
+            batch.on_part(Part(batch.name, model, text, without, codes, known, sampling, batch.samples, frame_ids))
         filled = generate_tokens(
             model,
-            text,
-            text_mask,
+            *text,
             codes,
             known,
             sampling=sampling,
@@ -220,7 +251,7 @@ class ClipGenerator:
             samples=batch.samples,
             frame_ids=frame_ids,
             begin_of_image=self.text.begin_of_image,
-            unconditional=self.text.encode([None] * len(codes), batch.seconds) if sampling.guidance != 1 else None,
+            unconditional=without,
             clusters=self.clusters,
             decoding=self.decoding,
             compile=self.config.compile,
@@ -250,11 +281,13 @@ class ClipGenerator:
 class _Batch:
     """Sequences that are generated together: their captions, durations and numbers, and the seed."""
 
+    name: str
     captions: list[str]
     seconds: list[float]
     samples: Tensor
     seed: int
     on_step: OnStep | None
+    on_part: OnPart | None
 
     def repeated(self, times: int) -> _Batch:
         """Each `times` in a row."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.logging import RichHandler
 
 from cogvid.config.compose import Resolved, differences, load_experiment
 from cogvid.config.schema import ExperimentConfig, InterpolationStart
@@ -26,7 +23,8 @@ from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
 from cogvid.pipeline.evaluate import evaluation_stage, write_metrics
 from cogvid.pipeline.generate import generation_stage, given_key_frames, speed_stage, usable_test_clips
-from cogvid.pipeline.lab import Lab, log
+from cogvid.pipeline.lab import Lab
+from cogvid.pipeline.logs import log_to_file
 from cogvid.pipeline.previews import Previews
 from cogvid.pipeline.stage import DONE, Info, StageResult, StageStore, owned, read_stage, write_json, write_whole
 from cogvid.pipeline.text_stage import load_text, text_stage
@@ -282,32 +280,3 @@ def saved_run(folder: Path, changes: Sequence[str] = ()) -> tuple[ExperimentConf
     done = sorted((folder / "stages").glob(f"*/{DONE}"))
     stages = {path.parent.name: read_stage(path.parent, path.parent.name) for path in done}
     return load_experiment(str(saved), None, list(changes)).config, stages
-
-
-def log_to_terminal() -> None:
-    """Show warnings and notes of the stages where the progress bars are."""
-    if not any(isinstance(handler, RichHandler) for handler in log.handlers):
-        log.addHandler(RichHandler(show_path=False, show_time=False))
-        log.propagate = False
-
-
-@contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
-    """Add warnings and notes to a file, too, and what ends the work before its time; those of a job's leader."""
-    if not job.leads():
-        yield
-        return
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    except BaseException as error:
-        # The terminal shows it anyway; this is for who looks at the run afterwards.
-        why = (type(error).__name__, " ".join(str(error).split()) or "no message")
-        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "ended by %s: %s", why, None))
-        raise
-    finally:
-        log.removeHandler(handler)
-        handler.close()
