@@ -126,16 +126,15 @@ def clip_passes(
     timeline, still = generator.timeline, generator.image_model.config.grid
     places = {t: place for place, t in enumerate(timeline)}
     # The rounds come last. Before them are a first frame, key frames, both, or neither where all of them are given.
-    rounds = [(f"round {i}", [window.frames for window in part.windows]) for i, part in enumerate(generator.plan, 1)]
-    before = recording.decoders[: len(recording.decoders) - len(rounds)]
-    keys = [
-        ("first frame" if one.needs.grid.frames == 1 else "key frames", [generator.places[: one.needs.grid.frames]])
-        for one in before
-    ]
+    rounds = [(f"round {i}", [list(one.frames) for one in part.windows]) for i, part in enumerate(generator.plan, 1)]
+    keys = []
+    for one in recording.decoders[: len(recording.decoders) - len(rounds)]:
+        frames = one.needs.grid.frames
+        keys.append(("first frame" if frames == 1 else "key frames", [generator.places[:frames]]))
     parts = []
     for (name, numbers), one in zip([*keys, *rounds], recording.decoders, strict=True):
-        frames = torch.tensor([[places[t] for t in sequence] for sequence in numbers])
-        parts.append(Part(name, one.steps, tuple(one.passes_of(frames))))
+        which = torch.tensor([[places[t] for t in sequence] for sequence in numbers])
+        parts.append(Part(name, one.steps, tuple(one.passes_of(which))))
     return ClipPasses(Grid(len(timeline), still.height, still.width), tuple(timeline), tuple(parts))
 
 
