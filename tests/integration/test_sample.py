@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from cogvid.cli import app
 from cogvid.data.reading import probe
 from cogvid.data.video import VideoWriter
 from cogvid.generation import clips as clips_module
+from cogvid.inspect import run_clip
 from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.clip_files import Request
 
@@ -488,3 +490,56 @@ def test_two_level_sampling_of_a_run_without_clusters_names_the_key(run: Path, t
     (tokenizer / "stage.json").write_text(json.dumps(said))
     refused(cogvid("sample", clustered, RED, "--out", tmp_path / "out"), "generation.first_frame.clusters")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_passes_of_a_clip_of_the_run_are_printed_and_drawn(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, made = clips_module.generate_tokens, []
+
+    def spy(*rest: object, **more: object) -> Tensor:
+        made.append(generate(*rest, **more))
+        return made[-1]
+
+    monkeypatch.setattr(clips_module, "generate_tokens", spy)
+    monkeypatch.setenv("COLUMNS", "200")
+    out = tmp_path / "it.gif"
+    drawn = {}
+    for name in ("scheduled", "fixed_point"):
+        result = cogvid("inspect", "schedule", run, "--clip", "2", "--decoding", name, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert f"{name} on 9x4x4" in result.output
+        with Image.open(out) as animation:
+            drawn[name] = animation.n_frames
+        (said,) = re.findall(r"([\d,]+) passes where the shortest schedule has ([\d,]+) steps", result.output)
+        assert int(said[0]) == drawn[name]
+        assert int(said[1]) == drawn["scheduled"]
+        rows = dict(re.findall(r"│ +(\S.*?) +│ +(\S.*?) +│ +(?:\d+ steps)? +│", result.output))
+        assert list(rows) == ["first frame", "key frames", "round 1", "the clip", *(f"frame {t}" for t in range(9))]
+        assert sum(int(rows[part]) for part in ("first frame", "key frames", "round 1")) == int(rows["the clip"])
+    clips = load_file(run / "samples" / "tokens.safetensors")["key_frames"]
+    for _, keys, _ in (made[:3], made[3:]):
+        assert torch.equal(keys[0].int(), clips[2]), "the very clip of the run"
+
+
+def test_passes_of_what_is_no_clip_of_a_run_are_refused_before_a_model_is_loaded(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_clip, "trained_models", lambda *_: pytest.fail("models were loaded"))
+    show = ["inspect", "schedule", run]
+    out = ["--out", tmp_path / "it.gif"]
+    refused(cogvid(*show, *out, "--clip", "99"), "--clip 99", "test clips 0 to ")
+    refused(cogvid("inspect", "schedule", tmp_path, *out, "--clip", "0"), "is not the folder of a run")
+    refused(cogvid("inspect", "schedule", "attention=naive", *out, "--clip", "0"), "is not the folder of a run")
+    refused(cogvid("inspect", "schedule", "attention=naive", "--decoding", "scheduled"), "--decoding", "--clip")
+    refused(cogvid(*show, *out, "--clip", "0", "--grid", "5x4x4"), "leave out --grid")
+    refused(cogvid(*show, *out, "--clip", "0", "model.layers=3"), "model.layers=3", "generation.KEY=VALUE")
+    refused(cogvid(*show, *out, "--clip", "0", "--decoding", "fixpoint"), "Did you mean 'fixed_point'")
+    refused(cogvid(*show, "--clip", "0", "--out", tmp_path / "it.png"), "it.png", "ends in .gif")
+    refused(cogvid(*show, "--clip", "0", "--out", tmp_path / "no" / "it.gif"), "Cannot write the picture")
+    shutil.copytree(run, tmp_path / "untrained")
+    (tmp_path / "untrained" / "stages" / "sequential" / "stage.json").unlink()
+    refused(cogvid("inspect", "schedule", tmp_path / "untrained", *out, "--clip", "0"), "has not trained sequential")
+    (tmp_path / "untrained" / "stages" / "data" / "stage.json").unlink()
+    refused(cogvid("inspect", "schedule", tmp_path / "untrained", *out, "--clip", "0"), "no test clips", "export")
+    assert not list(tmp_path.glob("it.*"))

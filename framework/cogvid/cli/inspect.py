@@ -9,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from cogvid.cli.inspect_metrics import metrics
+from cogvid.cli.inspect_passes import listed, show_clip
 from cogvid.cli.values import StageName, parse_grid, parse_place
+from cogvid.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
     from cogvid.inspect.mask import MaskNumbers, Subject
     from cogvid.inspect.schedule import ScheduleNumbers
-
-_FRAMES = 12  # more are not all listed
 
 
 class _MaskByDefault(TyperGroup):
@@ -36,8 +36,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         cls=_MaskByDefault,
         no_args_is_help=True,
-        help="Show what follows from an attention pattern: its mask (`mask` may be left out), or its schedule. Or show "
-        "what a metric sees.",
+        help="Show what follows from an attention pattern: its mask (`mask` may be left out), or its schedule; or the "
+        "passes of a run's clip. Or show what a metric sees.",
     )
     group.command()(mask)
     group.command()(schedule)
@@ -96,16 +96,41 @@ def mask(
 
 
 def schedule(
-    words: _Words,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[EXPERIMENT | RUN] [attention=NAME] [key=value]...",
+            help="An experiment, an attention backend, or both; and changes to them. With --clip, the folder of a run, "
+            "and changes to its `generation`.",
+        ),
+    ],
     grid: _GridText = None,
     stage: _Stage = StageName.sequential,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The picture, or a .gif that runs; schedule-NAME.png by default."),
+        typer.Option(
+            metavar="FILE",
+            help="The picture, or a .gif that runs; schedule-NAME.png by default, schedule-clip-N.gif with --clip.",
+        ),
+    ] = None,
+    clip: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Generate this test clip of a run, and show its passes.")
+    ] = None,
+    decoding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --clip, what each pass computes; else as the run has it.")
     ] = None,
 ) -> None:
-    """Show the shortest schedule of an attention pattern: its steps, what forces them, and a picture."""
+    """Show the shortest schedule of an attention pattern: its steps, what forces them, and a picture. Or, with --clip,
+    the passes that really generate a clip of a run."""
     from rich.console import Console
+
+    if clip is not None:
+        if grid or stage is not StageName.sequential:
+            raise UserError("--clip: a run's clip has its grid and stages: leave out --grid and --stage.")
+        show_clip(words, clip, decoding, out or Path(f"schedule-clip-{clip}.gif"))
+        return
+    if decoding:
+        raise UserError("--decoding: what it computes is shown of a clip: name the folder of a run, and --clip N.")
 
     from cogvid.inspect.figure import SUFFIXES, check_suffix
     from cogvid.inspect.schedule import schedule_numbers
@@ -180,9 +205,7 @@ def _print_schedule(console: Console, numbers: ScheduleNumbers) -> None:
     table.add_row("speed-up", f"{numbers.slots / numbers.steps:.2f} x")
     table.add_row("slots in a step", f"mean {numbers.slots / numbers.steps:.2f}, widest {int(widths.max()):,}")
     table.add_section()
-    frames = range(grid.frames)
-    shown = frames if grid.frames <= _FRAMES else [*frames[: _FRAMES - 3], None, *frames[-2:]]
-    for frame in shown:
+    for frame in listed(grid.frames):
         steps = None if frame is None else numbers.frame_steps(frame)
         name = "..." if frame is None else f"frame {frame}"
         table.add_row(name, f"steps {steps[0]:,} to {steps[1]:,}" if steps else "" if frame is None else "given")

@@ -13,7 +13,7 @@ from cogvid.errors import UserError
 ACROSS = 11  # frames side by side
 SIDE = 1.15  # inches of a frame
 SUFFIXES = (".png", ".svg", ".pdf")
-GREY, PALE, BLUE, ORANGE = "#e9eaec", "#c3d3ee", "#2f6fde", "#e4753b"
+GREY, PALE, BLUE, ORANGE, YELLOW = "#e9eaec", "#c3d3ee", "#2f6fde", "#e4753b", "#f5cd6b"
 
 
 def check_suffix(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
