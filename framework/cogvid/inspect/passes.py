@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cogvid.generation.clips import ClipGenerator, OnStep
+from cogvid.generation.clips import ClipGenerator, OnStep, Part
 from cogvid.generation.schedule import shortest_schedule
 from cogvid.interfaces.decoding import Clips, Decoder, Decoding, Dependencies, Rows
 from cogvid.interfaces.grid import Grid
@@ -30,11 +30,11 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What of a clip one model makes at once.
+class PartPasses:
+    """Of what one model makes at once of a clip.
 
     Attributes:
-        name: first frame, key frames, or round 1 and so on.
+        name: see `cogvid.generation.clips.Part`.
         steps: of the shortest schedule.
         passes: that were made instead.
     """
@@ -66,7 +66,7 @@ class ClipPasses:
 
     grid: Grid
     timeline: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[PartPasses, ...]
 
     @cached_property
     def passes(self) -> list[tuple[str, Computed]]:
@@ -119,23 +119,16 @@ def clip_passes(
         given: int64 (1, g, N), the key frames that it goes on from.
         on_step: called after each pass with the tokens that were final in it.
     """
-    watched = copy(generator)
+    watched, made = copy(generator), list[Part]()
     watched.decoding = recording = _Recording(generator.decoding)
-    for _ in watched.pieces([prompt], [seconds], torch.tensor([sample]), seed, on_step, given):
+    for _ in watched.pieces([prompt], [seconds], torch.tensor([sample]), seed, on_step, given, made.append):
         pass
-    timeline, still = generator.timeline, generator.image_model.config.grid
-    places = {t: place for place, t in enumerate(timeline)}
-    # The rounds come last. Before them are a first frame, key frames, both, or neither where all of them are given.
-    rounds = [(f"round {i}", [list(one.frames) for one in part.windows]) for i, part in enumerate(generator.plan, 1)]
-    keys = []
-    for one in recording.decoders[: len(recording.decoders) - len(rounds)]:
-        frames = one.needs.grid.frames
-        keys.append(("first frame" if frames == 1 else "key frames", [generator.places[:frames]]))
-    parts = []
-    for (name, numbers), one in zip([*keys, *rounds], recording.decoders, strict=True):
-        which = torch.tensor([[places[t] for t in sequence] for sequence in numbers])
-        parts.append(Part(name, one.steps, tuple(one.passes_of(which))))
-    return ClipPasses(Grid(len(timeline), still.height, still.width), tuple(timeline), tuple(parts))
+    timeline, still = torch.tensor(generator.timeline), generator.image_model.config.grid
+    parts = [
+        PartPasses(part.name, one.steps, one.passes_of(torch.searchsorted(timeline, part.frame_ids)))
+        for part, one in zip(made, recording.decoders, strict=True)
+    ]
+    return ClipPasses(Grid(len(timeline), still.height, still.width), tuple(generator.timeline), tuple(parts))
 
 
 class _Recording(Decoding):
@@ -179,14 +172,14 @@ class _Recorder(Decoder):
         """Of the shortest schedule."""
         return int(shortest_schedule(self.needs.reach, self.needs.known).max()) + 1
 
-    def passes_of(self, frames: Tensor) -> list[Computed]:
+    def passes_of(self, frames: Tensor) -> tuple[Computed, ...]:
         """The passes, by the slots of a clip.
 
         Args:
             frames: which frames of the clip the sequences' are, int64 (B, F).
         """
         n = self.needs.grid.frame_tokens
-        return [
+        return tuple(
             Computed(frames[rows.samples, rows.slots // n] * n + rows.slots % n, final)
             for rows, final in zip(self.rows, self.finals, strict=True)
-        ]
+        )
