@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from cogvid.cli import app
 
 TINY = """
 base: [model/small, attention/local3d, frame_rate/lowest_fit, interpolation/recursive, data/shapes, trainer/cpu]
@@ -49,6 +54,103 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
+    """A folder with the experiment and its finished run; what changes anything there has a copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(tiny_text)
+    result = CliRunner().invoke(app, ["run", str(folder / "tiny.yaml"), "--runs", str(folder / "runs")])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it to change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
+
+
+# What a forked process does: it becomes what `python -c CODE WORDS` is in this environment, and is killed by Ctrl-C.
+_BECOME = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.setsid()
+os.environ.clear()
+os.environ.update(environment)
+for number, path in ((1, out), (2, said)):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+sys.argv = ["-c", *words]
+exec(code, {"__name__": "__main__"})
+"""
+COMMAND = "from cogvid.cli import main; main()"
+
+
+class Forked:
+    """A process like `python -c code words`, which has not to import anything; used as `subprocess.Popen` is.
+
+    It has a session of its own.
+
+    Args:
+        warm: what forks it.
+        folder: for what it writes.
+        code: of Python.
+        words: of its command line.
+    """
+
+    def __init__(self, warm: ForkServerContext, folder: Path, code: str, words: Sequence[object]) -> None:
+        self._out, self._said = folder / "out", folder / "said"
+        given = {"out": str(self._out), "said": str(self._said), "environment": dict(os.environ)}
+        given |= {"code": code, "words": [str(word) for word in words]}
+        self._process = warm.Process(target=exec, args=(_BECOME, given))
+        self._process.start()
+        self.pid = self._process.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        """As far as it has ended; that of a signal is negative."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """As far as it has ended."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("cogvid", timeout or 0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Its output and errors, once it has ended."""
+        self.wait(timeout)
+        return self._out.read_text(), self._said.read_text()
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """To it alone, if it has not ended."""
+        if self.returncode is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def fork(warm: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Forked]]:
+    """Makes the `Forked` of words, of `cogvid` by default; in the end none of them is left."""
+    made: list[Forked] = []
+
+    def start(*words: object, code: str = COMMAND) -> Forked:
+        made.append(Forked(warm, tmp_path_factory.mktemp("forked"), code, words))
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.kill()
+        process.wait(10)
 
 
 class Jobs:

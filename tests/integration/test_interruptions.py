@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,18 @@ TRAININGS = [
 
 
 class Variants:
-    """The processes of all variants below one folder of runs."""
+    """The processes of all variants below one folder of runs; `fork` makes them."""
 
-    def __init__(self, experiment: Path, runs: Path) -> None:
-        self.experiment, self.runs = experiment, runs
-        self.running: dict[str, subprocess.Popen[str]] = {}
+    def __init__(self, experiment: Path, runs: Path, fork: Callable[..., Any]) -> None:
+        self.experiment, self.runs, self.fork = experiment, runs, fork
+        self.running: dict[str, Any] = {}
         self.met_training, self.started = 0, 0
 
     def start(self, variant: str) -> None:
         words = ["run", str(self.experiment), *TRAININGS, "--runs", str(self.runs), "--variant", variant]
         words.append(f"trainer.workers={self.started % 3}")
         self.started += 1
-        self.running[variant] = subprocess.Popen(
-            [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        self.running[variant] = self.fork(*words)
 
     def finish(self) -> None:
         for process in self.running.values():
@@ -111,9 +109,11 @@ def assert_same(runs: Path, whole: Path, variants: Sequence[str] = VARIANTS) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 60 * TIMES)
-def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: Path, tmp_path: Path) -> None:
+def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(
+    tiny: Path, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
     draw = random.Random(TIMES)
-    whole = Variants(tiny, tmp_path / "whole")
+    whole = Variants(tiny, tmp_path / "whole", fork)
     started = time.monotonic()
     for variant in VARIANTS:
         whole.start(variant)
@@ -121,7 +121,7 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: 
     seconds = time.monotonic() - started
     done, trial, met_training = 0, 0, 0
     while done < TIMES:
-        disturbed = Variants(tiny, tmp_path / f"disturbed-{trial}")
+        disturbed = Variants(tiny, tmp_path / f"disturbed-{trial}", fork)
         trial += 1
         for variant in VARIANTS:
             disturbed.start(variant)
@@ -138,17 +138,28 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: 
     assert met_training or TIMES < 40
 
 
+def started(*words: object) -> subprocess.Popen[str]:
+    """The command itself, in a session of its own."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("signum", "processes"),
     [(signal.SIGINT, "workers=2"), (signal.SIGTERM, "workers=2"), (signal.SIGTERM, "devices=2")],
 )
 def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them(
-    tiny: Path, tmp_path: Path, signum: signal.Signals, processes: str
+    tiny: Path, tmp_path: Path, fork: Callable[..., Any], signum: signal.Signals, processes: str
 ) -> None:
     words = ["run", str(tiny), "--runs", str(tmp_path), "stages.tokenizer.steps=20000", f"trainer.{processes}"]
-    process = subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    # A process that starts others does so by its own command line.
+    start = fork if "workers" in processes else started
+    process = start(*words)
     try:
         while process.poll() is None and not list(tmp_path.glob("stages/tokenizer-*/checkpoints/step-*")):
             with suppress(subprocess.TimeoutExpired):
@@ -170,13 +181,7 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them
 def test_two_processes_terminated_in_a_training_end_with_the_same_bits(tiny: Path, tmp_path: Path) -> None:
     def start(runs: Path) -> subprocess.Popen[str]:
         words = ["run", str(tiny), *TRAININGS, "--runs", str(runs), "--variant", "local", "trainer.devices=2"]
-        return subprocess.Popen(
-            [*COMMAND, *words, "stages.sequential.ema=0.9"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return started(*words, "stages.sequential.ema=0.9")
 
     whole, disturbed = start(tmp_path / "whole"), tmp_path / "disturbed"
     _, said = whole.communicate(timeout=240)
