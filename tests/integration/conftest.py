@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,9 @@ os.setsid()
 os.environ.clear()
 os.environ.update(environment)
 for number, path in ((1, out), (2, said)):
-    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-sys.argv = ["-c", *words]
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+os.chdir(folder)
+sys.argv, sys.orig_argv = ["-c", *words], [sys.executable, "-c", code, *words]
 exec(code, {"__name__": "__main__"})
 """
 COMMAND = "from cogvid.cli import main; main()"
@@ -94,15 +96,25 @@ class Forked:
 
     Args:
         warm: what forks it.
-        folder: for what it writes.
+        notes: an empty folder for what it says.
         code: of Python.
         words: of its command line.
+        folder: to work in.
+        environment: what it has more than this process's.
     """
 
-    def __init__(self, warm: ForkServerContext, folder: Path, code: str, words: Sequence[object]) -> None:
-        self._out, self._said = folder / "out", folder / "said"
-        given = {"out": str(self._out), "said": str(self._said), "environment": dict(os.environ)}
-        given |= {"code": code, "words": [str(word) for word in words]}
+    def __init__(
+        self,
+        warm: ForkServerContext,
+        notes: Path,
+        code: str,
+        words: Sequence[object],
+        folder: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._out, self._said = notes / "out", notes / "said"
+        given = {"out": str(self._out), "said": str(self._said), "environment": {**os.environ, **environment}}
+        given |= {"code": code, "words": [str(word) for word in words], "folder": str(folder)}
         self._process = warm.Process(target=exec, args=(_BECOME, given))
         self._process.start()
         self.pid = self._process.pid or 0
@@ -124,8 +136,15 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Its output and errors, once it has ended."""
+        """Its output and errors, and those of all that it has started, once none of them is left."""
+        end = time.monotonic() + (timeout or 200)
         self.wait(timeout)
+        with suppress(ProcessLookupError):
+            while True:
+                os.killpg(self.pid, 0)
+                if time.monotonic() > end:
+                    raise subprocess.TimeoutExpired("cogvid", timeout or 200)
+                time.sleep(0.002)
         return self._out.read_text(), self._said.read_text()
 
     def send_signal(self, signum: signal.Signals) -> None:
@@ -140,17 +159,24 @@ class Forked:
 
 @pytest.fixture(scope="module")
 def fork(warm: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Forked]]:
-    """Makes the `Forked` of words, of `cogvid` by default; in the end none of them is left."""
+    """Makes the `Forked` of words, of `cogvid` here by default; in the end none of them is left.
+
+    More names are of environment variables.
+    """
     made: list[Forked] = []
 
-    def start(*words: object, code: str = COMMAND) -> Forked:
-        made.append(Forked(warm, tmp_path_factory.mktemp("forked"), code, words))
+    def start(*words: object, code: str = COMMAND, folder: Path = Path(), **environment: str) -> Forked:
+        made.append(Forked(warm, tmp_path_factory.mktemp("forked"), code, words, folder.absolute(), environment))
         return made[-1]
 
     yield start
     for process in made:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
+
+
+Process = Forked | subprocess.Popen[str]
 
 
 class Jobs:
@@ -158,30 +184,34 @@ class Jobs:
 
     Args:
         folder: to work in.
+        fork: makes processes.
     """
 
     stages = ("tokenizer", "image_base", "sequential", "interpolation")
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._started: list[subprocess.Popen[str]] = []
+    def __init__(self, folder: Path, fork: Callable[..., Forked]) -> None:
+        self.folder, self._fork = folder, fork
+        self._started: list[Process] = []
 
     def start(
-        self, *words: str, through: Sequence[str] = ("-m",), environments: Sequence[Mapping[str, str]] = ({},)
-    ) -> list[subprocess.Popen[str]]:
+        self, *words: str, through: Sequence[str] = (), environments: Sequence[Mapping[str, str]] = ({},)
+    ) -> list[Process]:
         """`cogvid` with these words, once in each of these environments.
 
         Args:
             words: of the command.
-            through: what Python is told before the name of the module.
+            through: what Python is told before the name of the module, where another command starts it.
             environments: what each has more than this process's.
         """
+        more = {"OMP_NUM_THREADS": "1", "COLUMNS": "1000"}
+        if not through:
+            return [self._fork(*words, folder=self.folder, **more, **environment) for environment in environments]
         command = [sys.executable, *through, "cogvid", *words]
         new = [
             subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "1000", **environment},
+                env={**os.environ, **more, **environment},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -211,19 +241,19 @@ class Jobs:
             process.communicate()
 
 
-def ended(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str, str]:
+def ended(process: Process, timeout: float = 200) -> tuple[int, str, str]:
     """A process's exit code, output and errors, once it has ended."""
     output, errors = process.communicate(timeout=timeout)
     return process.returncode, output, errors
 
 
 @pytest.fixture(scope="module")
-def make_jobs() -> Iterator[Callable[[Path], Jobs]]:
+def make_jobs(fork: Callable[..., Forked]) -> Iterator[Callable[[Path], Jobs]]:
     """Makes the `Jobs` of a folder; in the end none of their processes is left."""
     with ExitStack() as made:
 
         def make(folder: Path) -> Jobs:
-            jobs = Jobs(folder)
+            jobs = Jobs(folder, fork)
             made.callback(jobs.close)
             return jobs
 

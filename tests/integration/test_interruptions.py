@@ -11,7 +11,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,6 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
 VARIANTS = ("local", "all")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TIMES = int(os.environ.get("COGVID_INTERRUPTIONS", "2"))
@@ -138,17 +136,6 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(
     assert met_training or TIMES < 40
 
 
-def started(*words: object) -> subprocess.Popen[str]:
-    """The command itself, in a session of its own."""
-    return subprocess.Popen(
-        [*COMMAND, *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 @pytest.mark.parametrize(
     ("signum", "processes"),
     [(signal.SIGINT, "workers=2"), (signal.SIGTERM, "workers=2"), (signal.SIGTERM, "devices=2")],
@@ -157,9 +144,7 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them
     tiny: Path, tmp_path: Path, fork: Callable[..., Any], signum: signal.Signals, processes: str
 ) -> None:
     words = ["run", str(tiny), "--runs", str(tmp_path), "stages.tokenizer.steps=20000", f"trainer.{processes}"]
-    # A process that starts others does so by its own command line.
-    start = fork if "workers" in processes else started
-    process = start(*words)
+    process = fork(*words)
     try:
         while process.poll() is None and not list(tmp_path.glob("stages/tokenizer-*/checkpoints/step-*")):
             with suppress(subprocess.TimeoutExpired):
@@ -178,10 +163,12 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_terminated_in_a_training_end_with_the_same_bits(tiny: Path, tmp_path: Path) -> None:
-    def start(runs: Path) -> subprocess.Popen[str]:
+def test_two_processes_terminated_in_a_training_end_with_the_same_bits(
+    tiny: Path, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
+    def start(runs: Path) -> Any:
         words = ["run", str(tiny), *TRAININGS, "--runs", str(runs), "--variant", "local", "trainer.devices=2"]
-        return started(*words, "stages.sequential.ema=0.9")
+        return fork(*words, "stages.sequential.ema=0.9")
 
     whole, disturbed = start(tmp_path / "whole"), tmp_path / "disturbed"
     _, said = whole.communicate(timeout=240)

@@ -59,6 +59,7 @@ RUNS = {
 # A sequence takes a layer's kernels seconds in the interpreter.
 INTERPRETED = [
     "model.layers=1",
+    "model.heads=2",
     *(f"stages.{stage}.{key}" for stage in ("sequential", "interpolation") for key in ("steps=2", "batch_size=1")),
 ]
 
