@@ -6,6 +6,9 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,9 @@ _CODES = 60
 _TEXT = 423
 
 
+# What commands import when they need it.
+_WARM = ["cogvid.cli", "cogvid.pipeline.run", "cogvid.pipeline.launch", "cogvid.pipeline.sample", "pytest"]
+
 # A plugin with a decoding that is not exact, all frames at once, and has an option.
 _HASTY = """
 from dataclasses import dataclass
@@ -67,6 +73,15 @@ def hasty(tmp_path: Path) -> Path:
     path = tmp_path / "hasty.py"
     path.write_text(_HASTY)
     return path
+
+
+@pytest.fixture(scope="session")
+def warm() -> ForkServerContext:
+    """Starts processes from one that has imported what trains and samples: a new interpreter takes seconds for that."""
+    context = get_context("forkserver")
+    plugins = [entry.value for entry in entry_points(group="cogvid")]
+    context.set_forkserver_preload([*_WARM, *plugins])
+    return context
 
 
 def shared(name: str) -> Path:

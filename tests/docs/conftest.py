@@ -46,7 +46,8 @@ evaluation: {metrics: {oracle: {name: shapes_oracle}}}
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., list[str]]:
-    """Does what a page says, and returns its commands; `commands=False` runs none of them.
+    """Does what a page says, and returns its commands; `commands=False` runs none of them, and `elsewhere` is a page
+    whose commands a test of its own runs: those that are the same, in lines of their own, are not run here again.
 
     `<!-- file: NAME -->` above a block writes it, `<!-- tree -->` makes the videos it lists.
     """
@@ -56,7 +57,7 @@ def read(tmp_path: Path) -> Callable[..., list[str]]:
         "base: [quickstart]\nvariants: {local3d: {}, naive: {attention: naive}}\n"
     )
 
-    def read(page: str, commands: bool = True) -> list[str]:
+    def read(page: str, commands: bool = True, elsewhere: str = "") -> list[str]:
         ran = []
         for block in BLOCK.finditer(page):
             if block["file"]:
@@ -69,6 +70,8 @@ def read(tmp_path: Path) -> Callable[..., list[str]]:
                 assert block["language"] == "sh", f"a block that nothing checks: {block['body'][:60]}"
                 for line in block["body"].strip().splitlines() if commands else ():
                     ran.append(line)
+                    if line in elsewhere.splitlines():
+                        continue
                     # The first by the installed command; a process of its own takes seconds to import what it needs.
                     if len(ran) > 1 and line.startswith("cogvid ") and not OWN.search(line):
                         _invoke(line, tmp_path)

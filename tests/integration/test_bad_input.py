@@ -22,13 +22,9 @@ def cogvid(*words: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
+def run(finished: Path) -> Path:
     """The folder of a finished tiny run; tests that change it copy it."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "tiny.yaml").write_text(tiny_text)
-    result = cogvid("run", folder / "tiny.yaml", "--runs", folder / "runs")
-    assert result.exit_code == 0, result.output
-    return folder / "runs" / "tiny" / "default" / "0"
+    return finished / "runs" / "tiny" / "default" / "0"
 
 
 def refused(result: Result, *words: str) -> None:
@@ -63,26 +59,24 @@ def test_a_wrong_setting_is_named_before_anything_runs(
     ("prompt", "words"),
     [("", ["empty"]), ("ein großer Kreis", ["'ß'"])],
 )
-def test_a_prompt_the_model_cannot_know_is_refused(
-    finished: Path, tmp_path: Path, prompt: str, words: list[str]
-) -> None:
-    refused(cogvid("sample", finished, prompt, "--out", tmp_path / "out"), *words)
+def test_a_prompt_the_model_cannot_know_is_refused(run: Path, tmp_path: Path, prompt: str, words: list[str]) -> None:
+    refused(cogvid("sample", run, prompt, "--out", tmp_path / "out"), *words)
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_a_sample_never_replaces_a_file(finished: Path, tmp_path: Path) -> None:
-    first = cogvid("sample", finished, PROMPT, "--frames", "9", "--out", tmp_path)
+def test_a_sample_never_replaces_a_file(run: Path, tmp_path: Path) -> None:
+    first = cogvid("sample", run, PROMPT, "--frames", "9", "--out", tmp_path)
     assert first.exit_code == 0, first.output
     (video,) = tmp_path.glob("*.mp4")
     before = video.read_bytes()
-    again = cogvid("sample", finished, PROMPT, "--frames", "9", "--out", tmp_path)
+    again = cogvid("sample", run, PROMPT, "--frames", "9", "--out", tmp_path)
     assert again.exit_code == 0, again.output
-    refused(cogvid("sample", finished, PROMPT, "--frames", "17", "--out", tmp_path), video.stem, "another clip")
+    refused(cogvid("sample", run, PROMPT, "--frames", "17", "--out", tmp_path), video.stem, "another clip")
     assert video.read_bytes() == before
 
 
-def test_frames_that_the_strategy_cannot_reach_are_refused_with_those_it_can(finished: Path, tmp_path: Path) -> None:
-    refused(cogvid("sample", finished, PROMPT, "--frames", "11", "--out", tmp_path), "11", "9", "17")
+def test_frames_that_the_strategy_cannot_reach_are_refused_with_those_it_can(run: Path, tmp_path: Path) -> None:
+    refused(cogvid("sample", run, PROMPT, "--frames", "11", "--out", tmp_path), "11", "9", "17")
 
 
 def test_a_plan_that_the_interpolation_model_is_not_trained_for_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -105,8 +99,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     refused(cogvid("sample", tmp_path, PROMPT), "config.yaml")
 
 
-def test_weights_of_another_shape_are_refused_by_the_tensors_name(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished, tmp_path / "run")
+def test_weights_of_another_shape_are_refused_by_the_tensors_name(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("layers: 2", "layers: 3"))
     path = tmp_path / "run" / "stages" / "image_base" / "model.safetensors"
@@ -133,9 +127,9 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
     assert cogvid("run", tiny, "--runs", tmp_path / "runs").exit_code == 0
 
 
-def test_a_broken_clip_is_left_out_and_named(tiny: Path, tmp_path: Path, finished: Path) -> None:
+def test_a_broken_clip_is_left_out_and_named(tiny: Path, tmp_path: Path, run: Path) -> None:
     videos = tmp_path / "videos"
-    shutil.copytree(finished / "stages" / "data" / "clips", videos)
+    shutil.copytree(run / "stages" / "data" / "clips", videos)
     names = sorted(path.name for path in videos.iterdir())
     (videos / names[0]).write_bytes(b"not a video")
     lines = [f'{{"file": "{name}", "caption": "clip {name[:4]}"}}\n' for name in [*names, "missing.mp4"]]
@@ -151,11 +145,9 @@ def test_a_broken_clip_is_left_out_and_named(tiny: Path, tmp_path: Path, finishe
     assert "missing" in log
 
 
-def test_a_metric_without_real_clips_left_to_compare_with_has_no_value(
-    tiny: Path, tmp_path: Path, finished: Path
-) -> None:
+def test_a_metric_without_real_clips_left_to_compare_with_has_no_value(tiny: Path, tmp_path: Path, run: Path) -> None:
     videos = tmp_path / "videos"
-    shutil.copytree(finished / "stages" / "data" / "clips", videos)
+    shutil.copytree(run / "stages" / "data" / "clips", videos)
     names = sorted(path.name for path in videos.iterdir())
     lines = [
         f'{{"file": "{name}", "caption": "clip {name[:4]}", "split": "{split}"}}\n'

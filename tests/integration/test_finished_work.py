@@ -47,23 +47,6 @@ def refused(result: Result, *words: str) -> None:
         assert word in result.output, result.output
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
-    """A folder with the experiment and the runs of its first variant."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "tiny.yaml").write_text(tiny_text)
-    result = cogvid("run", folder / "tiny.yaml", "--runs", folder / "runs")
-    assert result.exit_code == 0, result.output
-    return folder
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it to damage."""
-    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
-    return tmp_path / "copy"
-
-
 def run_folder(folder: Path) -> Path:
     return folder / "runs" / "tiny" / "default" / "0"
 

@@ -11,10 +11,9 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
 VARIANTS = ("local", "all")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TIMES = int(os.environ.get("COGVID_INTERRUPTIONS", "2"))
@@ -35,20 +33,18 @@ TRAININGS = [
 
 
 class Variants:
-    """The processes of all variants below one folder of runs."""
+    """The processes of all variants below one folder of runs; `fork` makes them."""
 
-    def __init__(self, experiment: Path, runs: Path) -> None:
-        self.experiment, self.runs = experiment, runs
-        self.running: dict[str, subprocess.Popen[str]] = {}
+    def __init__(self, experiment: Path, runs: Path, fork: Callable[..., Any]) -> None:
+        self.experiment, self.runs, self.fork = experiment, runs, fork
+        self.running: dict[str, Any] = {}
         self.met_training, self.started = 0, 0
 
     def start(self, variant: str) -> None:
         words = ["run", str(self.experiment), *TRAININGS, "--runs", str(self.runs), "--variant", variant]
         words.append(f"trainer.workers={self.started % 3}")
         self.started += 1
-        self.running[variant] = subprocess.Popen(
-            [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        self.running[variant] = self.fork(*words)
 
     def finish(self) -> None:
         for process in self.running.values():
@@ -111,9 +107,11 @@ def assert_same(runs: Path, whole: Path, variants: Sequence[str] = VARIANTS) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 60 * TIMES)
-def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: Path, tmp_path: Path) -> None:
+def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(
+    tiny: Path, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
     draw = random.Random(TIMES)
-    whole = Variants(tiny, tmp_path / "whole")
+    whole = Variants(tiny, tmp_path / "whole", fork)
     started = time.monotonic()
     for variant in VARIANTS:
         whole.start(variant)
@@ -121,7 +119,7 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: 
     seconds = time.monotonic() - started
     done, trial, met_training = 0, 0, 0
     while done < TIMES:
-        disturbed = Variants(tiny, tmp_path / f"disturbed-{trial}")
+        disturbed = Variants(tiny, tmp_path / f"disturbed-{trial}", fork)
         trial += 1
         for variant in VARIANTS:
             disturbed.start(variant)
@@ -143,12 +141,10 @@ def test_interrupted_at_random_moments_two_variants_end_as_if_undisturbed(tiny: 
     [(signal.SIGINT, "workers=2"), (signal.SIGTERM, "workers=2"), (signal.SIGTERM, "devices=2")],
 )
 def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them(
-    tiny: Path, tmp_path: Path, signum: signal.Signals, processes: str
+    tiny: Path, tmp_path: Path, fork: Callable[..., Any], signum: signal.Signals, processes: str
 ) -> None:
     words = ["run", str(tiny), "--runs", str(tmp_path), "stages.tokenizer.steps=20000", f"trainer.{processes}"]
-    process = subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = fork(*words)
     try:
         while process.poll() is None and not list(tmp_path.glob("stages/tokenizer-*/checkpoints/step-*")):
             with suppress(subprocess.TimeoutExpired):
@@ -167,16 +163,12 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_the_end_of_them
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_terminated_in_a_training_end_with_the_same_bits(tiny: Path, tmp_path: Path) -> None:
-    def start(runs: Path) -> subprocess.Popen[str]:
+def test_two_processes_terminated_in_a_training_end_with_the_same_bits(
+    tiny: Path, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
+    def start(runs: Path) -> Any:
         words = ["run", str(tiny), *TRAININGS, "--runs", str(runs), "--variant", "local", "trainer.devices=2"]
-        return subprocess.Popen(
-            [*COMMAND, *words, "stages.sequential.ema=0.9"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return fork(*words, "stages.sequential.ema=0.9")
 
     whole, disturbed = start(tmp_path / "whole"), tmp_path / "disturbed"
     _, said = whole.communicate(timeout=240)

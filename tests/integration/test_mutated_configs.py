@@ -209,7 +209,9 @@ def run_to_the_end(path: Path, runs: Path) -> str:
     return message
 
 
-def test_a_mistake_is_refused_in_one_paragraph_or_runs_to_the_end(tree: dict[str, Any], tmp_path: Path) -> None:
+def test_a_mistake_is_refused_in_one_paragraph_or_runs_to_the_end(
+    tree: dict[str, Any], tmp_path: Path, copied: Path
+) -> None:
     passed, counts = [], Counter[tuple[str, str]]()
     for mutation in drawn(tree):
         message = refusal(write(tmp_path, mutation.apply(tree)), tmp_path / "runs")
@@ -223,7 +225,7 @@ def test_a_mistake_is_refused_in_one_paragraph_or_runs_to_the_end(tree: dict[str
     assert not list(tmp_path.glob("runs/*"))
     for number, mutation in enumerate(passed if EVERY else passed[:: len(passed) // RUN_TO_THE_END + 1]):
         path = write(tmp_path, mutation.apply(tree), f"number{number}")
-        message = run_to_the_end(path, tmp_path / "runs")
+        message = run_to_the_end(path, copied / "runs")
         counts[mutation.kind, "refused with the clips" if message else "ran to the end"] += 1
         print(f"{mutation}: {message or 'ran to the end'}", flush=True)
     print("\n".join(f"{kind}, {what}: {count}" for (kind, what), count in sorted(counts.items())))

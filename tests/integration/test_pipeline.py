@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,6 @@ from cogvid.errors import UserError
 from cogvid.generation.clips import ClipGenerator
 from cogvid.pipeline.run import Run
 
-COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()"]
-
 
 def finish(experiment: Path, runs: Path, *overrides: str, variant: str | None = None) -> Path:
     run = Run(load_experiment(str(experiment), variant, list(overrides)), runs)
@@ -32,8 +28,13 @@ def finish(experiment: Path, runs: Path, *overrides: str, variant: str | None = 
     return run.folder
 
 
-def test_a_run_leaves_everything_that_describes_it(tiny: Path, tmp_path: Path) -> None:
-    folder = finish(tiny, tmp_path / "runs")
+def again(copied: Path, *overrides: str, variant: str | None = None) -> Path:
+    """Finish a run where the experiment's own has left its stages; its folder."""
+    return finish(copied / "tiny.yaml", copied / "runs", *overrides, variant=variant)
+
+
+def test_a_run_leaves_everything_that_describes_it(finished: Path) -> None:
+    folder = finished / "runs" / "tiny" / "default" / "0"
     for name in ("config.yaml", "plugins.json", "environment.json", "metrics.json", "log.txt"):
         assert (folder / name).is_file()
     stages = {path.name for path in (folder / "stages").iterdir()}
@@ -66,8 +67,8 @@ def test_a_run_leaves_everything_that_describes_it(tiny: Path, tmp_path: Path) -
     assert len(list((folder / "samples" / "generated").glob("*.mp4"))) == 4
 
 
-def test_variants_share_every_stage_that_does_not_depend_on_what_they_change(tiny: Path, tmp_path: Path) -> None:
-    folders = [finish(tiny, tmp_path / "runs", variant=name) for name in ("local", "all")]
+def test_variants_share_every_stage_that_does_not_depend_on_what_they_change(copied: Path) -> None:
+    folders = [again(copied, variant=name) for name in ("local", "all")]
     shared = {
         name: len({(folder / "stages" / name).resolve() for folder in folders})
         for name in ("data", "tokenizer", "tokens", "image_base", "sequential", "interpolation")
@@ -82,24 +83,24 @@ def test_variants_share_every_stage_that_does_not_depend_on_what_they_change(tin
     }
 
 
-def test_a_finished_run_is_not_run_again(tiny: Path, tmp_path: Path) -> None:
-    folder = finish(tiny, tmp_path / "runs")
+def test_a_finished_run_is_not_run_again(copied: Path) -> None:
+    folder = copied / "runs" / "tiny" / "default" / "0"
     before = {path: path.stat().st_mtime_ns for path in (folder / "stages").glob("*/stage.json")}
-    finish(tiny, tmp_path / "runs")
+    assert again(copied) == folder
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "stages").glob("*/stage.json")}
 
 
-def test_a_run_folder_of_another_config_is_refused_and_kept(tiny: Path, tmp_path: Path) -> None:
-    folder = finish(tiny, tmp_path / "runs")
+def test_a_run_folder_of_another_config_is_refused_and_kept(copied: Path) -> None:
+    folder = copied / "runs" / "tiny" / "default" / "0"
     metrics = (folder / "metrics.json").read_bytes()
     with pytest.raises(UserError, match=r"stages\.sequential\.steps was 6, is now 7"):
-        finish(tiny, tmp_path / "runs", "stages.sequential.steps=7")
+        again(copied, "stages.sequential.steps=7")
     assert (folder / "metrics.json").read_bytes() == metrics
 
 
-def test_a_run_goes_on_with_another_exact_decoding_and_with_no_other(tiny: Path, tmp_path: Path, hasty: Path) -> None:
-    runs, now = tmp_path / "runs", "generation.decoding"
-    folder = finish(tiny, runs)
+def test_a_run_goes_on_with_another_exact_decoding_and_with_no_other(copied: Path, hasty: Path) -> None:
+    tiny, runs, now = copied / "tiny.yaml", copied / "runs", "generation.decoding"
+    folder = runs / "tiny" / "default" / "0"
     samples = (folder / "samples").resolve()
     config = folder / "config.yaml"
     before = OmegaConf.load(config)
@@ -117,14 +118,15 @@ def test_a_run_goes_on_with_another_exact_decoding_and_with_no_other(tiny: Path,
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_run_killed_in_each_stage_ends_as_an_uninterrupted_one_with_any_number_of_workers(
-    tiny: Path, tmp_path: Path
+    tiny: Path, tmp_path: Path, finished: Path, fork: Callable[..., Any]
 ) -> None:
-    command = [*COMMAND, "run", str(tiny), "--runs", str(tmp_path / "killed"), "--variant", "local"]
-    whole = finish(tiny, tmp_path / "whole", variant="local")
+    words = ["run", tiny, "--runs", tmp_path / "killed"]
+    whole = finished / "runs" / "tiny" / "default" / "0"
     for workers, stage in zip((2, 0, 2, 1), ("tokenizer", "image_base", "sequential", "interpolation"), strict=True):
-        kill_after_checkpoint([*command, f"trainer.workers={workers}"], tmp_path / "killed" / "stages", stage)
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    killed = tmp_path / "killed" / "tiny" / "local" / "0"
+        kill_after_checkpoint(fork(*words, f"trainer.workers={workers}"), tmp_path / "killed" / "stages", stage)
+    process = fork(*words)
+    assert process.wait(120) == 0, process.communicate()
+    killed = tmp_path / "killed" / "tiny" / "default" / "0"
     assert json.loads((killed / "stages/sequential/stage.json").read_text())["resumed"]
     for stage in ("tokenizer", "image_base", "sequential", "interpolation"):
         model = f"stages/{stage}/model.safetensors"
@@ -135,16 +137,16 @@ def test_a_run_killed_in_each_stage_ends_as_an_uninterrupted_one_with_any_number
     assert values[0] == values[1]
 
 
-def kill_after_checkpoint(command: list[str], stages: Path, stage: str) -> None:
-    """Start the run, and kill -9 it once the stage has written a checkpoint."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def kill_after_checkpoint(process: Any, stages: Path, stage: str) -> None:
+    """Kill -9 a run once the stage has written a checkpoint."""
     end = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < end:
         if list(stages.glob(f"{stage}-*/checkpoints/step-*")):
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
             return
-    pytest.fail(f"{stage} left no checkpoint to be killed at")
+        time.sleep(0.005)  # what looks all the time takes a processor away from who trains
+    pytest.fail(f"{stage} left no checkpoint to be killed at: {process.communicate(1)}")
 
 
 PLUGIN = """
@@ -162,10 +164,11 @@ def register_attention_backends():
 """
 
 
-def test_an_attention_plugin_in_one_file_trains_and_samples(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "my_attention.py").write_text(PLUGIN)
-    tiny.write_text(tiny.read_text() + "plugins: [./my_attention.py]\nattention: cross\n")
-    folder = finish(tiny, tmp_path / "runs")
+def test_an_attention_plugin_in_one_file_trains_and_samples(copied: Path, tmp_path: Path) -> None:
+    (copied / "my_attention.py").write_text(PLUGIN)
+    with (copied / "tiny.yaml").open("a") as file:
+        file.write("plugins: [./my_attention.py]\nattention: cross\nname: crossed\n")
+    folder = again(copied)
     result = CliRunner().invoke(
         app,
         [
@@ -182,20 +185,23 @@ def test_an_attention_plugin_in_one_file_trains_and_samples(tiny: Path, tmp_path
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 1
 
 
-def test_a_strategy_without_a_model_trains_no_interpolation_stage(tiny: Path, tmp_path: Path) -> None:
-    folder = finish(tiny, tmp_path / "runs", "interpolation=hold")
+def test_a_strategy_without_a_model_trains_no_interpolation_stage(copied: Path) -> None:
+    (trained,) = (copied / "runs" / "stages").glob("interpolation-*")
+    shutil.rmtree(trained)
+    folder = again(copied, "name=held", "interpolation=hold")
+    assert not list((copied / "runs" / "stages").glob("interpolation-*"))
     assert not (folder / "stages" / "interpolation").exists()
     metrics = json.loads((folder / "metrics.json").read_text())["sets"]
     assert metrics["generated"] == metrics["hold"]
 
 
-def test_the_image_tokenizer_of_the_release_is_taken_as_it_is(tiny: Path, tmp_path: Path) -> None:
+def test_the_image_tokenizer_of_the_release_is_taken_as_it_is(copied: Path, tmp_path: Path) -> None:
     options = {"channels": 32, "features": 16, "codes": 40, "code_size": 16}
     weights = create_component("frame_tokenizer", "released_vqvae", options).state_dict()
     save_file(weights, tmp_path / "image.safetensors")
-    folder = finish(
-        tiny,
-        tmp_path / "runs",
+    folder = again(
+        copied,
+        "name=released",
         f"frame_tokenizer={{name: released_vqvae, options: {options}}}".replace("'", ""),
         f"stages.tokenizer={{weights: {tmp_path}/image.safetensors, clusters: 8}}",
         *(f"stages.{stage}.steps=1" for stage in ("image_base", "sequential", "interpolation")),
@@ -210,13 +216,20 @@ def test_the_image_tokenizer_of_the_release_is_taken_as_it_is(tiny: Path, tmp_pa
     assert load_file(folder / "samples" / "tokens.safetensors")["generated"].max() < 40
 
 
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs that share longer clips."""
+    return tmp_path_factory.mktemp("longer")
+
+
 @pytest.mark.parametrize(("key_frames", "frames"), [(3, 9), (7, 13), (9, 17)])
 def test_recursive_trains_and_generates_with_any_odd_number_of_key_frames(
-    tiny: Path, tmp_path: Path, key_frames: int, frames: int
+    tiny: Path, longer: Path, key_frames: int, frames: int
 ) -> None:
     shorter = [f"stages.{stage}.steps=1" for stage in ("tokenizer", "image_base", "sequential", "interpolation")]
-    longer = ["data.options.durations=[2,3]", f"video.frames={key_frames}", f"generation.frames={frames}"]
-    folder = finish(tiny, tmp_path / "runs", "generation.samples=2", "evaluation.metrics={}", *shorter, *longer)
+    more = ["data.options.durations=[2,3]", f"video.frames={key_frames}", f"generation.frames={frames}"]
+    more += [f"name=of{key_frames}", "generation.samples=2", "evaluation.metrics={}"]
+    folder = finish(tiny, longer, *shorter, *more)
     assert json.loads((folder / "stages" / "interpolation" / "stage.json").read_text())["steps"] == 1
     codes = load_file(folder / "samples" / "tokens.safetensors")
     assert codes["generated"].shape[:2] == (2, frames)

@@ -7,10 +7,10 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,14 +32,12 @@ FILES = (".gif", ".json", ".mp4", ".safetensors")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
+def runs(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of two finished runs: one interpolates, the other goes on from its last frame."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "tiny.yaml").write_text(tiny_text)
+    folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("sample") / "copy", symlinks=True))
     one_stage = ["name=long", "interpolation=sequential_overlap", "generation.samples=2", "evaluation.metrics={}"]
-    for changes in ([], one_stage):
-        result = cogvid("run", folder / "tiny.yaml", "--runs", folder / "runs", *changes)
-        assert result.exit_code == 0, result.output
+    result = cogvid("run", folder / "tiny.yaml", "--runs", folder / "runs", *one_stage)
+    assert result.exit_code == 0, result.output
     return folder / "runs"
 
 
@@ -235,7 +233,6 @@ def test_a_duration_that_no_rate_fits_is_refused(run: Path, tmp_path: Path, dura
     assert not contents(tmp_path)
 
 
-COMMAND = [sys.executable, "-c", "from cogvid.cli import main; main()", "sample"]
 # Ends itself as kill -9 would, just before a file with this ending gets its name.
 SUICIDE = """
 import os, pathlib, signal, sys
@@ -262,18 +259,19 @@ def uninterrupted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_command_killed_again_and_again_ends_with_the_files_of_an_uninterrupted_one(
-    run: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
+    run: Path, tmp_path: Path, uninterrupted: dict[str, bytes], fork: Callable[..., Any]
 ) -> None:
     kills = 0
     while True:
         before = times(tmp_path)
         named = len(names(tmp_path))
-        with subprocess.Popen([*COMMAND, run, *MANY, "--out", tmp_path], stdout=subprocess.DEVNULL) as process:
-            # At other moments each time: after one, two, three more files, right away or a little later.
-            while process.poll() is None and len(names(tmp_path)) <= named + kills % 3:
-                time.sleep(0.002)
-            time.sleep(0.01 * (kills % 4))
-            process.kill()
+        process = fork("sample", run, *MANY, "--out", tmp_path)
+        # At other moments each time: after one, two, three more files, right away or a little later.
+        while process.poll() is None and len(names(tmp_path)) <= named + kills % 3:
+            time.sleep(0.002)
+        time.sleep(0.01 * (kills % 4))
+        process.kill()
+        process.wait(100)
         assert {name: before[name] for name in before if not name.startswith(".")}.items() <= times(tmp_path).items()
         now = contents(tmp_path)
         assert all(now[name] == uninterrupted[name] for name in names(tmp_path))
@@ -292,15 +290,10 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("ending", [".json", ".safetensors", ".mp4", ".gif", ".png"])
 def test_a_command_killed_before_a_file_gets_its_name_leaves_none_of_it_and_goes_on(
-    run: Path, tmp_path: Path, uninterrupted: dict[str, bytes], ending: str
+    run: Path, tmp_path: Path, uninterrupted: dict[str, bytes], fork: Callable[..., Any], ending: str
 ) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", SUICIDE, ending, "sample", run, *MANY, "--out", tmp_path],
-        check=False,
-        capture_output=True,
-        timeout=100,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = fork(ending, "sample", run, *MANY, "--out", tmp_path, code=SUICIDE)
+    assert killed.wait(100) == -signal.SIGKILL, killed.communicate()
     assert not list(tmp_path.glob(f"*{ending}"))
     now = contents(tmp_path)
     assert all(now[name] == uninterrupted[name] for name in names(tmp_path))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -47,13 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
     return folder
 
 
-def run(folder: Path, variant: str, *changes: str) -> dict[str, Path]:
+def run(folder: Path, variant: str, fork: Callable[..., Any], *changes: str) -> dict[str, Path]:
     """Train with no transformer there; the stages' folders, in a place of their own."""
     words = ["run", "tiny.yaml", "--variant", variant, *CHANGES, *changes]
     if changes:  # a process that starts others
-        command = [sys.executable, "-m", "cogvid", *words]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        process = fork(*words, folder=folder)
+        assert process.wait(250) == 0, process.communicate()
     else:
         with contextlib.chdir(folder):
             result = CliRunner().invoke(app, words)
@@ -71,9 +70,11 @@ def run(folder: Path, variant: str, *changes: str) -> dict[str, Path]:
     [("copy", ["trainer.accumulate=2"]), ("random", ["trainer.fsdp2.reshard=false"])],
     ids=["copy, muon", "random, adam"],
 )
-def test_two_processes_with_shards_equal_one(folder: Path, variant: str, changes: list[str]) -> None:
-    whole = run(folder, variant)
-    shards = run(folder, variant, "trainer.devices=2", "trainer.strategy=fsdp2", *changes)
+def test_two_processes_with_shards_equal_one(
+    folder: Path, variant: str, changes: list[str], fork: Callable[..., Any]
+) -> None:
+    whole = run(folder, variant, fork)
+    shards = run(folder, variant, fork, "trainer.devices=2", "trainer.strategy=fsdp2", *changes)
     log = (folder / "runs" / "tiny" / variant / "0" / "log.txt").read_text()
     assert log.count("no previews") == 1
     for stage in STAGES:

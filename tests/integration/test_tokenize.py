@@ -10,10 +10,11 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,15 +39,18 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TIMES = int(os.environ.get("COGVID_INTERRUPTIONS", "3"))
 
 
-def tokenize(experiment: Path, runs: Path, *words: str) -> subprocess.Popen[str]:
-    clips = ["data.options.clips=120", "data.options.test_clips=4", "stages.tokenizer.checkpoint_every=1"]
-    command = ["data", "tokenize", str(experiment), *clips, "--runs", str(runs), *words]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture(scope="module")
+def tokenize(fork: Callable[..., Any]) -> Callable[..., Any]:
+    """Starts the command."""
+
+    def start(experiment: Path, runs: Path, *words: str) -> Any:
+        clips = ["data.options.clips=120", "data.options.test_clips=4", "stages.tokenizer.checkpoint_every=1"]
+        return fork("data", "tokenize", experiment, *clips, "--runs", runs, *words, code=COMMAND)
+
+    return start
 
 
-def finished(process: subprocess.Popen[str]) -> str:
+def ended_well(process: Any) -> str:
     out, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     return out
@@ -66,7 +70,7 @@ def shards(runs: Path) -> int:
     return len(list((runs / "stages").glob("tokens-*/*.safetensors")))
 
 
-def wait_for(process: subprocess.Popen[str], seconds: float, runs: Path, count: int) -> None:
+def wait_for(process: Any, seconds: float, runs: Path, count: int) -> None:
     """Wait until there are so many shards; for so many seconds, where it is more than all."""
     end = time.monotonic() + (seconds if count > 16 else 60)
     while time.monotonic() < end and shards(runs) < count:
@@ -76,12 +80,14 @@ def wait_for(process: subprocess.Popen[str], seconds: float, runs: Path, count: 
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> tuple[Path, float, dict]:
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, tiny_text: str, tokenize: Callable[..., Any]
+) -> tuple[Path, float, dict]:
     """The experiment, the seconds that it takes, and what it makes."""
     folder = tmp_path_factory.mktemp("tokenize")
     (folder / "tiny.yaml").write_text(tiny_text)
     started = time.monotonic()
-    out = finished(tokenize(folder / "tiny.yaml", folder / "runs"))
+    out = ended_well(tokenize(folder / "tiny.yaml", folder / "runs"))
     assert "120 clips, " in out
     assert "in 16 shards" in out
     return folder / "tiny.yaml", time.monotonic() - started, made(folder / "runs")
@@ -90,7 +96,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> tup
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 60 * TIMES)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
-    undisturbed: tuple[Path, float, dict], tmp_path: Path
+    undisturbed: tuple[Path, float, dict], tmp_path: Path, tokenize: Callable[..., Any]
 ) -> None:
     experiment, seconds, expected = undisturbed
     draw = random.Random(TIMES)
@@ -113,7 +119,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
             met.add(shards(runs))
             process = tokenize(experiment, runs)
         if process.returncode is None:
-            finished(process)
+            ended_well(process)
         assert made(runs) == expected
     print(f"{done} interruptions in {trial} trials, with {sorted(met)} of 16 shards there")
     assert met & set(range(1, 16)) or TIMES < 20
@@ -121,12 +127,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
 
 @pytest.mark.slow
 def test_three_parts_side_by_side_merge_to_the_same_bytes(
-    undisturbed: tuple[Path, float, dict], tmp_path: Path
+    undisturbed: tuple[Path, float, dict], tmp_path: Path, tokenize: Callable[..., Any]
 ) -> None:
     experiment, _, expected = undisturbed
     parts = [tokenize(experiment, tmp_path / "runs", "--part", f"{number}/3") for number in (1, 2, 3)]
-    assert all("with --merge in place of --part" in finished(part) for part in parts)
-    assert "16 shards" in finished(tokenize(experiment, tmp_path / "runs", "--merge"))
+    assert all("with --merge in place of --part" in ended_well(part) for part in parts)
+    assert "16 shards" in ended_well(tokenize(experiment, tmp_path / "runs", "--merge"))
     assert made(tmp_path / "runs") == expected
 
 
@@ -146,7 +152,7 @@ frame_tokenizer: {name: vqvae, options: {downsampling: 8, channels: 8, codes: 32
 """
 
 
-def test_its_memory_does_not_grow_with_the_clips(tmp_path: Path) -> None:
+def test_its_memory_does_not_grow_with_the_clips(tmp_path: Path, fork: Callable[..., Any]) -> None:
     (tmp_path / "many.yaml").write_text(MANY)
     options = checked_options(VQVAE.Config, {"downsampling": 8, "channels": 8, "codes": 32, "code_size": 4}, "vqvae")
     save_file(VQVAE(options).state_dict(), tmp_path / "weights.safetensors")
@@ -161,7 +167,7 @@ def test_its_memory_does_not_grow_with_the_clips(tmp_path: Path) -> None:
         (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         changes = [f"data.options.path={folder}", f"stages.tokenizer.weights={tmp_path / 'weights.safetensors'}"]
         words = ["data", "tokenize", str(tmp_path / "many.yaml"), *changes, "--runs", str(folder / "runs")]
-        said = subprocess.run([sys.executable, "-c", PEAK, *words], stdout=subprocess.PIPE, text=True).stdout
+        said = ended_well(fork(*words, code=PEAK))
         assert f"{count} clips" in said
         peaks.append(int(said.split()[-1]))
     assert peaks[1] < 1.1 * peaks[0], peaks

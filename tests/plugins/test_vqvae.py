@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,13 +167,12 @@ def test_crops_are_pieces_of_their_frames() -> None:
 
 # Trains on shares of batches, as a data parallel strategy does: of noise, where no two codes are about as near.
 SHARED = """
-import json, sys
+import json
 import torch
 import torch.distributed as dist
 from cogvid.interfaces.share import Share
 from cogvid_plugins.frame_tokenizer.vqvae import VQVAE
 
-rank, processes, port = map(int, sys.argv[1:])
 if processes > 1:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=processes)
 torch.manual_seed(0)
@@ -197,22 +196,28 @@ for step in range(25):
         tensor /= processes
     optimizer.step()
     losses.append([*step.tolist(), float(logs["codes_used"])])
-print(json.dumps({"losses": losses, "codebook": model.codebook().tolist(), "restarts": restarts}))
+with open(file, "w") as found:
+    json.dump({"losses": losses, "codebook": model.codebook().tolist(), "restarts": restarts}, found)
 """
 
 
-def test_two_processes_learn_what_one_learns() -> None:
+def test_two_processes_learn_what_one_learns(warm: ForkServerContext, tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
+        port = found.getsockname()[1]
 
     def learnt(processes: int) -> list[dict[str, Any]]:
-        command = [sys.executable, "-c", SHARED]
-        started = [
-            subprocess.Popen([*command, str(rank), str(processes), port], stdout=subprocess.PIPE, text=True)
-            for rank in range(processes)
+        files = [tmp_path / f"{rank}-of-{processes}.json" for rank in range(processes)]
+        given = [
+            {"rank": rank, "processes": processes, "port": port, "file": str(file)} for rank, file in enumerate(files)
         ]
-        return [json.loads(process.communicate(timeout=200)[0]) for process in started]
+        started = [warm.Process(target=exec, args=(SHARED, each)) for each in given]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join(200)
+            process.kill()
+        return [json.loads(file.read_text()) for file in files]
 
     (one,), several = learnt(1), learnt(2)
     assert sum(one["restarts"]) > 10

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -246,12 +246,16 @@ def train_and_die(folder: Path, count: int, name: str) -> None:
     ids=["shards written", "state written", "before the new name", "while an old one is removed"],
 )
 def test_after_kill_9_while_a_checkpoint_is_written_the_one_before_is_taken(
-    tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, count: int, name: str, kept: list[int]
+    tmp_path: Path,
+    whole: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    warm: ForkServerContext,
+    count: int,
+    name: str,
+    kept: list[int],
 ) -> None:
     monkeypatch.syspath_prepend(ROOT)
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["cogvid.training.fit", "cogvid.pipeline.launch", "cogvid.cli.errors", "pytest"])
-    process = context.Process(target=train_and_die, args=(tmp_path, count, name))
+    process = warm.Process(target=train_and_die, args=(tmp_path, count, name))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

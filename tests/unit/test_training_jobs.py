@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +109,16 @@ def member(rank: int, port: int, folder: Path, work: Any, *arguments: Any) -> No
 
 
 @pytest.fixture
-def together(monkeypatch: pytest.MonkeyPatch) -> Any:
+def together(monkeypatch: pytest.MonkeyPatch, warm: ForkServerContext) -> Any:
     """Runs work in two processes; gives their exit codes, and what they said."""
     monkeypatch.syspath_prepend(ROOT)
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["cogvid.training.fit", "cogvid.pipeline.launch", "cogvid.cli.errors", "pytest"])
 
     def run(folder: Path, work: Any, *arguments: Any) -> tuple[list[int | None], list[str]]:
         folder.mkdir(exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        members = [context.Process(target=member, args=(rank, port, folder, work, *arguments)) for rank in range(2)]
+        members = [warm.Process(target=member, args=(rank, port, folder, work, *arguments)) for rank in range(2)]
         for process in members:
             process.start()
         end = time.monotonic() + 60
