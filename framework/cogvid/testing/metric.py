@@ -114,7 +114,7 @@ def _check_said(metric: VideoMetric, values: Values, found: Findings) -> None:
     errors = {meaning.error for meaning in meanings.values() if meaning.error}
     if not meanings:
         found.add("meanings", "all values", "there are none")
-    for name in {*values, *meanings, *errors}:
+    for name in dict.fromkeys((*values, *meanings, *sorted(errors))):
         meaning = meanings.get(name)
         if name not in values:
             found.add("meanings", name, "there is no such value")

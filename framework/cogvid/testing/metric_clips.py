@@ -58,7 +58,7 @@ class Clips:
 
     def part(self, first: int, last: int) -> Clips:
         """Those from one place to before another."""
-        return self.pick(range(first, min(last, len(self))))
+        return Clips(self.videos[first:last], self.captions[first:last])
 
     def shown_as(self, videos: Tensor) -> Clips:
         """Other videos for the captions."""
