@@ -174,18 +174,6 @@ def test_linear_rounds_to_the_nearest_level_and_neither_wraps_nor_clips() -> Non
 
 
 @pytest.mark.parametrize("name", ["hold", "linear"])
-@pytest.mark.parametrize(("key_frames", "target"), [(1, 1), (1, 4), (2, 3), (5, 5), (5, 17)])
-def test_filling_keeps_the_key_frames_the_dtype_and_the_batch(name: str, key_frames: int, target: int) -> None:
-    torch.manual_seed(0)
-    frames = torch.randint(256, (2, key_frames, 3, 4, 6), dtype=torch.uint8)
-    filled = strategy(name).fill(frames, target)
-    assert (filled.shape, filled.dtype) == ((2, target, 3, 4, 6), torch.uint8)
-    step = (target - 1) // max(key_frames - 1, 1)
-    kept = filled[:, ::step] if key_frames > 1 else filled[:, :1]
-    assert torch.equal(kept, frames)
-
-
-@pytest.mark.parametrize("name", ["hold", "linear"])
 def test_filling_cannot_drop_key_frames(name: str) -> None:
     with pytest.raises(UserError, match=f"{name}: 3 key frames do not fit into 2 frames"):
         strategy(name).fill(video(1, 2, 3), 2)

@@ -54,7 +54,7 @@ class Clip:
 
 
 class DataSource(Component):
-    """Provides the clips of an experiment."""
+    """Provides the clips of an experiment; `cogvid.testing.data_source_conformance` holds it to what follows."""
 
     def fingerprint(self) -> str:
         """What the clips depend on besides the options: a run with another fingerprint prepares them anew."""

@@ -31,6 +31,9 @@ class FrameRateScheduler(Component):
     def training_rates(self, duration: float, frames: int) -> list[float]:
         """The rates (1/s) at which training may show `frames` frames of this clip; empty leaves it out.
 
+        A duration has one answer, whatever was asked before, and no clip is left out that is long enough for a rate
+        which others are shown at: `cogvid.testing.frame_rate_conformance` holds a scheduler to it.
+
         Args:
             duration: seconds for which the clip has frames: from its first one's time to half a usual gap after
                 its last one's, so that rounded times and rates (23.976) lose no frame. `frames_at` counts the

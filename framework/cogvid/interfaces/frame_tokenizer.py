@@ -17,6 +17,9 @@ from cogvid.interfaces.share import Share
 class FrameTokenizer(nn.Module):
     """An autoencoder with a discrete code. Frames are float (B, 3, height, width) in [0, 1].
 
+    In eval mode each frame is coded by itself, and coding changes nothing of the tokenizer:
+    `cogvid.testing.frame_tokenizer_conformance` holds it to that. What it has learned is in its state.
+
     One that cannot be trained sets `trainable = False`: a run that needs it must name its weights
     (`stages.tokenizer.weights`), and its `training_loss` is never asked for.
 
@@ -51,7 +54,8 @@ class FrameTokenizer(nn.Module):
         """Codes (B, rows, columns) to frames (B, 3, rows * downsampling, columns * downsampling) in [0, 1]."""
 
     def codebook(self) -> Tensor | None:
-        """What each code stands for, float (codebook_size, size): codes near each other may be sampled as a cluster.
+        """What each code stands for, finite float (codebook_size, size): codes near each other may be sampled as a
+        cluster.
 
         None, the default, if there is nothing of the kind; then `generation.*.clusters` is refused.
         """

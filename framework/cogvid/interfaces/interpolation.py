@@ -40,7 +40,8 @@ class Round:
 class InterpolationStrategy(Component):
     """Turns (key frames, target) into rounds, or fills the frames in by itself.
 
-    A strategy that uses a model overrides `plan`, and `key_frame_places` where its key frames are not spread over
+    The same numbers have the same answer, whatever was asked before (`cogvid.testing.interpolation_conformance`). A
+    strategy that uses a model overrides `plan`, and `key_frame_places` where its key frames are not spread over
     the clip; one that needs no model sets `learned = False` and overrides `fill`.
     """
 
@@ -59,7 +60,12 @@ class InterpolationStrategy(Component):
         raise TypeError(f"{type(self).__name__} fills frames without a model: it has no plan")
 
     def fill(self, frames: Tensor, target: int) -> Tensor:
-        """Key frames uint8 (B, F, 3, height, width) to (B, target, 3, height, width), without a model."""
+        """Key frames uint8 (B, F, 3, height, width) to (B, target, 3, height, width), without a model: each clip by
+        itself, and where key frames stand evenly, from the first frame to the last, they stay as they are.
+
+        Raises:
+            UserError: the strategy cannot reach `target` frames; the message names the numbers.
+        """
         raise TypeError(f"{type(self).__name__} interpolates with the model: it has no fill")
 
 

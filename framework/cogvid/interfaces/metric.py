@@ -40,8 +40,9 @@ class Meaning:
 class VideoMetric(Metric):
     """A torchmetrics `Metric` over videos, component of kind `metric`.
 
-    The evaluation resets the metric for each set of videos it scores, feeds the set and the real videos it is
-    compared with, then computes.
+    Neither the order of the videos, nor their batches, nor how many processes share them, changes a value
+    (`cogvid.testing.metric_conformance`). The evaluation resets the metric for each set of videos it scores, feeds the
+    set and the real videos it is compared with, then computes.
     """
 
     full_state_update = False
@@ -79,11 +80,15 @@ class VideoMetric(Metric):
             videos: uint8 (B, F, 3, height, width).
             captions: B texts.
             real: True for the real videos that the set is compared with, False for the set that is scored.
+
+        Raises:
+            UserError: these are no videos (`check_videos`), or cannot be scored.
         """
 
     @abstractmethod
     def compute(self) -> dict[str, Tensor]:
-        """Values by name: scalar float64 tensors, NaN where the videos seen do not determine one."""
+        """Values by name, always the same names: scalar float64 tensors, never infinite, NaN where the videos seen do
+        not determine one."""
 
     def cautions(self) -> dict[str, str]:
         """What a reader must know before trusting a value, one sentence by the value's name, such as that too few

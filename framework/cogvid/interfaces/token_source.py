@@ -31,7 +31,8 @@ class TokenShape:
 class TokenSource(Component):
     """Provides sequences of tokens in place of clips: registered as a data source, with no video to decode.
 
-    A run on one trains the transformers; it has nothing to train a frame tokenizer on and nothing to be compared with.
+    What it gives is the same in every process (`cogvid.testing.data_source_conformance`). A run on one trains the
+    transformers; it has nothing to train a frame tokenizer on and nothing to be compared with.
     """
 
     shape: TokenShape
