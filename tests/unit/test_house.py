@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress"),
     ("config",),
     ("interfaces",),
-    ("plugins", "data", "attention", "metrics"),
+    ("plugins", "data", "attention", "metrics", "scaffold"),
     ("model",),
     ("training", "generation"),
     ("pipeline",),
@@ -34,6 +34,7 @@ ONLY: dict[str, set[str]] = {
     "data": {"interfaces", "errors"},
     "attention": {"interfaces", "errors"},
     "metrics": {"interfaces", "config", "errors"},
+    "scaffold": {"interfaces", "config", "errors"},
 }
 # Rooms of the built-in plugins: of the core they see what stands below a model, and of each other these alone.
 PLUGIN_CORE = {"cogvid", "attention", "config", "data", "errors", "interfaces", "metrics", "progress"}

@@ -13,7 +13,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cogvid.cli import bench, compare, config, convert, data, doctor, evaluate, inspect, plugins, run, sample
+from cogvid.cli import (
+    bench,
+    compare,
+    config,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    inspect,
+    new_plugin,
+    plugins,
+    run,
+    sample,
+)
 from cogvid.cli.errors import plain_errors
 
 
@@ -31,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, sample, convert, evaluate, compare, config, data, inspect, doctor, bench, plugins):
+for module in (run, sample, convert, evaluate, compare, config, data, inspect, doctor, bench, plugins, new_plugin):
     module.register(app)
 
 
