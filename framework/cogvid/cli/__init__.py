@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cogvid.cli import bench, compare, config, convert, data, doctor, evaluate, inspect, plugins, run, sample
+from cogvid.cli import ablate, bench, compare, config, convert, data, doctor, evaluate, inspect, plugins, run, sample
 from cogvid.cli.errors import plain_errors
 
 
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, sample, convert, evaluate, compare, config, data, inspect, doctor, bench, plugins):
+for module in (run, ablate, sample, convert, evaluate, compare, config, data, inspect, doctor, bench, plugins):
     module.register(app)
 
 
