@@ -188,7 +188,7 @@ def shown(*states: tuple[State, ...], terminal: bool) -> list[str]:
 def test_the_table_says_what_every_job_is_at() -> None:
     rows = {line.split()[0]: " ".join(line.split()) for line in shown(STATES, terminal=True)}
     assert rows == {
-        "variant": "variant seed stage step loss held-out loss left",
+        "variant": "variant seed stage step loss held-out loss time left",
         "local": "local 0 sequential 1200/6000 2.3457 2.5000 1:02:05 running",
         "all": "all 0 image_base waiting for local, seed 0",
         "bad": "bad 0 failed: RuntimeError: [out] of ideas",

@@ -81,7 +81,7 @@ def table(jobs: Sequence[Job], states: Mapping[Job, State]) -> Table:
     shown.add_column("variant", no_wrap=True)
     for name in ("seed", "stage"):
         shown.add_column(name, justify="right" if name == "seed" else "left", no_wrap=True)
-    for name in ("step", "loss", "held-out loss", "left"):
+    for name in ("step", "loss", "held-out loss", "time left"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("", no_wrap=True, overflow="ellipsis")
     for job in jobs:

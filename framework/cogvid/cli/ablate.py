@@ -35,7 +35,7 @@ def ablate(
     from cogvid.ablation.follow import follow
     from cogvid.ablation.jobs import Job, in_order
     from cogvid.ablation.local import Local
-    from cogvid.ablation.table import Shown
+    from cogvid.ablation.table import Shown, say
     from cogvid.config.compose import expand_sweeps, load_experiment
     from cogvid.pipeline.launch import check_one_machine
     from cogvid.pipeline.listing import write_listing
@@ -77,7 +77,7 @@ def ablate(
         interruption.add_note("Run the command again to go on with what is not finished.")
         raise
     _tell(console, rows, states)
-    console.print(f"Compare them: cogvid compare {runs / whole.config.name}")
+    say(console, f"Compare them: cogvid compare {runs / whole.config.name}")
     if any(state.phase == "failed" for state in states.values()):
         raise typer.Exit(1)
 
