@@ -63,8 +63,8 @@ def ablate(
         todo.append(Job(experiment, tuple(changes), variant, seed, runs, run.folder, wait))
         if run.finished():
             finished.add(todo[-1])
-    experiments = {job.folder.parent.parent for job in todo}
-    for folder in experiments:
+    _check_folders(todo)
+    for folder in {job.folder.parent.parent for job in todo}:
         write_listing(folder, whole.variants, seeds)
     console = Console()
     launcher = Local(_shares(min(jobs, max(1, len(todo) - len(finished))), trainers))
@@ -80,6 +80,18 @@ def ablate(
     say(console, f"Compare them: cogvid compare {runs / whole.config.name}")
     if any(state.phase == "failed" for state in states.values()):
         raise typer.Exit(1)
+
+
+def _check_folders(jobs: Sequence[Job]) -> None:
+    """Refuse jobs of which one would go on with what another has made.
+
+    Raises:
+        UserError: two have one folder.
+    """
+    folders = [job.folder for job in jobs]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"{folder} would be that of several runs: leave out variant=... and seeds named twice.")
 
 
 def _shares(at_once: int, trainers: Sequence[TrainerConfig]) -> list[dict[str, str]]:
