@@ -14,8 +14,6 @@ import pytest
 from typer.testing import CliRunner
 
 from cogvid.cli import app
-from cogvid.config.compose import load_experiment
-from cogvid.pipeline.run import Run
 
 # A frame tokenizer that can do all but be trained: nothing of that is seen before.
 MISTAKE = 'raise RuntimeError("out of [ideas]")'
@@ -76,7 +74,7 @@ def test_of_four_variants_one_fails_three_finish_and_everything_says_why(tiny: P
     assert "Traceback" not in output
     assert "Traceback" in (bad / "output.txt").read_text()
     assert sorted(results(runs)) == ["tiny/all/0", "tiny/local/0", "tiny/wide/0"]
-    assert "tiny/bad/0: ended by RuntimeError: out of [ideas]" in cogvid("compare", runs / "tiny")
+    assert re.search(r"tiny/bad/0 +ended by RuntimeError: out of \[ideas\]", cogvid("compare", runs / "tiny"))
     # Again: what is finished is so at once, what failed is tried once more.
     first = {path: path.stat().st_mtime_ns for path in runs.glob("tiny/*/0/output.txt")}
     output = finish(jobs, "--jobs", "2", code=1)
@@ -131,21 +129,3 @@ def test_an_ablation_that_is_asked_to_end_leaves_checkpoints_and_no_process(
     started = [path.read_text().split()[0] for path in tiny.parent.glob("runs/tiny/*/0/.lock")]
     assert len(started) == 2
     assert not any(Path("/proc", number).exists() for number in started)
-
-
-def test_a_finished_run_is_no_more_one_when_anything_that_made_it_has_changed(tiny: Path, tmp_path: Path) -> None:
-    def run(*more: str) -> Run:
-        return Run(load_experiment(tiny, None, [*FEW, *more]), tmp_path / "runs")
-
-    assert not run().finished()
-    run().finish()
-    assert run().finished()
-    assert run("trainer.log_every=7").finished()
-    state = tmp_path / "runs/tiny/default/0/state.json"
-    for name in ("metrics.json", "samples/stage.json", "stages/sequential/stage.json", "state.json"):
-        path = state.parent / name
-        content = path.read_bytes()
-        path.unlink()
-        assert not run().finished(), name
-        path.write_bytes(content)
-    assert run().finished()

@@ -6,13 +6,17 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from cogvid.cli import app
+from cogvid.config.compose import load_experiment
 from cogvid.pipeline import stage as stage_module
+from cogvid.pipeline.run import Run
+from cogvid.pipeline.run_state import read_run_state, write_run_state
 
 PROMPT = "a small red circle moves left"
 PLUGIN = """
@@ -90,6 +94,24 @@ def test_an_edited_helper_of_a_plugin_makes_new_what_it_decides_and_is_named(cop
     assert "sequential: made again, because my_pattern.py changed" in log
     second = {path.name for path in (copied / "runs" / "stages").iterdir()} - before - first
     assert {name.split("-")[0] for name in second} == changed
+
+
+def test_a_run_is_finished_as_long_as_all_is_there_and_nothing_that_made_it_has_changed(copied: Path) -> None:
+    def finished(*changes: str) -> bool:
+        return Run(load_experiment(copied / "tiny.yaml", None, changes), copied / "runs").finished()
+
+    assert finished()
+    assert finished("trainer.log_every=7")
+    for name in ("metrics.json", "samples/stage.json", "stages/sequential/stage.json", "state.json"):
+        path = run_folder(copied) / name
+        content = path.read_bytes()
+        path.unlink()
+        assert not finished(), name
+        path.write_bytes(content)
+    assert finished()
+    state = read_run_state(run_folder(copied))
+    write_run_state(run_folder(copied), replace(state, finished=state.finished[::-1]))
+    assert not finished()
 
 
 def flip(path: Path) -> None:

@@ -206,7 +206,7 @@ def test_all_variants_of_an_ablation_are_checked_before_the_first_runs(file: Pat
 def test_what_an_ablation_cannot_do_is_refused_before_anything_runs(
     file: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    file.write_text(EXPERIMENT.replace("bad: {}", "good: {}"))
+    file.write_text(EXPERIMENT.replace("bad: {}", "other: {}"))
     result = run("ablate", str(file), *words, "--runs", str(tmp_path / "runs"))
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
