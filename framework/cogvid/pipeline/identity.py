@@ -29,7 +29,8 @@ def made_of(lab: Lab) -> str:
     infos = [lab.plugins.get(kind, name) for kind, name in components]  # type: ignore[arg-type]
     decides = {
         "config": config,
-        "files": named_files(config),
+        # Of the plugins that are listed, those count whose components are used.
+        "files": named_files({**config, "plugins": []}),
         "data": lab.data.fingerprint(),
         "plugins": [[info.version, plugin_sources(info)] for info in infos],
         "code": {stage: stage_code(stage) for stage in _WORK},
