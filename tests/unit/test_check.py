@@ -194,6 +194,25 @@ def test_all_variants_of_an_ablation_are_checked_before_the_first_runs(file: Pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seeds=[1,1]"], "would be that of several runs"),
+        (["model.layers=1,2"], "an ablation has one value for each key"),
+        (["--jobs", "2", "--no-wait"], "--no-wait: runs side by side wait"),
+    ],
+    ids=str,
+)
+def test_what_an_ablation_cannot_do_is_refused_before_anything_runs(
+    file: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    file.write_text(EXPERIMENT.replace("bad: {}", "other: {}"))
+    result = run("ablate", str(file), *words, "--runs", str(tmp_path / "runs"))
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "runs").exists()
+
+
 def test_all_values_of_a_sweep_are_checked_before_the_first_runs(file: Path, tmp_path: Path) -> None:
     result = run("run", str(file), "generation.frames=9,11", "--runs", str(tmp_path / "runs"))
     assert result.exit_code == 1

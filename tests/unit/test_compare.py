@@ -102,32 +102,6 @@ def test_run_and_ablate_keep_what_an_experiment_consists_of(tmp_path: Path) -> N
     assert read_listing(tmp_path / "study").variants == ()
 
 
-ABLATION = """
-base: [model/small, attention/local3d, frame_rate/lowest_fit, interpolation/recursive, data/shapes, trainer/cpu]
-data: {name: shapes, options: {clips: 24, test_clips: 2, durations: [1, 2]}}
-frame_tokenizer: {name: vqvae, options: {downsampling: 8}}
-text: {length: 40}
-stages: {tokenizer: &one {steps: 1, batch_size: 1}, image_base: *one, sequential: *one, interpolation: *one}
-seeds: [1, 0]
-generation: {frames: 9, samples: 3}
-variants: {zebra: {}, ape: {}}
-"""
-
-
-def test_an_ablation_that_failed_is_shown_with_its_cause_and_with_what_it_never_began(tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text(ABLATION)
-    result = CliRunner().invoke(app, ["ablate", str(tmp_path / "study.yaml"), "--runs", str(tmp_path / "runs")])
-    assert result.exit_code == 1
-    listing = read_listing(tmp_path / "runs/study")
-    assert (listing.variants, listing.seeds) == (("zebra", "ape"), (1, 0))
-    found = lacking(compare(find_runs([tmp_path / "runs/study"])))
-    assert list(found) == ["study/zebra/0", "study/zebra/1", "study/ape/0", "study/ape/1"]
-    assert re.match(r"ended by UserError: .*generation\.samples: 3 clips are wanted.*; lacks ", found["study/zebra/1"])
-    assert {cause for run, cause in found.items() if run != "study/zebra/1"} == {
-        "missing: the experiment lists it, and it was not begun"
-    }
-
-
 def test_what_the_experiment_lists_and_has_no_folder_is_missing(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("naive", 0)
     write_listing(tmp_path / "study", ["naive", "local3d"], [0, 1])

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("inspect", "testing"),
     ("compare",),
-    ("bench",),
+    ("bench", "ablation"),
     ("cli",),
     ("__main__",),
 )

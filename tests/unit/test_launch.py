@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from cogvid.cli import app
 from cogvid.config.compose import load_experiment
 from cogvid.config.schema import TrainerConfig
 from cogvid.errors import UserError
-from cogvid.pipeline.launch import joined
+from cogvid.pipeline.launch import check_one_machine, joined
 from cogvid.training import job
 
 SLURM = {"SLURM_JOB_ID": "12", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
@@ -54,6 +55,24 @@ def test_processes_that_do_not_fit_the_configuration_are_refused(
     with pytest.raises(UserError, match=message), joined(trainer, {"trainer.devices": "mine.yaml"}):
         raise AssertionError("this is no job")
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "trainer", "message"),
+    [
+        (TORCHRUN, TrainerConfig(devices=4), "trainer.devices: a launcher has started the 4 processes of a job"),
+        ({}, TrainerConfig(num_nodes=2), "trainer.num_nodes: this command starts processes on one machine"),
+        ({}, TrainerConfig(devices=2), ""),
+    ],
+    ids=str,
+)
+def test_a_command_that_starts_jobs_itself_is_for_one_machine(
+    monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], trainer: TrainerConfig, message: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+        check_one_machine(trainer)
 
 
 def test_an_address_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,14 @@ def test_a_finished_stage_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (first.folder / "stage.json").stat().st_mtime_ns == before
 
 
+def test_whoever_looks_is_told_of_a_stage_that_is_made_and_of_no_finished_one(tmp_path: Path) -> None:
+    begun: list[tuple[str, bool]] = []
+    store = StageStore(tmp_path, begins=lambda name, folder: begun.append((name, folder.exists())))
+    for _ in range(2):
+        store.finish("sequential", {"steps": 3}, lambda folder: {"steps": 3})
+    assert begun == [("sequential", False)]
+
+
 def test_what_a_stage_worked_with_is_gone_when_it_is_finished(tmp_path: Path) -> None:
     class Model:
         def __init__(self) -> None:

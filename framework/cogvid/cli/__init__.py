@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cogvid.cli import (
+    ablate,
     bench,
     compare,
     config,
@@ -44,7 +45,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, sample, convert, evaluate, compare, config, data, inspect, doctor, bench, plugins, new_plugin):
+for module in (
+    run,
+    ablate,
+    sample,
+    convert,
+    evaluate,
+    compare,
+    config,
+    data,
+    inspect,
+    doctor,
+    bench,
+    plugins,
+    new_plugin,
+):
     module.register(app)
 
 

@@ -1,4 +1,4 @@
-"""`cogvid run` and `cogvid ablate`."""
+"""`cogvid run`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ console = Console()
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command()(run)
-    app.command()(ablate)
 
 
 def run(
@@ -44,33 +43,11 @@ def run(
     todo = []
     for changes in sweeps:
         swept = [change for change in changes if any(change not in other for other in sweeps)]
-        todo.append(_load(experiment, variant, changes, swept))
-    _finish_all([("", each) for each in todo], runs, wait, None)
+        todo.append(load_run(experiment, variant, changes, swept))
+    _finish_all(todo, runs, wait)
 
 
-def ablate(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment with variants, or a YAML file.")],
-    overrides: Overrides = None,
-    runs: Runs = Path("runs"),
-    wait: Wait = True,
-) -> None:
-    """Run every variant with every seed, one after the other; what is finished is not run again."""
-    from cogvid.config.compose import load_experiment
-
-    changes = overrides or []
-    whole = load_experiment(experiment, None, changes)
-    if not whole.variants:
-        raise UserError(f"{whole.path} has no variants to compare: add `variants:`, or use `cogvid run`.")
-    todo = [
-        (f"{name}, seed {seed}", _load(experiment, name, [*changes, f"seed={seed}"]))
-        for seed in whole.config.seeds
-        for name in whole.variants
-    ]
-    seeds = whole.config.seeds
-    _finish_all(todo, runs, wait, seeds, f"Compare them: cogvid compare {runs / whole.config.name}")
-
-
-def _load(experiment: str, variant: str | None, changes: list[str], swept: list[str] | None = None) -> Resolved:
+def load_run(experiment: str, variant: str | None, changes: list[str], swept: list[str] | None = None) -> Resolved:
     """One variant with one seed; what is swept becomes part of the variant's name."""
     from cogvid.config.compose import load_experiment
 
@@ -82,17 +59,13 @@ def _load(experiment: str, variant: str | None, changes: list[str], swept: list[
     return resolved
 
 
-def _finish_all(
-    todo: list[tuple[str, Resolved]], runs: Path, wait: bool, seeds: list[int] | None, in_the_end: str = ""
-) -> None:
-    """Finish runs with their titles one after the other, all of them by the processes of one job.
+def _finish_all(todo: list[Resolved], runs: Path, wait: bool) -> None:
+    """Finish runs one after the other, all of them by the processes of one job.
 
     Args:
         todo: the runs.
         runs: folder of all runs.
         wait: for other processes that are at the same work.
-        seeds: that every variant is run with; None where these are not all of them.
-        in_the_end: said then.
     """
     from cogvid.pipeline.launch import joined
     from cogvid.pipeline.listing import write_listing
@@ -101,8 +74,8 @@ def _finish_all(
     from cogvid.training import job
 
     log_to_terminal()
-    first = todo[0][1]
-    for _, each in todo:
+    first = todo[0]
+    for each in todo:
         for name in ("devices", "num_nodes", "accelerator"):
             one, other = getattr(first.config.trainer, name), getattr(each.config.trainer, name)
             if one != other:
@@ -113,18 +86,15 @@ def _finish_all(
     with joined(first.config.trainer, first.provenance):
         # A mistake in the last of several should show before the first begins.
         with job.said_once():
-            checked = [(title, Run(each, runs, wait)) for title, each in todo]
+            checked = [Run(each, runs, wait) for each in todo]
         if job.leads():
-            for each in (resolved for _, resolved in todo if resolved.variants):
-                write_listing(runs / each.config.name, each.variants, seeds)
-        for title, run in checked:
-            if title and job.leads():
-                console.rule(title)
+            for each in todo:
+                if each.variants:
+                    write_listing(runs / each.config.name, each.variants)
+        for run in checked:
             metrics = run.finish()
             if job.leads():
                 _tell(run, metrics)
-        if in_the_end and job.leads():
-            console.print(in_the_end)
 
 
 def _tell(current: Run, metrics: StageResult | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cogvid.compare.read import RUN_FILES, RunRecord, is_run, read_evaluation, read_run
+from cogvid.compare.trouble import LOG, what_ended
 from cogvid.errors import UserError
 from cogvid.pipeline.listing import Listing, read_listing
 
@@ -56,7 +57,10 @@ def _runs(path: Path) -> Iterator[RunRecord]:
         if folder in runs:
             yield read_run(folder)
         else:
-            yield RunRecord(folder, experiment.name, folder.parent.name, int(folder.name), missing=True)
+            # One that ended before it could say what it is has a log at most.
+            ended = what_ended(folder) if (folder / LOG).is_file() else ""
+            named = experiment.name, folder.parent.name, int(folder.name)
+            yield RunRecord(folder, *named, ended=ended, missing=True)
 
 
 def _place(run: Path, listing: Listing) -> tuple[int, bool, str, int]:

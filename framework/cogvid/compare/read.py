@@ -58,7 +58,7 @@ class RunRecord:
         videos: the first file of each (caption, rate), by set.
         lacks: what a complete run would have and this one has not.
         ended: why it ended before its time, where that is known.
-        missing: whether the experiment lists it and there is no folder.
+        missing: whether the experiment lists it, and no folder says what it is.
     """
 
     folder: Path

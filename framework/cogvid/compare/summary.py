@@ -136,7 +136,7 @@ def _verdict(column: Column, difference: Estimate, corrected: float | None) -> V
 def _troubles(runs: Sequence[RunRecord]) -> Iterator[Trouble]:
     for run in runs:
         name = f"{run.experiment}/{run.variant}/{run.seed}" if run.experiment else str(run.folder)
-        if run.missing:
+        if run.missing and not run.ended:
             yield Trouble(name, "missing: the experiment lists it, and it was not begun")
         elif run.ended or run.lacks:
             lacks = f"lacks {', '.join(run.lacks)}" if run.lacks else ""

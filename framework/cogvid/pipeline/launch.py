@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -25,10 +24,10 @@ from cogvid.config.ranges import said
 from cogvid.config.schema import TrainerConfig
 from cogvid.data.workers import processors
 from cogvid.errors import Interrupted, SaidElsewhere, UserError
+from cogvid.pipeline.parent import end_with_parent
 from cogvid.training import job
 
 log = logging.getLogger("cogvid")
-_PARENT_DEATH_SIGNAL = 1  # of prctl
 # Seconds that the others get to end by themselves.
 _GRACE = 30
 _LAUNCHERS: dict[type[TorchElasticEnvironment | SLURMEnvironment], str] = {
@@ -122,6 +121,25 @@ def _environment(config: TrainerConfig, sources: Mapping[str, str] | None) -> Cl
     return LightningEnvironment()
 
 
+def check_one_machine(config: TrainerConfig, sources: Mapping[str, str] | None = None) -> None:
+    """Refuse what a command that starts jobs of its own cannot do.
+
+    Raises:
+        UserError: this process is one of several already, or several machines are to work on one run.
+    """
+    if _environment(config, sources).creates_processes_externally and config.devices > 1:
+        raise UserError(
+            f"{said('trainer.devices', sources)}trainer.devices: a launcher has started the {config.devices} processes "
+            "of a job, and this command starts processes itself. Start it without the launcher, or give the launcher "
+            "a `cogvid run` for each variant and seed."
+        )
+    if config.num_nodes > 1:
+        raise UserError(
+            f"{said('trainer.num_nodes', sources)}trainer.num_nodes: this command starts processes on one machine. "
+            "For runs on several, use `cogvid run` on each of them for each variant and seed."
+        )
+
+
 def _share_threads(config: TrainerConfig) -> None:
     """Processes side by side share the machine's threads: more than it can run at once wait for each other."""
     if config.threads or "OMP_NUM_THREADS" not in os.environ:
@@ -150,14 +168,10 @@ def _start_others(config: TrainerConfig, environment: ClusterEnvironment) -> lis
         subprocess.Popen(
             [sys.executable, *sys.orig_argv[1:]],
             env=os.environ | {"LOCAL_RANK": str(number)},
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
         for number in range(1, config.devices)
     ]
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ def write_listing(folder: Path, variants: Sequence[str], seeds: Sequence[int] | 
     """
     kept = read_listing(folder).seeds if seeds is None else seeds
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{LISTING}.partial"
+    # Runs of one experiment begin side by side, and each says it.
+    partial = folder / f".{LISTING}.{os.getpid()}.partial"
     partial.write_text(json.dumps(asdict(Listing(tuple(variants), tuple(kept)))) + "\n", encoding="utf-8")
     partial.replace(folder / LISTING)
 

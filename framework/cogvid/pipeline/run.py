@@ -21,11 +21,12 @@ from cogvid.model.transformer import CogVideoTransformer
 from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_test_clips
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
-from cogvid.pipeline.evaluate import evaluation_stage, write_metrics
+from cogvid.pipeline.evaluate import METRICS, evaluation_stage, write_metrics
 from cogvid.pipeline.generate import generation_stage, given_key_frames, speed_stage, usable_test_clips
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.logs import log_to_file
 from cogvid.pipeline.previews import Previews
+from cogvid.pipeline.run_state import RunState, write_run_state
 from cogvid.pipeline.stage import DONE, Info, StageResult, StageStore, owned, read_stage, write_json, write_whole
 from cogvid.pipeline.text_stage import load_text, text_stage
 from cogvid.pipeline.tokenizer_stage import load_clusters, load_tokenizer, tokenizer_stage
@@ -59,7 +60,7 @@ class Run:
         config = resolved.config
         self.resolved, self.config = resolved, config
         self.folder = runs / config.name / config.variant / str(config.seed)
-        self.store = StageStore(runs / STAGES, wait)
+        self.store = StageStore(runs / STAGES, wait, self._begins)
         for folder in (self.folder, self.store.root):
             check_folder(folder)
         self.lab = Lab(config, resolved.provenance)
@@ -75,6 +76,10 @@ class Run:
                     f"with name=..., or move the old run away; it was left as it is."
                 )
         check_lab(self.lab)
+
+    def _begins(self, stage: str, folder: Path) -> None:
+        steps = getattr(getattr(self.config.stages, stage, None), "steps", 0)
+        write_run_state(self.folder, RunState(stage, str(folder.absolute()), steps))
 
     def _train(self) -> dict[str, StageResult]:
         """All stages up to the trained models, by name; the finished ones are taken as they are."""
@@ -129,7 +134,7 @@ class Run:
         if not isinstance(self.lab.data, TokenSource):
             return job.once(lambda: self._evaluate(stages))
         if held_out := held_out_losses(stages):
-            job.once(lambda: write_json(self.folder / "metrics.json", {"held_out": held_out}))
+            job.once(lambda: write_json(self.folder / METRICS, {"held_out": held_out}))
         return None
 
     def _evaluate(self, stages: dict[str, StageResult]) -> StageResult:
@@ -147,6 +152,7 @@ class Run:
         return metrics
 
     def _describe(self) -> None:
+        write_run_state(self.folder, RunState())
         (self.folder / "stages").mkdir(exist_ok=True)
         write_whole(self.folder / "config.yaml", self.resolved.to_yaml().encode())
         write_json(self.folder / "plugins.json", {"components": self.lab.used()})

@@ -61,10 +61,11 @@ class StageStore:
     Args:
         root: the folder; created when needed.
         wait: for another job that is at work on a wanted stage.
+        begins: told the name and the folder of a stage that is not finished, before it is waited for or made.
     """
 
-    def __init__(self, root: Path, wait: bool = True) -> None:
-        self.root, self.wait = root, wait
+    def __init__(self, root: Path, wait: bool = True, begins: Callable[[str, Path], None] | None = None) -> None:
+        self.root, self.wait, self.begins = root, wait, begins
 
     def finish(self, name: str, depends: Info, work: Callable[[Path], Info], *, together: bool = False) -> StageResult:
         """The finished stage `name`, doing `work(folder)` unless an earlier run did.
@@ -129,6 +130,8 @@ class StageStore:
 
     def _finish(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
         """All processes of the job come here, and all do `work`."""
+        if self.begins is not None and job.leads():
+            self.begins(name, folder)
         with owned(folder, self.wait):
             if job.once((folder / DONE).exists):
                 return
