@@ -136,7 +136,7 @@ def test_the_products_needed_are_those_that_run(
     frames = 3 if backend else 1
     model = make_model(backend, Grid(frames, 3, 4), stage, positions=positions, dtype=torch.float32)
     if frozen:
-        model.freeze_base()
+        model.freeze()
     given = torch.tensor(given_frames(stage, frames))
     predicted, batch = int((~given).sum()), 2
     tokens, text_mask = torch.zeros(batch, 4 + frames * 12, dtype=torch.long), torch.ones(batch, 4)

@@ -133,7 +133,7 @@ def test_parameters_are_those_of_the_real_model(tiny_experiment: Path) -> None:
     assert vocabulary == 32 + 1 + 300
     assert "the most" in found["vocabulary"]["source"]
     network = lab.video_model("sequential", vocabulary)
-    network.freeze_base()
+    network.freeze()
     about = stages(found)["sequential"]["parameters"]
     assert about["all"] == sum(p.numel() for p in network.parameters())
     assert about["trained"] == sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -153,7 +153,7 @@ def test_flops_are_what_torch_counts_of_a_real_dense_step() -> None:
     torch.manual_seed(0)
     backend = Dense()
     network = CogVideoTransformer(CONFIG, backend, "sequential")
-    network.freeze_base()
+    network.freeze()
     codes, text = torch.zeros(2, 3, 36, dtype=torch.long), torch.zeros(2, 8, dtype=torch.long)
     inputs = torch.cat([text, codes.flatten(1)], dim=1)
     with FlopCounterMode(display=False) as counter:

@@ -276,5 +276,5 @@ def test_weights_that_the_last_step_spoils_are_found() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     check_weights("sequential", network, config(), "32-true")
     nn.init.constant_(network[1].weight[0, :1], float("inf"))
-    with pytest.raises(UserError, match=r"the last of its 8 steps left numbers in 1\.weight that are not finite"):
+    with pytest.raises(UserError, match=r"its last step of 8 left numbers in 1\.weight that are not finite"):
         check_weights("sequential", network, config(), "32-true")

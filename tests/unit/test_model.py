@@ -136,7 +136,7 @@ def test_with_the_gate_closed_the_base_channel_changes_no_frame(make_model: Make
 def test_the_plus_channel_starts_as_configured(make_model: MakeModel, plus_init: PlusInit) -> None:
     base = make_model(None, Grid(1, 2, 3), seed=1)
     model = make_model(Naive(), seed=2, plus_init=plus_init, gate_init=1.5)
-    model.start_plus_channel(base.state_dict())
+    model.start_video(base.state_dict())
     for block, source in zip(model.blocks, base.blocks, strict=True):
         for name, weight in source.base.state_dict().items():
             assert torch.equal(block.base.state_dict()[name], weight)
@@ -163,7 +163,7 @@ def test_training_a_video_stage_moves_its_own_parameters_and_nothing_of_the_base
 ) -> None:
     backend = Local3D(Local3D.Config(extent=[2, 2, 2], bias=True))
     model = make_model(backend, GRID, stage, positions=positions, dtype=torch.float32)
-    model.start_plus_channel(make_model(None, Grid(1, 2, 3), seed=1, dtype=torch.float32).state_dict())
+    model.start_video(make_model(None, Grid(1, 2, 3), seed=1, dtype=torch.float32).state_dict())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = StageConfig(steps=20, batch_size=2, adam_lr=0.01, muon_lr=muon_lr, weight_decay=0.01)
     module = TransformerModule(model, config, BEGIN)

@@ -72,7 +72,7 @@ with joined(trainer):
     config = TransformerConfig(3, 32, 2, 60, 50, 4, 4, grid)
     with torch.device("meta"):
         network = CogVideoTransformer(config, create_component("attention", "naive"))
-    network.freeze_base()
+    network.freeze()
     torch.manual_seed(0)
     start = {name: 0.3 * torch.randn(tensor.shape) for name, tensor in network.state_dict().items()}
     stage = StageConfig(steps=2, batch_size=4, clip_norm=1e-3)

@@ -77,7 +77,7 @@ def test_the_video_stages_learn_a_batch_by_heart(
     torch.manual_seed(1)
     backend = Naive() if stage == "sequential" else Local3D(Local3D.Config(extent=[3, 3, 3]))
     network = CogVideoTransformer(SIZES, backend, stage)
-    network.start_plus_channel(base[0].state_dict())
+    network.start_video(base[0].state_dict())
     kind = StageConfig if stage == "sequential" else InterpolationStageConfig
     module = TransformerModule(network, kind(steps=200, **SETTINGS), CODES)
     assert last_loss(tmp_path / stage, module, [*map(sequence, range(BATCH))]) < 0.05
@@ -97,7 +97,7 @@ def test_compiled_blocks_learn_the_same(base: tuple[CogVideoTransformer, float],
     for compiled in (False, True):
         torch.manual_seed(1)
         network = CogVideoTransformer(SIZES, Naive(), "sequential")
-        network.start_plus_channel(base[0].state_dict())
+        network.start_video(base[0].state_dict())
         module = TransformerModule(network, StageConfig(steps=4, **SETTINGS), CODES)
         losses.append(last_loss(tmp_path / f"compiled-{compiled}", module, [sequence(0), sequence(1)], compiled))
         assert not [name for name in module.state_dict() if "_orig_mod" in name]

@@ -353,7 +353,7 @@ def test_a_stopped_training_ends_where_an_undisturbed_one_does_with_any_number_o
 
     def train(folder: Path, workers: int, *callbacks: pl.Callback) -> nn.Module:
         model = make_model(Naive(), Grid(3, 2, 3), text_length=30, seed=3, dtype=torch.float32, **VOCABULARY)
-        model.start_plus_channel(
+        model.start_video(
             make_model(None, Grid(1, 2, 3), text_length=30, seed=4, dtype=torch.float32, **VOCABULARY).state_dict()
         )
         trainer = TrainerConfig(accelerator="cpu", log_every=1, workers=workers)

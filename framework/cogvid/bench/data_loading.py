@@ -128,7 +128,7 @@ def training_step(lab: Lab, text: CaptionEncoder) -> Callable[[Batch], None]:
     torch.manual_seed(lab.config.seed)
     settings = lab.config.stages.sequential
     network = lab.video_model("sequential", text.vocabulary)
-    network.start_plus_channel(lab.image_model(text.vocabulary).state_dict())
+    network.start_video(lab.image_model(text.vocabulary).state_dict())
     first = lab.config.generation.image_model_first
     module = TransformerModule(network, settings, text.begin_of_image, image_model_first=first)
     module.report = lambda loss, **values: loss  # type: ignore[method-assign]  # there is no trainer to log to

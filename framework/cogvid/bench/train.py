@@ -57,6 +57,7 @@ class TrainCase:
         own["trainer.accelerator"] = "gpu" if settings.device == "cuda" else "cpu"
         if self.stage != "image_base":
             own["stages.image_base.steps"] = 1
+        own |= {f"budget.{name}": 0 for name in (self.stage, "image_base")}
         if threads:
             own["trainer.threads"] = threads
         changes = [change for change in self.changes if change.partition("=")[0] not in own]

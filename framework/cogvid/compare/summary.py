@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from cogvid.compare.budget import budget_notes
 from cogvid.compare.columns import Gathered, Gathering, Place
 from cogvid.compare.comparison import Cell, Column, Comparison, Difference, Row, Trouble, Verdict
 from cogvid.compare.quantities import interrupted
@@ -150,6 +151,7 @@ def _notes(
     columns: Sequence[Column],
     cells: dict[Place, dict[str, Cell]],
 ) -> Iterator[str]:
+    yield from budget_notes(variants)
     for variant in variants:
         differing = differences([variant], lambda run: run.config, NAMES)
         if differing:

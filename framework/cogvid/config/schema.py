@@ -38,6 +38,21 @@ class PlusInit(Enum):
     random = "random"
 
 
+class Base(Enum):
+    """What becomes of the image base in a video stage."""
+
+    frozen = "frozen"  # as published: the plus channel alone learns
+    trained = "trained"  # it goes on learning, as all else does
+    random = "random"  # nothing is taken from it: all starts at random, and learns
+
+
+class Gate(Enum):
+    """What mixes the two channels."""
+
+    learned = "learned"  # a share for each feature of each layer, as published
+    fixed = "fixed"  # the share of `gate_init`
+
+
 class InterpolationStart(Enum):
     """What the interpolation stage's plus channel starts from."""
 
@@ -58,6 +73,13 @@ class Place(Enum):
     start = "start"  # from the first frame on
     middle = "middle"
     random = "random"  # anywhere, drawn from the SHA-256 of the video's bytes: the same for the same file
+
+
+class BudgetUnit(Enum):
+    """What stages have equally much of."""
+
+    tokens = "tokens"  # of the frames of their sequences
+    seconds = "seconds"  # of optimiser steps
 
 
 class TooLong(Enum):
@@ -100,8 +122,11 @@ class ModelConfig:
     width: int = option(192, at_least(1))
     heads: int = option(3, at_least(1))
     positions: Positions = Positions.learned
+    base: Base = Base.frozen
     plus_init: PlusInit = PlusInit.copy
-    gate_init: float = option(0.0, between(-100, 100))  # sigmoid of it is the base channel's share
+    gate: Gate = Gate.learned
+    # sigmoid of it is the base channel's share: 0 is half, -100 leaves the plus channel alone, on frames
+    gate_init: float = option(0.0, between(-100, 100))
     checkpoint_activations: bool = False  # trade time for memory in training
 
 
@@ -161,6 +186,17 @@ class StagesConfig:
     image_base: ImageBaseConfig = field(default_factory=ImageBaseConfig)
     sequential: StageConfig = field(default_factory=StageConfig)
     interpolation: InterpolationStageConfig = field(default_factory=InterpolationStageConfig)
+
+
+@dataclass
+class BudgetConfig:
+    """How long transformers train, where variants are to be equal in something else than steps. 0 for the steps of
+    `stages`."""
+
+    unit: BudgetUnit = BudgetUnit.tokens
+    image_base: int = option(0, at_least(0))
+    sequential: int = option(0, at_least(0))
+    interpolation: int = option(0, at_least(0))
 
 
 @dataclass
@@ -279,6 +315,7 @@ class ExperimentConfig:
     interpolation: ComponentConfig = field(default_factory=ComponentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)

@@ -20,6 +20,7 @@ from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import TransformerConfig
+from cogvid.pipeline.budget import stage_seconds, stage_settings
 from cogvid.pipeline.lab import Lab
 
 # Text tokens of the 2022 release: what is taken where a tokenizer cannot say how many it has.
@@ -157,11 +158,11 @@ class _Stages:
             yield self._tokenizer()
         base = self._image_base()
         yield base
-        sequential = self._video("sequential", stages.sequential, base, None)
+        sequential = self._video("sequential", base, None)
         yield sequential
         if lab.interpolates:
             start = sequential if stages.interpolation.start is InterpolationStart.sequential else None
-            yield self._video("interpolation", stages.interpolation, base, start or sequential)
+            yield self._video("interpolation", base, start or sequential)
 
     @property
     def _gpu(self) -> bool:
@@ -190,13 +191,13 @@ class _Stages:
         return self._complete(needs, step, Sizes(parameters, parameters), settings, 0.0, share)
 
     def _image_base(self) -> StageNeeds:
-        settings = self.lab.config.stages.image_base
+        settings = stage_settings(self.lab, "image_base")
         config = self.lab.image_config(self.vocabulary)
-        given = settings.weights is not None
+        given = self.lab.config.stages.image_base.weights is not None
         return self._transformer("image_base", config, None, "sequential", 1, settings, 0.0, given)
 
-    def _video(self, name: Stage, settings: StageConfig, base: StageNeeds, earlier: StageNeeds | None) -> StageNeeds:
-        lab = self.lab
+    def _video(self, name: Stage, base: StageNeeds, earlier: StageNeeds | None) -> StageNeeds:
+        lab, settings = self.lab, stage_settings(self.lab, name)
         backend = lab.attention if name == "sequential" else lab.interpolation_attention
         frames = lab.grid.frames
         if name == "interpolation" and not isinstance(lab.data, TokenSource):
@@ -265,9 +266,10 @@ class _Stages:
         dense = step.dense_flops * self.processes
         needs = replace(needs, dense_flops=dense, memory=found)
         assert needs.flops is not None
-        seconds = settings.steps * needs.flops / (self.hardware.flops * self.utilisation * self.processes)
+        step_seconds = needs.flops / (self.hardware.flops * self.utilisation * self.processes)
+        steps = settings.steps or max(1, round(stage_seconds(self.lab, needs.name) / step_seconds))
         state = FLOAT * sizes.trained * (1 + (settings.ema > 0)) + step.peak[OPTIMISER]
-        return replace(needs, seconds=seconds, disk=FLOAT * sizes.all + _CHECKPOINTS * state)
+        return replace(needs, steps=steps, seconds=steps * step_seconds, disk=FLOAT * sizes.all + _CHECKPOINTS * state)
 
 
 def _sizes(config: TransformerConfig, backend: AttentionBackend | None, stage: Stage) -> Sizes:

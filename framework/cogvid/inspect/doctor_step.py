@@ -313,7 +313,7 @@ def meta_network(config: TransformerConfig, backend: AttentionBackend | None, st
     with torch.device("meta"):
         network = CogVideoTransformer(config, backend, stage)
     if backend is not None:
-        network.freeze_base()
+        network.freeze()
     return network
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cogvid.config.schema import PlusInit, Positions
+from cogvid.config.schema import Base, Gate, PlusInit, Positions
 from cogvid.interfaces.attention import AttentionBackend
 from cogvid.interfaces.grid import Grid
 from cogvid.interfaces.mask import Stage, given_frames
@@ -35,7 +35,7 @@ class TransformerConfig:
         grid: the frames of a sequence.
         positions: learned and absolute, or rotary in the plus channel; then every frame has the image model's
             learned positions of a first frame, and the plus channel alone tells frames apart.
-        plus_init, gate_init: where the plus channel and the gate start; see `start_plus_channel`.
+        base, plus_init, gate, gate_init: where a video stage starts from, and what of it trains; see `start_video`.
         checkpoint_activations: recompute each block in the backward pass instead of storing it.
     """
 
@@ -48,7 +48,9 @@ class TransformerConfig:
     text_positions: int
     grid: Grid
     positions: Positions = Positions.learned
+    base: Base = Base.frozen
     plus_init: PlusInit = PlusInit.copy
+    gate: Gate = Gate.learned
     gate_init: float = 0.0
     checkpoint_activations: bool = False
 
@@ -163,24 +165,28 @@ class CogVideoTransformer(nn.Module):
         counted = (text_mask.long().cumsum(1) - 1).clamp(min=0)
         return torch.cat([self.position_embeddings(counted), image], dim=1)
 
-    def start_plus_channel(self, base: Mapping[str, Tensor]) -> None:
-        """Take over a trained image model and freeze it, and start the plus channel from it.
+    def start_video(self, base: Mapping[str, Tensor]) -> None:
+        """Begin a video stage from a trained image model, as published unless the configuration says something else:
+        the plus channel starts as the base channel and learns, all else stays what it is (section 3.2).
 
         Args:
             base: the state of an image model of the same sizes, by name; from a mapped file it is in memory once.
         """
         self.load_state_dict(self.start(base), strict=False)
-        self.freeze_base()
+        self.freeze()
 
     def start(self, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a trained image model says of the state that a video stage starts with, by name.
 
-        Beside a copied plus channel it leaves out the bias of the attention alone. Weights that are taken as they are
+        Beside a copied plus channel it leaves out the bias of the attention alone, and where all starts at random it
+        says nothing. Weights that are taken as they are
         share the memory of `base`; this network's own are not looked at: they may be on the meta device.
 
         Args:
-            base: as for `start_plus_channel`.
+            base: as for `start_video`.
         """
+        if self.config.base is Base.random:
+            return {}
         state = dict(base)
         for n, block in enumerate(self.layers):
             assert block.gate is not None
@@ -197,19 +203,16 @@ class CogVideoTransformer(nn.Module):
             state["later_position_embeddings.weight"] = later.flatten(0, 1)
         return state
 
-    def freeze_base(self) -> None:
-        """Let only the plus channel, the gates and the later frames' positions train (section 3.2)."""
-        trained = {id(p) for p in self.plus_parameters()}
-        for parameter in self.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
-
-    def plus_parameters(self) -> list[nn.Parameter]:
-        """What the video stages train."""
-        modules: list[nn.Module | None] = [self.later_position_embeddings]
+    def freeze(self) -> None:
+        """Let only train what does in a video stage: with a frozen base the plus channel, the biases of its attention,
+        the gates and the later frames' positions."""
+        self.requires_grad_(self.config.base is not Base.frozen)
+        for module in (self.later_position_embeddings, *(m for block in self.layers for m in (block.plus, block.bias))):
+            if module is not None:
+                module.requires_grad_(True)
         for block in self.layers:
-            modules += [block.plus, block.bias]
-        gates = [block.gate for block in self.layers if block.gate is not None]
-        return [p for module in modules if module is not None for p in module.parameters()] + gates
+            if block.gate is not None:
+                block.gate.requires_grad_(self.config.gate is Gate.learned)
 
 
 class Block(nn.Module):

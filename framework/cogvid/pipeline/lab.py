@@ -246,7 +246,8 @@ class Lab:
 
     def image_config(self, vocabulary: int) -> TransformerConfig:
         """Of the image model; it has no plus channel, so that settings of that do not make it another."""
-        defaults = {name: getattr(TransformerConfig, name) for name in ("plus_init", "gate_init", "positions")}
+        video = ("base", "plus_init", "gate", "gate_init", "positions")
+        defaults = {name: getattr(TransformerConfig, name) for name in video}
         return replace(self.video_config(vocabulary), grid=Grid(1, self.grid.height, self.grid.width), **defaults)
 
     def image_model(self, vocabulary: int) -> CogVideoTransformer:
@@ -316,7 +317,9 @@ class Lab:
             text_positions=self.config.text.positions or self.config.text.length,
             grid=self.grid,
             positions=model.positions,
+            base=model.base,
             plus_init=model.plus_init,
+            gate=model.gate,
             gate_init=model.gate_init,
             checkpoint_activations=model.checkpoint_activations,
         )

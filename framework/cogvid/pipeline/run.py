@@ -18,6 +18,7 @@ from cogvid.generation.packed import Packs, packed
 from cogvid.interfaces.frame_tokenizer import FrameTokenizer
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer
+from cogvid.pipeline.budget import stage_settings
 from cogvid.pipeline.check import check_folder, check_lab, check_prompts, check_test_clips
 from cogvid.pipeline.data_stage import data_stage
 from cogvid.pipeline.environment import environment
@@ -78,7 +79,7 @@ class Run:
         check_lab(self.lab)
 
     def _begins(self, stage: str, folder: Path) -> None:
-        steps = getattr(getattr(self.config.stages, stage, None), "steps", 0)
+        steps = stage_settings(self.lab, stage).steps if hasattr(self.config.stages, stage) else 0
         write_run_state(self.folder, RunState(stage, str(folder.absolute()), steps))
 
     def _train(self) -> dict[str, StageResult]:

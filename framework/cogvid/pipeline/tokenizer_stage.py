@@ -81,14 +81,16 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         torch.manual_seed(config.seed)
         module = FrameTokenizerModule(lab.build_tokenizer(), settings)
         seed = config.seed
-        fit(module, samples, folder, config.trainer, title="tokenizer", seed=seed, names=names, held_out=held_out)
+        steps = fit(
+            module, samples, folder, config.trainer, title="tokenizer", seed=seed, names=names, held_out=held_out
+        )
         tokenizer = module.network.eval().cpu()
         if job.leads():
             _write(lab, folder, tokenizer)
             path.unlink()
             remove_checkpoints(folder)
         return {
-            "steps": settings.steps,
+            "steps": steps,
             "parameters": sum(p.numel() for p in tokenizer.parameters()),
             **(_held_out_info(folder, held_out) if job.leads() else {}),
         }

@@ -19,6 +19,7 @@ from cogvid.data.tokens import TokenClips
 from cogvid.interfaces.mask import Stage
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.model.transformer import CogVideoTransformer, TransformerConfig
+from cogvid.pipeline.budget import stage_seconds, stage_settings
 from cogvid.pipeline.image_base_file import image_base_from_file
 from cogvid.pipeline.lab import Lab, log
 from cogvid.pipeline.previews import Previews
@@ -30,6 +31,7 @@ from cogvid.training import job
 from cogvid.training.checkpoint_files import remove_checkpoints
 from cogvid.training.fit import HISTORY, fit
 from cogvid.training.held_out import HeldOutSamples, held_out_info
+from cogvid.training.length import Length
 from cogvid.training.next_token import TransformerModule
 from cogvid.training.sharding import Sharding, check_shardable
 from cogvid.training.strategies import sharded
@@ -77,17 +79,22 @@ class TransformerStages:
         weights = config.stages.image_base.weights
         if weights is not None:
             return image_base_from_file(self.lab, self.store, self.text.vocabulary, Path(weights))
-        depends = {"stage": config.stages.image_base, **self._common(self.lab.image_config(self.text.vocabulary))}
+        settings = stage_settings(self.lab, "image_base")
+        depends = {
+            "stage": settings,
+            **self._seconds("image_base"),
+            **self._common(self.lab.image_config(self.text.vocabulary)),
+        }
 
         def work(folder: Path) -> Info:
             network, sharding = self._begin(folder, lambda: self.lab.image_model(self.text.vocabulary))
             windows = [self.lab.key_frame_times]
-            return self._train("image_base", folder, network, config.stages.image_base, windows, sharding)
+            return self._train("image_base", folder, network, settings, windows, sharding)
 
         return self.store.finish("image_base", depends, work, together=True)
 
     def video(self, stage: Stage, base: StageResult, start: StageResult | None = None) -> StageResult:
-        """The plus channel of one video stage on the frozen base.
+        """One video stage: as published, a plus channel on the frozen base.
 
         Args:
             stage: which.
@@ -97,13 +104,14 @@ class TransformerStages:
         config = self.lab.config
         sequential = stage == "sequential"
         attention = config.attention if sequential else config.stages.interpolation.attention or config.attention
-        settings = config.stages.sequential if sequential else config.stages.interpolation
+        settings = stage_settings(self.lab, stage)
         windows = [self.lab.key_frame_times] if sequential else self.lab.window_times
         depends = {
             "base": base.key,
             "start": start.key if start else None,
             "attention": self.lab.identity("attention", attention),
             "stage": settings,
+            **self._seconds(stage),
             "windows": windows,
             # What the sequential stage learns depends on it; said only where it is not the published way.
             **({} if config.generation.image_model_first or not sequential else {"first_frame": True}),
@@ -144,6 +152,10 @@ class TransformerStages:
                 else self.lab.video_model("sequential", vocabulary)
             )
             self.previews.models[name] = load_model(network, stage)
+
+    def _seconds(self, name: str) -> Info:
+        seconds = stage_seconds(self.lab, name)
+        return {"seconds": seconds} if seconds else {}
 
     def _common(self, model: TransformerConfig) -> Info:
         config = self.lab.config
@@ -210,7 +222,7 @@ class TransformerStages:
             network = build()
             if starting is not None:
                 network.load_state_dict(starting(network), strict=False)
-                network.freeze_base()
+                network.freeze()
             return network
 
         if not sharded(config.trainer):
@@ -221,7 +233,7 @@ class TransformerStages:
             check_shardable(network)
             state = {} if starting is None else starting(network)
         if starting is not None:
-            network.freeze_base()
+            network.freeze()
         if network.state_dict().keys() - state.keys():
             # The rest is drawn, as one process draws it.
             job.once(lambda: write_tensors(folder / START, begun().state_dict()))
@@ -246,7 +258,8 @@ class TransformerStages:
         first = config.generation.image_model_first
         parts, begin = config.trainer.accumulate, self.text.begin_of_image
         module = TransformerModule(network, settings, begin, image_model_first=first, parts=parts, sharding=sharding)
-        fit(
+        module.length = Length(settings.steps, stage_seconds(self.lab, name))
+        steps = fit(
             module,
             samples,
             folder,
@@ -262,7 +275,7 @@ class TransformerStages:
             (folder / START).unlink(missing_ok=True)
             remove_checkpoints(folder)
         return {
-            "steps": settings.steps,
+            "steps": steps,
             "parameters": sum(p.numel() for p in network.parameters()),
             "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
             **(held_out_info(folder / HISTORY, held_out) if job.leads() else {}),

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from cogvid.progress import stage_progress
 from cogvid.training.held_out import HELD_OUT
+from cogvid.training.length import Length
 from cogvid.training.steps import StepCallback, finished
 
 # Seconds between lines on how far the held-out loss is.
@@ -79,27 +80,32 @@ def _step_of(line: str) -> float:
 class StageProgress(StepCallback):
     """One line of progress: steps, loss, time left. Without a terminal, a line every tenth of the way."""
 
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.started, self.told = 0.0, -math.inf
+    def __init__(self, title: str, length: Length) -> None:
+        self.title, self.length = title, length
+        self.started, self.told, self.tenths = 0.0, -math.inf, 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self.bar = stage_progress()
             self.bar.start()
-            self.task = self.bar.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step)
-            self.started, self.first_step = time.monotonic(), trainer.global_step
+            self.first = self.length.done(trainer.global_step)
+            self.task = self.bar.add_task(self.title, total=self.length.total, completed=self.first)
+            self.started, self.tenths = time.monotonic(), int(10 * self.first / self.length.total)
 
     def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        step, total = trainer.global_step, trainer.max_steps
-        if step % 10 == 0 or finished(trainer):
-            loss = float(trainer.callback_metrics["loss"])
-            self.bar.update(self.task, completed=step, description=f"{self.title}  loss {loss:.3f}")
-            if not self.bar.console.is_terminal and (step % max(total // 100 * 10, 10) == 0 or finished(trainer)):
-                left = (time.monotonic() - self.started) / (step - self.first_step) * (total - step)
-                self.bar.console.print(f"{self.title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left")
+        step, total = trainer.global_step, self.length.total
+        if step % 10 and not finished(trainer):
+            return
+        loss, done = float(trainer.callback_metrics["loss"]), self.length.done(step)
+        self.bar.update(self.task, completed=done, description=f"{self.title}  loss {loss:.3f}")
+        tenths = int(10 * done / total)
+        if not self.bar.console.is_terminal and (tenths > self.tenths or finished(trainer)):
+            self.tenths = tenths
+            left = (time.monotonic() - self.started) / (done - self.first) * max(0, total - done)
+            of = f"/{total}" if self.length.steps else ""
+            self.bar.console.print(f"{self.title}: step {step}{of}, loss {loss:.3f}, {left:.0f} s left")
 
     def held_out(self, done: int, total: int, left: float) -> None:
         """Show how many held-out samples of all have their loss, and how many seconds the others take."""

@@ -27,6 +27,7 @@ class Checkpoint(StepCallback):
 
     Attributes:
         step: that the training goes on from; 0 for its beginning.
+        spent: seconds that its steps took until there.
     """
 
     def __init__(self, stage: Path, every: int, interruption: Interruption, title: str) -> None:
@@ -35,6 +36,7 @@ class Checkpoint(StepCallback):
         self.stage, self.every, self.interruption, self.title = stage, every, interruption, title
         self.found = files.newest(stage, title)
         self.step = self._saved = self.found.step if self.found else 0
+        self.spent: float = self.found.state["seconds"] if self.found else 0.0
         self._started = False
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -79,7 +81,7 @@ class Checkpoint(StepCallback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.flush()
         with self.interruption.held_back():
-            state = {"precision": trainer.precision_plugin.state_dict()}
+            state = {"precision": trainer.precision_plugin.state_dict(), "seconds": module.length.spent}
             files.write(self.stage, trainer.global_step, _tensors(module, trainer.optimizers[0]), state)
             self._saved = trainer.global_step
 

@@ -38,7 +38,7 @@ def not_finite(
     batch = ", ".join(f'"{name}"' for name in names[:_NAMED]) + more
     key = _likely_key(stage, step, network, config, precision)
     return UserError(
-        f"Stage {stage}: {cause} at step {step} of {config.steps}, whose batch has the clips {batch}. Most likely "
+        f"Stage {stage}: {cause} at step {step}{_of(config)}, whose batch has the clips {batch}. Most likely "
         f"{key} is at fault: change it and run the command again."
     )
 
@@ -55,9 +55,13 @@ def check_weights(stage: str, network: nn.Module, config: StageConfig, precision
         if count:
             key = _likely_key(stage, config.steps, network, config, precision)
             raise UserError(
-                f"Stage {stage}: the last of its {config.steps} steps left numbers in {name} that are not finite. Most "
+                f"Stage {stage}: its last step{_of(config)} left numbers in {name} that are not finite. Most "
                 f"likely {key} is at fault: change it and run the command again."
             )
+
+
+def _of(config: StageConfig) -> str:
+    return f" of {config.steps}" if config.steps else ""  # none where seconds decide
 
 
 def _likely_key(stage: str, step: int, network: nn.Module, config: StageConfig, precision: str) -> str:

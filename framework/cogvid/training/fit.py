@@ -66,7 +66,7 @@ def fit(
     names: Callable[[Sequence[int]], Sequence[str]],
     callbacks: Sequence[pl.Callback] = (),
     held_out: HeldOutSamples | None = None,
-) -> None:
+) -> int:
     """Train a stage to its last step; the network gets the moving average of its weights, if there is one.
 
     Args:
@@ -80,6 +80,9 @@ def fit(
         callbacks: more of them.
         held_out: samples to report the loss on, every `validate_every` steps and at the end.
 
+    Returns:
+        The number of steps.
+
     Raises:
         UserError: a loss, or a weight at the end, is not finite; a frozen weight has changed; a sample cannot be read;
             a worker was killed.
@@ -91,11 +94,12 @@ def fit(
     settings = module.stage_config
     interruption, frozen = Interruption(), Frozen(module.network)
     checkpoint = Checkpoint(folder, settings.checkpoint_every, interruption, title)
+    module.length.spent = checkpoint.spent
     job.once(lambda: drop_events(folder / EVENTS, after=checkpoint.step))
     if config.compile:
         module.compile_network()
     data = StageData(samples, settings.batch_size, module.parts, config.workers)
-    progress, validation = StageProgress(title), []
+    progress, validation = StageProgress(title, module.length), []
     if held_out is not None:
         size = max(1, settings.batch_size // (job.processes() * module.parts))
         validation = [
@@ -116,13 +120,15 @@ def fit(
         strategy=strategy(config, module.sharding),
         accumulate_grad_batches=module.parts,
         precision=config.precision,  # type: ignore[arg-type]
-        max_steps=settings.steps,
+        max_steps=settings.steps or -1,
+        max_epochs=-1,
         gradient_clip_val=settings.clip_norm or None,
         logger=build_loggers(config.loggers, folder),
         deterministic=config.deterministic,
         profiler=_profiler(config.profiler, folder),
         callbacks=[
             StepRandomness(seed),
+            module.length,
             frozen,
             module.ema,
             *validation,
@@ -152,6 +158,7 @@ def fit(
         check_weights(title, module.network, settings, config.precision)
         frozen.check(title)
     module.ema.apply()
+    return trainer.global_step
 
 
 def _profiler(name: str | None, folder: Path) -> Profiler | None:

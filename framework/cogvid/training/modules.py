@@ -15,6 +15,7 @@ from cogvid.interfaces.share import Share
 from cogvid.training import job
 from cogvid.training.ema import Ema
 from cogvid.training.held_out import HELD_OUT
+from cogvid.training.length import Length
 from cogvid.training.optimizer import build_optimizer
 from cogvid.training.sharding import Sharding
 
@@ -27,6 +28,7 @@ class StageModule(pl.LightningModule):
     """Optimiser, clipping and logging that all stages share.
 
     Attributes:
+        length: of the training.
         sharding: how the processes share out the weights; None where each has them whole.
     """
 
@@ -36,6 +38,7 @@ class StageModule(pl.LightningModule):
         """Args: network; config; parts: of a step's batch, one after the other."""
         super().__init__()
         self.network, self.stage_config, self.parts = network, config, parts
+        self.length = Length(config.steps)
         # `ema.applied()` for what looks at the network while it trains.
         self.ema = Ema(network, config.ema)
         self._reported: list[list[float]] = []
@@ -49,7 +52,7 @@ class StageModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """See `build_optimizer`."""
-        optimizer, schedule = build_optimizer(self.network.named_parameters(), self.stage_config)
+        optimizer, schedule = build_optimizer(self.network.named_parameters(), self.stage_config, self.length)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def report(self, loss: Tensor, **values: Tensor) -> Tensor:

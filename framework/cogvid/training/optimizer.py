@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from cogvid.config.schema import StageConfig
+from cogvid.training.length import Length
 from cogvid.training.sharding import local, shard, whole
 
 
@@ -86,13 +87,15 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def build_optimizer(
-    named: Iterable[tuple[str, nn.Parameter]], config: StageConfig
+    named: Iterable[tuple[str, nn.Parameter]], config: StageConfig, length: Length | None = None
 ) -> tuple[MuonAdam, torch.optim.lr_scheduler.LambdaLR]:
     """The optimiser and learning-rate schedule of a stage: warm-up, constant, linear cooldown to zero.
 
     Args:
         named: names and parameters; those that do not require gradients are left out. Matrices inside the
             transformer's blocks go to Muon where `muon_lr` is set.
+        config: of the stage.
+        length: of its training; the steps of `config` if None.
     """
     trained = [(name, p) for name, p in named if p.requires_grad]
     matrices = [p for name, p in trained if config.muon_lr and p.ndim == 2 and "embedding" not in name]
@@ -105,9 +108,11 @@ def build_optimizer(
     groups = [group for group in groups if group["params"]]
     betas = (config.betas[0], config.betas[1])
     optimizer = MuonAdam(groups, betas=betas, weight_decay=config.weight_decay)
-    warmup, cooldown = config.warmup * config.steps, config.cooldown * config.steps
+    length = length or Length(config.steps)
+    warmup, cooldown = config.warmup * length.total, config.cooldown * length.total
 
     def factor(step: int) -> float:
-        return min(1.0, (step + 1) / (warmup + 1), (config.steps - step) / max(cooldown, 1.0))
+        done = length.done(step)
+        return max(0.0, min(1.0, (done + 1) / (warmup + 1), (length.total - done) / max(cooldown, 1.0)))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

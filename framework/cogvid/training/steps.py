@@ -21,5 +21,5 @@ class StepCallback(pl.Callback):
 
 
 def finished(trainer: pl.Trainer) -> bool:
-    """Whether the last step is done."""
-    return trainer.global_step >= trainer.max_steps
+    """Whether the last step is done; `Length` may say so before any is counted out."""
+    return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
