@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from cogvid.training.checkpoint_files import CHECKPOINTS
 from cogvid.training.finite import check_weights
 from cogvid.training.fit import fit
 from cogvid.training.held_out import HeldOutSamples
+from cogvid.training.length import Length
 from cogvid.training.modules import StageModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -87,10 +89,12 @@ def train(
     precision: str = "32-true",
     workers: int = 0,
     drawing: Hook = nothing,
+    seconds: float = 0.0,
 ) -> StageModule:
     torch.manual_seed(0)
     settings = settings or config()
     module = Regression(settings, inside)
+    module.length = Length(settings.steps, seconds)
     fit(
         module,
         Numbers(drawing),
@@ -136,6 +140,31 @@ def assert_same(module: StageModule, folder: Path, whole: tuple[dict[str, Tensor
     for name, weight in module.network.state_dict().items():
         assert torch.equal(weight, whole[0][name]), name
     assert told(folder) == whole[1]
+
+
+def test_a_training_of_seconds_ends_with_the_first_step_past_them_those_before_an_interruption_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cogvid.training.length.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def inside(step: int) -> None:
+        now[0] += 2.0
+
+    def between(step: int) -> None:
+        now[0] += 50.0  # of held-out losses and checkpoints: no part of a step
+        if step == 4 and len(now) == 1:
+            now.append(0.0)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = config(steps=0)
+    with pytest.raises(Interrupted):
+        train(tmp_path, inside, between, settings, seconds=13.0)
+    train(tmp_path, inside, between, settings, seconds=13.0)
+    history = [json.loads(line) for line in told(tmp_path)[0].splitlines()]
+    assert [line["step"] for line in history] == [1, 2, 3, 4, 5, 6, 7]
+    assert [line["step"] for line in history if "held_out" in line] == [3, 6, 7]
+    assert saved(tmp_path)[-1] == 7
 
 
 def test_tensorboard_has_each_step_once_counted_as_the_history_counts(whole: tuple[Any, Any]) -> None:

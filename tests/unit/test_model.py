@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cogvid import Grid, Position
-from cogvid.config.schema import InterpolationStageConfig, PlusInit, Positions, StageConfig
+from cogvid.config.schema import Base, Gate, PlusInit, Positions, StageConfig
 from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.rotary import rotate, rotation
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
@@ -152,6 +152,31 @@ def test_the_plus_channel_starts_as_configured(make_model: MakeModel, plus_init:
         # One offset a frame: where a token stands inside its frame is as in the image model.
         torch.testing.assert_close(offsets, offsets[:, :1].expand_as(offsets))
         assert not torch.allclose(offsets[0], offsets[1])
+
+
+@both_stages
+@pytest.mark.parametrize("base", list(Base), ids=lambda b: b.value)
+@pytest.mark.parametrize("gate", list(Gate), ids=lambda g: g.value)
+def test_what_trains_and_where_it_starts_is_as_configured(
+    make_model: MakeModel, stage: Stage, base: Base, gate: Gate
+) -> None:
+    backend = Local3D(Local3D.Config(extent=[2, 2, 2], bias=True))
+    image = make_model(None, Grid(1, 2, 3), seed=1)
+    model = make_model(backend, GRID, stage, seed=2, base=base, gate=gate, gate_init=0.5)
+    drawn = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.start_video(image.state_dict())
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    gates = {name for name in drawn if name.endswith(".gate")}
+    plus = {name for name in drawn if ".plus." in name or ".bias." in name or name.startswith("later_")}
+    rest = set() if base is Base.frozen else drawn.keys() - plus - gates
+    assert trained == plus | rest | (gates if gate is Gate.learned else set())
+    for name, weight in model.state_dict().items():
+        if name in gates:
+            assert (weight == 0.5).all()
+        elif base is Base.random:
+            assert torch.equal(weight, drawn[name])
+        elif name in image.state_dict():
+            assert torch.equal(weight, image.state_dict()[name])
 
 
 @both_stages
