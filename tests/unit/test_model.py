@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cogvid import Grid, Position
-from cogvid.config.schema import Base, Gate, PlusInit, Positions, StageConfig
+from cogvid.config.schema import Base, Gate, InterpolationStageConfig, PlusInit, Positions, StageConfig
 from cogvid.interfaces.mask import Stage, given_frames
 from cogvid.model.rotary import rotate, rotation
 from cogvid.model.transformer import CogVideoTransformer, frame_inputs
