@@ -178,22 +178,25 @@ class CogVideoTransformer(nn.Module):
     def start(self, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a trained image model says of the state that a video stage starts with, by name.
 
-        Beside a copied plus channel it leaves out the bias of the attention alone, and where all starts at random it
-        says nothing. Weights that are taken as they are
+        Beside a copied plus channel it leaves out the bias of the attention alone; of weights that all start at random
+        it says what the gates are. Weights that are taken as they are
         share the memory of `base`; this network's own are not looked at: they may be on the meta device.
 
         Args:
             base: as for `start_video`.
         """
+        state = {
+            f"blocks.{n}.gate": torch.full(block.gate.shape, self.config.gate_init, dtype=block.gate.dtype)
+            for n, block in enumerate(self.layers)
+            if block.gate is not None
+        }
         if self.config.base is Base.random:
-            return {}
-        state = dict(base)
-        for n, block in enumerate(self.layers):
-            assert block.gate is not None
+            return state
+        state |= base
+        for n in range(self.config.layers):
             if self.config.plus_init is PlusInit.copy:
                 channel, plus = f"blocks.{n}.base.", f"blocks.{n}.plus."
                 state |= {plus + name.removeprefix(channel): w for name, w in base.items() if name.startswith(channel)}
-            state[f"blocks.{n}.gate"] = torch.full(block.gate.shape, self.config.gate_init, dtype=block.gate.dtype)
         if self.later_position_embeddings is not None:
             image = base["position_embeddings.weight"][self.config.text_positions :]
             later = image.repeat(self.config.grid.frames - 1, 1, 1)
