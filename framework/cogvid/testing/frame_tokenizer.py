@@ -86,8 +86,9 @@ def frame_tokenizer_conformance(
 
 
 def _smooth(tokenizer: FrameTokenizer, rows: int, columns: int, seed: int = 0) -> Tensor:
-    """Frames of which each has colours of its own, (B, 3, height, width)."""
+    """A black frame, a white one, and frames of which each has colours of its own, (B, 3, height, width)."""
     coarse = torch.rand(_FRAMES, 3, rows, columns, generator=torch.Generator().manual_seed(seed))
+    coarse[0], coarse[1] = 0, 1
     fine = torch.nn.functional.interpolate(coarse, scale_factor=tokenizer.downsampling, mode="bilinear")
     return fine.to(_device(tokenizer))
 
