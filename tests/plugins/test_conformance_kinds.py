@@ -31,7 +31,7 @@ def test_every_kind_has_a_suite_that_is_exported() -> None:
         ("frame_rate", "fixed", {"rate": 2}),
         ("interpolation", "hold", None),
         ("text_tokenizer", "bpe", {"vocabulary": 300}),
-        ("metric", "reconstruction", None),
+        ("metric", "shapes_oracle", None),
     ],
 )
 def test_a_component_of_any_kind_is_held_to_its_own_suite(kind: str, name: str, options: dict[str, int] | None) -> None:

@@ -34,6 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_shapes_conforms() -> None:
     data_source_conformance("shapes", {"clips": 6, "test_clips": 2, "size": 16, "durations": [0.25]})
 
@@ -52,6 +53,7 @@ def test_webdataset_conforms(home: Path, tmp_path: Path) -> None:
     data_source_conformance("webdataset", {"path": str(tmp_path), "test_share": 0.3})
 
 
+@pytest.mark.slow
 def test_ucf101_conforms(home: Path, tmp_path: Path) -> None:
     lists = tmp_path / "ucfTrainTestlist"
     lists.mkdir()
@@ -64,6 +66,7 @@ def test_ucf101_conforms(home: Path, tmp_path: Path) -> None:
     data_source_conformance("ucf101", {"path": str(tmp_path / "UCF-101"), "splits": str(lists)})
 
 
+@pytest.mark.slow
 def test_kinetics_conforms(home: Path, tmp_path: Path) -> None:
     for number, part in enumerate(("train", "train", "val")):
         folder = tmp_path / "k" / part / "yoga"
@@ -233,7 +236,7 @@ NAMED = REFUSE.format(message="f'{home} holds no videos'")
 @pytest.mark.parametrize(
     ("clips", "fingerprint", "caught"),
     [
-        (NAMED + SORTED, "'same'", None),
+        pytest.param(NAMED + SORTED, "'same'", None, marks=pytest.mark.slow),
         (
             NAMED + LIST.format(order="[home / name for name in {p.name for p in home.glob('*.mp4')}]"),
             "''",
@@ -241,8 +244,10 @@ NAMED = REFUSE.format(message="f'{home} holds no videos'")
         ),
         (NAMED + SORTED, "str(hash('same'))", "fingerprint"),
         (SORTED, "'same'", "nothing"),
-        (REFUSE.format(message="'there are no videos'") + SORTED, "'same'", "nothing"),
-        ("next(home.glob('*'))\n        " + SORTED, "'same'", "nothing"),
+        pytest.param(
+            REFUSE.format(message="'there are no videos'") + SORTED, "'same'", "nothing", marks=pytest.mark.slow
+        ),
+        pytest.param("next(home.glob('*'))\n        " + SORTED, "'same'", "nothing", marks=pytest.mark.slow),
     ],
 )
 def test_another_process_and_nothing_to_train_on_are_asked_for_by_name(

@@ -25,7 +25,7 @@ PIXELS = ("reconstruction", "shapes_oracle")
 WORDS = ("red", "green", "blue", "yellow")
 
 
-@pytest.mark.parametrize("name", SHAPES3D + PIXELS)
+@pytest.mark.parametrize("name", [*SHAPES3D, pytest.param("reconstruction", marks=pytest.mark.slow), "shapes_oracle"])
 def test_a_built_in_metric_conforms(name: str) -> None:
     metric_conformance(name)
 
