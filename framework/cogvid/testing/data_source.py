@@ -21,8 +21,19 @@ from cogvid.testing import token_source
 from cogvid.testing.data_listing import SEED, Rows, difference, listing, listing_elsewhere, rows_of
 from cogvid.testing.findings import Findings, maker
 
-CHECKS = ("clips", "ids", "splits", "videos", "folder", "progress", "again", "stopped", "elsewhere", "fingerprint")
-CHECKS += ("nothing",)
+CHECKS = (
+    "clips",
+    "ids",
+    "splits",
+    "videos",
+    "folder",
+    "progress",
+    "again",
+    "stopped",
+    "elsewhere",
+    "fingerprint",
+    "nothing",
+)
 
 
 def data_source_conformance(

@@ -20,8 +20,20 @@ from cogvid.testing.metric_ranks import join
 Values = dict[str, float]
 # Sums in another order round in another way.
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-7
-CHECKS = ("values", "meanings", "protocol", "cautions", "same", "order", "batches", "ranks", "reset", "few", "forms")
-CHECKS += ("direction",)
+CHECKS = (
+    "values",
+    "meanings",
+    "protocol",
+    "cautions",
+    "same",
+    "order",
+    "batches",
+    "ranks",
+    "reset",
+    "few",
+    "forms",
+    "direction",
+)
 
 
 def metric_conformance(

@@ -89,7 +89,7 @@ class StageProgress(StepCallback):
             self.bar = stage_progress()
             self.bar.start()
             self.first = self.length.done(trainer.global_step)
-            self.task = self.bar.add_task(self.title, total=self.length.total, completed=self.first)
+            self.task = self.bar.add_task(self.title, total=self.length.total, completed=int(self.first))
             self.started, self.tenths = time.monotonic(), int(10 * self.first / self.length.total)
 
     def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
