@@ -262,6 +262,50 @@ def test_plugin_files_are_relative_to_the_file_that_names_them(write: Write, tmp
     assert load(write, "", "plugins=[mine.py]").config.plugins == [str(tmp_path / "mine.py")]
 
 
+def test_plugins_of_bases_the_file_a_variant_and_the_command_line_add_up(write: Write, tmp_path: Path) -> None:
+    write("configs/attention/wide.yaml", "plugins: [./wide.py, shared]\n")
+    write("configs/metric.yaml", "plugins: [some.metric]\n")
+    text = """
+    base: [complete, attention/wide, metric]
+    plugins: [./own.py, shared, own.module, own.module]
+    variants:
+      deep: {plugins: [./deep.py, some.metric]}
+      odd: {base: [metric]}
+    """
+    write("experiments/lab.yaml", text)
+    own = [
+        str(tmp_path / "configs/attention/wide.py"),
+        "shared",
+        "some.metric",
+        str(tmp_path / "experiments/own.py"),
+        "own.module",
+    ]
+    places = [
+        "configs/attention/wide.yaml:1 (./wide.py, shared)",
+        "configs/metric.yaml:1 (some.metric)",
+        "experiments/lab.yaml:3 (./own.py, shared, own.module, own.module)",
+    ]
+    deep, here = str(tmp_path / "experiments/deep.py"), str(tmp_path / "here.py")
+    in_variant = "experiments/lab.yaml:5 (variant deep) (./deep.py, some.metric)"
+    for variant, changes, names, said in (
+        (None, [], own, places),
+        ("odd", [], own, places),
+        ("deep", [], [*own, deep], [*places, in_variant]),
+        ("deep", ["plugins=[here.py]"], [*own, deep, here], [*places, in_variant, "command line (here.py)"]),
+    ):
+        resolved = load_experiment("lab", variant, changes)
+        assert resolved.config.plugins == names
+        assert resolved.provenance["plugins"] == ", ".join(said)
+        assert load_experiment(write("runs/config.yaml", resolved.to_yaml())).config == resolved.config
+
+
+def test_an_empty_list_of_plugins_empties_what_was_named_before(write: Write, tmp_path: Path) -> None:
+    resolved = load(write, "plugins: [a.module]", "plugins=[]", "plugins=[./b.py]")
+    assert resolved.config.plugins == [str(tmp_path / "b.py")]
+    assert resolved.provenance["plugins"] == "command line (./b.py)"
+    assert load(write, "plugins: [a.module]", "plugins=[]").provenance["plugins"] == "command line"
+
+
 def test_fragments_are_found_beside_the_experiment_from_any_folder(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +367,8 @@ def test_every_shipped_component_fragment_sets_its_component(write: Write, kind:
         ("attention: {options: }", "attention.options has no value"),
         ("attention: [naive]", "attention must be a mapping of keys to values, got ['naive']"),
         ("plugins: ./mine.py", "plugins must be a list such as [a, b], got './mine.py'"),
+        ("plugins: [[a]]", "lab.yaml:2: plugins must be a list of modules and files, such as [a, ./b.py], got [['a']]"),
+        ("plugins: ${name}", "lab.yaml:2: plugins must be a list of modules and files"),
         (
             "video: {size: 1}\nvideo: {size: 2}",
             "lab.yaml:3: the key video is given twice; the first is at experiments",

@@ -11,7 +11,7 @@ from typing import Any, cast, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cogvid.config.check import checked, schema, types_below, without_none
+from cogvid.config.check import added_plugins, checked, schema, types_below, without_none
 from cogvid.config.options import first_line
 from cogvid.config.overrides import expand_sweeps, override_layer
 from cogvid.config.ranges import check_ranges
@@ -172,6 +172,9 @@ def _merge(
     types = types_below(expected, new)
     for name, value in new.items():
         full_key = f"{key}.{name}" if key else name
+        if full_key == "plugins":
+            _merge_plugins(tree, value, layer, provenance)
+            continue
         if not isinstance(value, dict):
             tree[name] = value
             provenance[full_key] = layer.place(full_key)
@@ -184,6 +187,16 @@ def _merge(
         if inner is ComponentConfig and value.get("name", old.get("name")) != old.get("name"):
             old.pop("options", None)
         _merge(old, value, inner, full_key, layer, provenance)
+
+
+def _merge_plugins(tree: dict[str, Any], new: list[str], layer: Layer, provenance: dict[str, str]) -> None:
+    """Unlike other lists, those of plugins add up: what brings a component along takes none away."""
+    before = tree.get("plugins", [])
+    tree["plugins"] = added_plugins(before, new)
+    if not before or not new:
+        provenance["plugins"] = layer.place("plugins")
+    elif tree["plugins"] != before:
+        provenance["plugins"] += f", {layer.place('plugins')}"
 
 
 def _typed(tree: dict[str, Any], provenance: dict[str, str], path: Path) -> ExperimentConfig:
