@@ -85,7 +85,7 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
     for override in overrides:
         layer = override_layer(override)
         (name, value), *_ = layer.tree.items()
-        if isinstance(value, str) and _parts(name):
+        if isinstance(value, str) and takes_fragment(name):
             fragment = find_fragment(f"{name}/{value}", path, path, f"command line: {override!r}")
             layers += _read(fragment, path, ())[0]
             continue
@@ -103,8 +103,21 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
     return Resolved(config, said, list(variants), path)
 
 
-def _parts(name: str) -> bool:
-    """Whether a key of an experiment has keys below it and is no component, which has a name of its own."""
+def outline(path: Path) -> tuple[str, list[str]]:
+    """What an experiment's file says of itself: its description, and the names of its variants and of its bases'.
+
+    Values are not looked at.
+
+    Raises:
+        UserError: the file or one of its bases is missing or malformed.
+    """
+    layers, variants = _read(path, path, ())
+    return str(layers[-1].tree.get("description", "")), list(variants)
+
+
+def takes_fragment(name: str) -> bool:
+    """Whether `name=FRAGMENT` merges a fragment: a key of an experiment that has keys below it, and is no component,
+    which has a name of its own."""
     kind = get_type_hints(ExperimentConfig).get(name)
     return is_dataclass(kind) and kind is not ComponentConfig
 

@@ -14,6 +14,8 @@ from cogvid.config.options import nearest
 from cogvid.errors import UserError
 
 YAML_SUFFIXES = (".yaml", ".yml")
+# Every experiment says one of them; of the other YAML files that a folder may hold hardly any does.
+_OF_EXPERIMENTS = re.compile(r"""^[{"']*(base|stages)["']?\s*:""", re.MULTILINE)
 
 
 @dataclass
@@ -153,9 +155,22 @@ def shipped() -> Path:
     return installed if installed.is_dir() else package.parents[1]
 
 
+def experiment_files() -> dict[str, Path]:
+    """Experiments that can be named without a path, by name: those in the current folder itself, those in
+    ./experiments or below it, and those shipped; of a name that several have, the file that it stands for."""
+    here = {path.stem: path for path in sorted(Path().glob("[!.]*.yaml")) if _may_be_an_experiment(path)}
+    return dict(sorted({**_files(_experiment_folders()), **here}.items()))
+
+
 def experiment_names() -> list[str]:
     """Experiments that can be named without a path."""
-    return _names(_experiment_folders())
+    return list(experiment_files())
+
+
+def fragment_files() -> dict[str, Path]:
+    """Fragments that every experiment of the current folder may name, by name: those below ./configs, and those
+    shipped."""
+    return _files([Path("configs"), shipped() / "configs"])
 
 
 def find_experiment(name: str) -> Path:
@@ -190,7 +205,7 @@ def find_fragment(name: str, said_in: Path, experiment: Path, place: str) -> Pat
     folders = [said_in.parent, home, *configs, *_experiment_folders()]
     found = _first_file(_candidates(name, folders))
     if found is None:
-        raise UserError(f"{place}: there is no fragment {name!r}.{nearest(name, _names(configs))}")
+        raise UserError(f"{place}: there is no fragment {name!r}.{nearest(name, _files(configs))}")
     return found
 
 
@@ -207,7 +222,18 @@ def _first_file(candidates: Sequence[Path]) -> Path | None:
     return next((path for path in candidates if path.suffix in YAML_SUFFIXES and path.is_file()), None)
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    return sorted(
-        {path.relative_to(folder).with_suffix("").as_posix() for folder in folders for path in folder.rglob("*.yaml")}
-    )
+def _files(folders: Sequence[Path]) -> dict[str, Path]:
+    """The YAML files below folders, by name; of two with one name, that of the earlier folder."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in folder.rglob("*.yaml"):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    return dict(sorted(found.items()))
+
+
+def _may_be_an_experiment(path: Path) -> bool:
+    """Told from the text alone: one with a slip in it is still an experiment."""
+    try:
+        return bool(_OF_EXPERIMENTS.search(path.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
