@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cogvid.config import Resolved, differences, expand_sweeps, experiment_names, load_experiment, to_yaml
 from cogvid.config.schema import ComponentConfig, ExperimentConfig, InterpolationStart, Positions
-from cogvid.config.sources import parse_yaml, shipped
+from cogvid.config.sources import _FastLoader, _Loader, _parsed, parse_yaml, shipped
 from cogvid.errors import UserError
 
 STAGE = {"steps": 10, "batch_size": 2}
@@ -203,6 +203,17 @@ def test_yaml_scalars_mean_what_they_say(write: Write) -> None:
         "none": None,
         "yes": True,
     }
+
+
+def test_libyaml_reads_what_the_loader_that_explains_mistakes_reads() -> None:
+    files = [path for folder in ("configs", "experiments") for path in (shipped() / folder).rglob("*.yaml")]
+    texts = [path.read_text() for path in files]
+    texts += [
+        "a: [on, no, 12:30, 2e-4, 010, 1_000, 0x1, .5, -.inf, ~, null, true, True, yes]\nb:\n  - &x {c: 1}\n  - *x\n"
+    ]
+    assert len(texts) > 30
+    for text in texts:
+        assert _parsed(text, "file", _FastLoader) == _parsed(text, "file", _Loader)
 
 
 def test_values_may_refer_to_other_keys(write: Write) -> None:

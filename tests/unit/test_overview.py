@@ -117,7 +117,7 @@ def test_fragments_say_how_they_are_named() -> None:
     assert "model=small" in said
     # What is said to work on the command line does.
     for override in said:
-        load_experiment("quickstart", None, [override])
+        load_experiment("quickstart", None, [override, "trainer.devices=1", "trainer.num_nodes=1"])
 
 
 @pytest.mark.parametrize(

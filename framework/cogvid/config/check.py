@@ -23,10 +23,13 @@ _MOVED = {"text.vocabulary": "text_tokenizer.options.vocabulary"}
 _RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 
 
+type_hints = cache(get_type_hints)
+
+
 def types_below(expected: Any, names: Iterable[str]) -> dict[str, Any]:
     """The type of each key of a dataclass, or of each of `names` in a dict."""
     if is_dataclass(expected):
-        return get_type_hints(expected)
+        return type_hints(expected)
     return dict.fromkeys(names, get_args(expected)[1] if get_origin(expected) is dict else Any)
 
 
@@ -59,7 +62,8 @@ def checked(layer: Layer) -> dict[str, Any]:
     if "plugins" in tree:
         _locate_plugins(tree, layer)
     try:
-        OmegaConf.merge(schema(), tree)
+        # With the types of its own keys alone: merging copies both.
+        OmegaConf.merge(OmegaConf.masked_copy(schema(), list(tree)), tree)
     except (OmegaConfBaseException, TypeError) as error:
         key = str(getattr(error, "full_key", None) or "")
         raise UserError(f"{layer.place(key.partition('[')[0])}: {key}: {first_line(error)}.") from error

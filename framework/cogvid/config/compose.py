@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cogvid.config.check import added_plugins, checked, schema, types_below, without_none
+from cogvid.config.check import added_plugins, checked, schema, type_hints, types_below, without_none
 from cogvid.config.options import first_line
 from cogvid.config.overrides import expand_sweeps, override_layer
 from cogvid.config.ranges import check_ranges
@@ -98,8 +98,7 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
     for layer in layers:
         _merge(tree, checked(layer), ExperimentConfig, "", layer, provenance)
     config = _typed(tree, provenance, path)
-    values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
-    said = {key: provenance.get(key, "default") for key, _ in leaves(values)}
+    said = {key: provenance.get(key, "default") for key, _ in leaves(asdict(config))}
     return Resolved(config, said, list(variants), path)
 
 
@@ -118,7 +117,7 @@ def outline(path: Path) -> tuple[str, list[str]]:
 def takes_fragment(name: str) -> bool:
     """Whether `name=FRAGMENT` merges a fragment: a key of an experiment that has keys below it, and is no component,
     which has a name of its own."""
-    kind = get_type_hints(ExperimentConfig).get(name)
+    kind = type_hints(ExperimentConfig).get(name)
     return is_dataclass(kind) and kind is not ComponentConfig
 
 

@@ -78,6 +78,12 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the base class's table, not shared with it
 
 
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same by libyaml, where PyYAML has it; of a mistake it says less well what it is, and where."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -88,7 +94,8 @@ _SCALARS = {
     ),
 }
 for _name, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), _first)
+    for _loader in (_Loader, _FastLoader):
+        _loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
 def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
@@ -97,6 +104,19 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
     Raises:
         UserError: the text is not YAML, or a mapping has a key twice or a key that is not text.
     """
+    try:
+        return _parsed(text, source, _FastLoader)
+    except yaml.YAMLError:
+        pass
+    try:
+        return _parsed(text, source, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from error
+
+
+def _parsed(text: str, source: str, loader_class: type[_Loader | _FastLoader]) -> tuple[Any, dict[str, str]]:
     places: dict[str, str] = {}
 
     def plain(node: yaml.Node, prefix: str) -> Any:
@@ -119,14 +139,9 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
             mapping[name] = plain(value_node, f"{prefix}{name}.")
         return mapping
 
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        return (None if node is None else plain(node, "")), places
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from error
+    loader = loader_class(text)
+    node = loader.get_single_node()
+    return (None if node is None else plain(node, "")), places
 
 
 def read_layer(path: Path) -> Layer:
