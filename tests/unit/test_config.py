@@ -378,8 +378,11 @@ def test_every_shipped_component_fragment_sets_its_component(write: Write, kind:
         ("attention: {options: }", "attention.options has no value"),
         ("attention: [naive]", "attention must be a mapping of keys to values, got ['naive']"),
         ("plugins: ./mine.py", "plugins must be a list such as [a, b], got './mine.py'"),
-        ("plugins: [[a]]", "lab.yaml:2: plugins must be a list of modules and files, such as [a, ./b.py], got [['a']]"),
-        ("plugins: ${name}", "lab.yaml:2: plugins must be a list of modules and files"),
+        (
+            "plugins: [[a]]",
+            "lab.yaml:2: plugins: it must be a list of modules and files, such as [a, ./b.py], got [['a']]",
+        ),
+        ("plugins: ${name}", "lab.yaml:2: plugins: it must be a list of modules and files"),
         (
             "video: {size: 1}\nvideo: {size: 2}",
             "lab.yaml:3: the key video is given twice; the first is at experiments",

@@ -23,13 +23,16 @@ _MOVED = {"text.vocabulary": "text_tokenizer.options.vocabulary"}
 _RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 
 
-type_hints = cache(get_type_hints)
+@cache
+def type_hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
+    return get_type_hints(kind)
 
 
 def types_below(expected: Any, names: Iterable[str]) -> dict[str, Any]:
     """The type of each key of a dataclass, or of each of `names` in a dict."""
     if is_dataclass(expected):
-        return type_hints(expected)
+        return type_hints(cast(type, expected))
     return dict.fromkeys(names, get_args(expected)[1] if get_origin(expected) is dict else Any)
 
 
@@ -113,8 +116,8 @@ def added_plugins(before: Sequence[str], more: Sequence[str]) -> list[str]:
 def _locate_plugins(tree: dict[str, Any], layer: Layer) -> None:
     """Plugin files are relative to the file that says them; from here on they are absolute."""
     said, place = tree["plugins"], layer.place("plugins")
-    if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
-        raise UserError(f"{place}: plugins must be a list of modules and files, such as [a, ./b.py], got {said!r}.")
+    if not isinstance(said, list) or not all(isinstance(name, str) and name.strip() for name in said):
+        raise UserError(f"{place}: plugins: it must be a list of modules and files, such as [a, ./b.py], got {said!r}.")
     tree["plugins"] = [str((layer.folder / name).resolve()) if name.endswith(".py") else name for name in said]
     if said:
         # Lists add up: of each place one sees which plugins it names.
