@@ -98,9 +98,11 @@ def test_a_broken_experiment_is_listed_with_the_cause() -> None:
     write("mine.yaml", "base: [attention/local3]\n")
     write("yours.yaml", "base: [quickstart\n")
     text = listed("experiments")
-    assert "there is no fragment 'attention/local3'. Did you mean 'attention/local3d'?" in line_of(text, "mine")
-    assert "yours.yaml:2: not valid YAML" in line_of(text, "yours")
-    assert "quickstart" in text
+    assert line_of(text, "mine") == "mine broken, see below mine.yaml"
+    missing = "mine.yaml:1: there is no fragment 'attention/local3'. Did you mean 'attention/local3d'?"
+    assert line_of(text, "Broken:", "mine.yaml:1:").startswith(f"Broken: {missing}")
+    assert "not valid YAML" in line_of(text, "Broken:", "yours.yaml:2:")
+    assert line_of(text, "quickstart")
 
 
 def test_fragments_say_how_they_are_named() -> None:
@@ -125,6 +127,7 @@ def test_fragments_say_how_they_are_named() -> None:
     [
         ("# One line\nseed: 1\n", "One line"),
         ("# At 2.5 a second,\n# said so. And more.\nseed: 1\n", "At 2.5 a second, said so"),
+        ("# 5, 9, 17, ...\n", "5, 9, 17, ..."),
         ("# A title\n#\n# A text.\n", "A title"),
         ("seed: 1  # not this\n# nor this\n", ""),
         ("", ""),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cogvid.overview.configuration import Experiment, Fragment
     from cogvid.overview.runs import FoundRun, Phase
 
+Cells = list[tuple[str, str]]
 # Columns of what nobody reads on a screen: every entry is one line there, for grep.
 _WIDE = 1000
 _STYLES: dict[Phase, str] = {
@@ -82,33 +84,52 @@ def _show(console: Console, part: Part, entries: Sequence[Experiment | Fragment 
     from rich.table import Table
     from rich.text import Text
 
-    titles = {
-        Part.experiments: "Experiments (cogvid run NAME; with variants, cogvid ablate NAME)",
-        Part.fragments: "Fragments (base: [NAME] in an experiment; some on the command line, too)",
-        Part.runs: "Runs",
-    }
-    heads = {
-        Part.experiments: ("name", "description", "variants", "from"),
-        Part.fragments: ("name", "description", "command line", "from"),
-        Part.runs: ("experiment", "variant", "seed", "state", ""),
-    }
-    table = Table(box=None, pad_edge=False, header_style="dim", title=titles[part], title_justify="left")
-    for head in heads[part]:
+    look = _LOOKS[part]
+    table = Table(box=None, pad_edge=False, header_style="dim", title=look.title, title_justify="left")
+    for head in look.heads:
         # A name that is cut off cannot be typed.
         table.add_column(head, no_wrap=head not in ("description", "variants", "from", ""))
     for entry in entries:
-        table.add_row(*(Text(text, style) for text, style in _cells(entry)))
+        table.add_row(*(Text(text, style) for text, style in look.cells(entry)))
     console.print(table)
+    for entry in entries:
+        if broken := getattr(entry, "broken", ""):
+            console.print(f"Broken: {broken}", style="red", markup=False, soft_wrap=True)
 
 
-def _cells(entry: Experiment | Fragment | FoundRun) -> list[tuple[str, str]]:
-    """Of a row: texts with their styles."""
-    from cogvid.overview.configuration import Experiment, Fragment
+def _cells_of_experiment(entry: Experiment) -> Cells:
+    said = ("broken, see below", "red") if entry.broken else (entry.description, "")
+    return [(entry.name, "bold"), said, (", ".join(entry.variants), ""), (entry.origin, "dim")]
 
-    if isinstance(entry, Experiment):
-        said = (entry.broken, "red") if entry.broken else (entry.description, "")
-        return [(entry.name, "bold"), said, (", ".join(entry.variants), ""), (entry.origin, "dim")]
-    if isinstance(entry, Fragment):
-        return [(entry.name, "bold"), (entry.description, ""), (entry.override, ""), (entry.origin, "dim")]
+
+def _cells_of_fragment(entry: Fragment) -> Cells:
+    return [(entry.name, "bold"), (entry.description, ""), (entry.override, ""), (entry.origin, "dim")]
+
+
+def _cells_of_run(entry: FoundRun) -> Cells:
     state = (entry.phase, _STYLES[entry.phase])
     return [(entry.experiment, "bold"), (entry.variant, ""), (str(entry.seed), ""), state, (entry.note, "")]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How a part is shown; `cells` gives an entry's texts with their styles."""
+
+    title: str
+    heads: tuple[str, ...]
+    cells: Callable[[Any], Cells]
+
+
+_LOOKS = {
+    Part.experiments: _Look(
+        "Experiments (cogvid run NAME; with variants, cogvid ablate NAME)",
+        ("name", "description", "variants", "from"),
+        _cells_of_experiment,
+    ),
+    Part.fragments: _Look(
+        "Fragments (base: [NAME] in an experiment; some on the command line, too)",
+        ("name", "description", "command line", "from"),
+        _cells_of_fragment,
+    ),
+    Part.runs: _Look("Runs", ("experiment", "variant", "seed", "state", ""), _cells_of_run),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import dropwhile, takewhile
@@ -10,6 +11,9 @@ from pathlib import Path
 from cogvid.config.compose import outline, takes_fragment
 from cogvid.config.sources import display, experiment_files, fragment_files, shipped
 from cogvid.errors import UserError
+
+# No part of a number, and none of an ellipsis.
+_FULL_STOP = re.compile(r"(?<!\.)\.(?:\s|$)")
 
 
 @dataclass(frozen=True)
@@ -87,4 +91,4 @@ def first_sentence(path: Path) -> str:
         lines = path.read_text(encoding="utf-8").splitlines()
     said = takewhile(lambda line: line.startswith("#"), dropwhile(lambda line: not line.strip(), lines))
     paragraph = takewhile(bool, (line.lstrip("#").strip() for line in said))
-    return " ".join(paragraph).split(". ")[0].rstrip(".")
+    return _FULL_STOP.split(" ".join(paragraph))[0]
