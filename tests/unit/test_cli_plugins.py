@@ -93,6 +93,15 @@ def test_plugins_lists_those_of_an_experiment_and_those_named(project: Path) -> 
     assert ("attention", "wide") not in plugins_json()
 
 
+def test_plugins_lists_those_of_a_variant(project: Path) -> None:
+    (project / "experiments/more.yaml").write_text("base: [lab]\nvariants: {wider: {plugins: [../wider.py]}}\n")
+    (project / "wider.py").write_text(PLUGIN.replace('"wide"', '"wider"'))
+    for arguments, names in ((["more"], {"wide"}), (["more", "--variant", "wider"], {"wide", "wider"})):
+        assert {name for _, name in plugins_json(*arguments)} & {"wide", "wider"} == names
+    result = runner.invoke(app, ["plugins", "--variant", "wider"])
+    assert (result.exit_code, result.stderr) == (1, "Error: --variant wider: name the experiment that has it first.\n")
+
+
 def test_the_table_shows_required_options_and_brackets_as_they_are() -> None:
     output = runner.invoke(app, ["plugins", "lab"], env={"COLUMNS": "200"}).stdout
     assert "width (required)" in output

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cogvid.config import Resolved, differences, expand_sweeps, experiment_names, load_experiment, to_yaml
 from cogvid.config.schema import ComponentConfig, ExperimentConfig, InterpolationStart, Positions
-from cogvid.config.sources import parse_yaml, shipped
+from cogvid.config.sources import _FastLoader, _Loader, _parsed, parse_yaml, shipped
 from cogvid.errors import UserError
 
 STAGE = {"steps": 10, "batch_size": 2}
@@ -205,6 +205,17 @@ def test_yaml_scalars_mean_what_they_say(write: Write) -> None:
     }
 
 
+def test_libyaml_reads_what_the_loader_that_explains_mistakes_reads() -> None:
+    files = [path for folder in ("configs", "experiments") for path in (shipped() / folder).rglob("*.yaml")]
+    texts = [path.read_text() for path in files]
+    texts += [
+        "a: [on, no, 12:30, 2e-4, 010, 1_000, 0x1, .5, -.inf, ~, null, true, True, yes]\nb:\n  - &x {c: 1}\n  - *x\n"
+    ]
+    assert len(texts) > 30
+    for text in texts:
+        assert _parsed(text, "file", _FastLoader) == _parsed(text, "file", _Loader)
+
+
 def test_values_may_refer_to_other_keys(write: Write) -> None:
     text = "video: {size: 48}\nattention: {options: {width: '${video.size}'}}"
     config = load(write, text, "model.width=${attention.options.width}").config
@@ -260,6 +271,50 @@ def test_plugin_files_are_relative_to_the_file_that_names_them(write: Write, tmp
     assert resolved.config.plugins == [str(tmp_path / "experiments/mine.py"), "a.module"]
     assert resolved.provenance["plugins"] == "experiments/lab.yaml:2 (./mine.py, a.module)"
     assert load(write, "", "plugins=[mine.py]").config.plugins == [str(tmp_path / "mine.py")]
+
+
+def test_plugins_of_bases_the_file_a_variant_and_the_command_line_add_up(write: Write, tmp_path: Path) -> None:
+    write("configs/attention/wide.yaml", "plugins: [./wide.py, shared]\n")
+    write("configs/metric.yaml", "plugins: [some.metric]\n")
+    text = """
+    base: [complete, attention/wide, metric]
+    plugins: [./own.py, shared, own.module, own.module]
+    variants:
+      deep: {plugins: [./deep.py, some.metric]}
+      odd: {base: [metric]}
+    """
+    write("experiments/lab.yaml", text)
+    own = [
+        str(tmp_path / "configs/attention/wide.py"),
+        "shared",
+        "some.metric",
+        str(tmp_path / "experiments/own.py"),
+        "own.module",
+    ]
+    places = [
+        "configs/attention/wide.yaml:1 (./wide.py, shared)",
+        "configs/metric.yaml:1 (some.metric)",
+        "experiments/lab.yaml:3 (./own.py, shared, own.module, own.module)",
+    ]
+    deep, here = str(tmp_path / "experiments/deep.py"), str(tmp_path / "here.py")
+    in_variant = "experiments/lab.yaml:5 (variant deep) (./deep.py, some.metric)"
+    for variant, changes, names, said in (
+        (None, [], own, places),
+        ("odd", [], own, places),
+        ("deep", [], [*own, deep], [*places, in_variant]),
+        ("deep", ["plugins=[here.py]"], [*own, deep, here], [*places, in_variant, "command line (here.py)"]),
+    ):
+        resolved = load_experiment("lab", variant, changes)
+        assert resolved.config.plugins == names
+        assert resolved.provenance["plugins"] == ", ".join(said)
+        assert load_experiment(write("runs/config.yaml", resolved.to_yaml())).config == resolved.config
+
+
+def test_an_empty_list_of_plugins_empties_what_was_named_before(write: Write, tmp_path: Path) -> None:
+    resolved = load(write, "plugins: [a.module]", "plugins=[]", "plugins=[./b.py]")
+    assert resolved.config.plugins == [str(tmp_path / "b.py")]
+    assert resolved.provenance["plugins"] == "command line (./b.py)"
+    assert load(write, "plugins: [a.module]", "plugins=[]").provenance["plugins"] == "command line"
 
 
 def test_fragments_are_found_beside_the_experiment_from_any_folder(
@@ -323,6 +378,11 @@ def test_every_shipped_component_fragment_sets_its_component(write: Write, kind:
         ("attention: {options: }", "attention.options has no value"),
         ("attention: [naive]", "attention must be a mapping of keys to values, got ['naive']"),
         ("plugins: ./mine.py", "plugins must be a list such as [a, b], got './mine.py'"),
+        (
+            "plugins: [[a]]",
+            "lab.yaml:2: plugins: it must be a list of modules and files, such as [a, ./b.py], got [['a']]",
+        ),
+        ("plugins: ${name}", "lab.yaml:2: plugins: it must be a list of modules and files"),
         (
             "video: {size: 1}\nvideo: {size: 2}",
             "lab.yaml:3: the key video is given twice; the first is at experiments",

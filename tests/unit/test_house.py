@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inspect", "testing"),
     ("compare",),
     ("bench", "ablation"),
+    ("overview",),
     ("cli",),
     ("__main__",),
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,44 @@ def test_every_public_name_is_there_and_none_is_imported_before_it_is_used() -> 
     assert all(getattr(cogvid, name) for name in cogvid.__all__)
     code = "import sys, cogvid.cli; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# Of what cogvid requires, what its command line is made of.
+_LIGHT = {"omegaconf", "pyyaml", "rich", "typer"}
+_COMMANDS = (
+    "--version",
+    "--help",
+    "run --help",
+    "config quickstart model.layers=2",
+    "list",
+    "compare --help",
+    "inspect --help",
+    "bench --help",
+    "data --help",
+    "new-plugin --help",
+    "new-plugin mine --kind nothing",
+)
+_RUN = """
+import contextlib, io, json, sys
+from cogvid.cli import main
+loaded = {}
+for command in json.loads(sys.argv[1]):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main(command.split())
+    loaded[command] = sorted({name.partition(".")[0] for name in sys.modules})
+print(json.dumps(loaded))
+"""
+
+
+def test_commands_that_need_no_torch_import_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "runs/lab/a/0").mkdir(parents=True)
+    (tmp_path / "runs/lab/a/0/config.yaml").write_text("name: lab\n")
+    required = {re.split(r"[^\w-]", entry)[0].lower() for entry in requires("cogvid") or []}
+    found = packages_distributions()
+    heavy = {name for name, owners in found.items() if {owner.lower() for owner in owners} & (required - _LIGHT)}
+    assert {"torch", "pytorch_lightning", "matplotlib", "numpy", "pyarrow", "av", "scipy", "PIL"} <= heavy
+    command = [sys.executable, "-c", _RUN, json.dumps(_COMMANDS)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    loaded = json.loads(result.stdout)
+    assert list(loaded) == list(_COMMANDS)
+    assert not {each: names for each in loaded if (names := heavy & set(loaded[each]))}

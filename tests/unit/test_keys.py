@@ -144,6 +144,12 @@ def test_of_an_approximate_decoding_all_counts_that_decides_what_it_does(
         assert one.generation["decoding"]["name"] == "hasty"
 
 
+def test_a_plugin_that_is_named_and_not_used_makes_nothing_new(
+    keys: Callable[..., dict[str, str]], hasty: Path
+) -> None:
+    assert keys(f"plugins=[{hasty}]") == keys()
+
+
 def test_a_metrics_file_counts_by_content(keys: Callable[..., dict[str, str]], tmp_path: Path) -> None:
     weights = tmp_path / "i3d.pt"
     metric = f"evaluation.metrics={{fvd: {{name: fvd, options: {{extractor: i3d, path: {weights}}}}}}}"

@@ -167,3 +167,14 @@ def test_rounds_of_the_sequential_stage_go_at_the_rate_of_the_key_frames(tmp_pat
 def test_rates_that_a_scheduler_cannot_mean_are_refused_when_the_experiment_is_read(tmp_path: Path, rates: str) -> None:
     with pytest.raises(UserError, match=r"frame_rate: told would .* it must give 3, all above 0"):
         told(tmp_path, rates)
+
+
+def test_of_all_plugins_that_are_named_those_count_whose_components_are_used(tmp_path: Path) -> None:
+    (tmp_path / "told.yaml").write_text("plugins: [./told.py]\n")
+    (tmp_path / "told.py").write_text(TOLD.replace("RATES", "[1.0]"))
+    lab(tmp_path, "hold", 9, RATES)
+    path = tmp_path / "experiment.yaml"
+    path.write_text(path.read_text().replace("base: [", "base: [told, ") + "variants: {told: {frame_rate: told}}\n")
+    without, with_it = (Lab(load_experiment(path, variant).config).used() for variant in (None, "told"))
+    assert [part["plugin"] for part in without if part["plugin"].endswith(".py")] == []
+    assert [(part["name"], part["plugin"]) for part in with_it if part["kind"] == "frame_rate"] == [("told", "told.py")]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +23,7 @@ from cogvid.cli import (
     evaluate,
     inspect,
     new_plugin,
+    overview,
     plugins,
     run,
     sample,
@@ -52,6 +52,7 @@ for module in (
     convert,
     evaluate,
     compare,
+    overview,
     config,
     data,
     inspect,
@@ -65,6 +66,8 @@ for module in (
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"cogvid {version('cogvid')}")
         raise typer.Exit
 

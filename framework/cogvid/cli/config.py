@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, cast
+from dataclasses import asdict
+from enum import Enum
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +23,6 @@ def _config(
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the values alone, as YAML.")] = False,
 ) -> None:
     """Print an experiment's values, and where each came from."""
-    from omegaconf import OmegaConf
     from rich.console import Console
     from rich.text import Text
 
@@ -31,8 +32,7 @@ def _config(
     if as_yaml:
         typer.echo(resolved.to_yaml(), nl=False)
         return
-    values = OmegaConf.to_container(OmegaConf.structured(resolved.config), enum_to_str=True)
-    lines = list(_lines(cast(dict[str, Any], values), resolved.provenance))
+    lines = list(_lines(asdict(resolved.config), resolved.provenance))
     column = min(60, max(len(line) for line, _ in lines))
     console = Console(highlight=False)
     for line, source in lines:
@@ -50,5 +50,6 @@ def _lines(tree: dict[str, Any], sources: dict[str, str], above: str = "") -> It
             yield f"{indent}{name}:", ""
             yield from _lines(value, sources, f"{above}{name}.")
         else:
+            value = value.name if isinstance(value, Enum) else value
             shown = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
             yield f"{indent}{name}: {shown}", sources[above + name]

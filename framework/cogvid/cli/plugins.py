@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from cogvid.errors import UserError
+
 if TYPE_CHECKING:
     from cogvid.interfaces.component import ComponentClass
     from cogvid.interfaces.decoding import Decoding
@@ -21,6 +23,7 @@ def _plugins(
     experiment: Annotated[
         str | None, typer.Argument(help="Name of an experiment, or a YAML file: list its plugins too.")
     ] = None,
+    variant: Annotated[str | None, typer.Option(help="One of its variants: list those of its own, too.")] = None,
     plugin: Annotated[
         list[str] | None, typer.Option(metavar="MODULE|./FILE.py", help="A plugin to load; may be repeated.")
     ] = None,
@@ -34,7 +37,9 @@ def _plugins(
     from cogvid.config import load_experiment
     from cogvid.plugins.manager import create_plugin_manager
 
-    named = load_experiment(experiment).config.plugins if experiment else []
+    if variant is not None and experiment is None:
+        raise UserError(f"--variant {variant}: name the experiment that has it first.")
+    named = load_experiment(experiment, variant).config.plugins if experiment else []
     manager = create_plugin_manager([*named, *(plugin or [])])
     components: list[dict[str, Any]] = [
         {

@@ -41,26 +41,39 @@ def _runs(path: Path) -> Iterator[RunRecord]:
     if is_run(absolute):
         yield read_run(absolute)
         return
-    folders = [folder for folder in (*absolute.glob("*"), *absolute.glob("*/*")) if folder.name.isdigit()]
-    runs = {folder for folder in folders if is_run(folder)}
-    if not runs:
+    folders = run_folders(absolute)
+    if not any(folders.values()):
         raise UserError(
             f"{path} holds no run: a run is a folder <experiment>/<variant>/<seed> with {RUN_FILES[0]}, "
             "as `cogvid run` writes it. Give one, or the variant or experiment folder around it."
         )
-    experiment = absolute.parent if any(folder.parent == absolute for folder in runs) else absolute
-    listing = read_listing(experiment)
-    # Of a variant's folder, what is missing from that variant.
-    variants = [v for v in listing.variants if absolute in (experiment, experiment / v)]
-    listed = {experiment / variant / str(seed) for variant in variants for seed in listing.seeds}
-    for folder in sorted(runs | listed, key=lambda run: _place(run, listing)):
-        if folder in runs:
+    for folder, is_there in folders.items():
+        if is_there:
             yield read_run(folder)
         else:
             # One that ended before it could say what it is has a log at most.
             ended = what_ended(folder) if (folder / LOG).is_file() else ""
-            named = experiment.name, folder.parent.name, int(folder.name)
+            named = folder.parents[1].name, folder.parent.name, int(folder.name)
             yield RunRecord(folder, *named, ended=ended, missing=True)
+
+
+def run_folders(path: Path) -> dict[Path, bool]:
+    """The folders of the runs in an experiment's or a variant's folder, in the order in which they are shown.
+
+    Args:
+        path: absolute.
+
+    Returns:
+        Of each folder whether a run is there; one where none is belongs to what the experiment lists.
+    """
+    folders = [folder for folder in (*path.glob("*"), *path.glob("*/*")) if folder.name.isdigit()]
+    runs = {folder for folder in folders if is_run(folder)}
+    experiment = path.parent if any(folder.parent == path for folder in runs) else path
+    listing = read_listing(experiment)
+    # Of a variant's folder, what is missing from that variant.
+    variants = [v for v in listing.variants if path in (experiment, experiment / v)]
+    listed = {experiment / variant / str(seed) for variant in variants for seed in listing.seeds}
+    return {folder: folder in runs for folder in sorted(runs | listed, key=lambda run: _place(run, listing))}
 
 
 def _place(run: Path, listing: Listing) -> tuple[int, bool, str, int]:

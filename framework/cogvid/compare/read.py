@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from cogvid.compare.scores import Score, read_scores
 from cogvid.compare.trouble import what_ended
 
@@ -132,6 +130,8 @@ def read_evaluation(path: Path) -> RunRecord:
 
 
 def _config(path: Path, lacks: list[str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf  # half of the time that a list of runs would take
+
     if not path.is_file():
         lacks.append(path.name)
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -23,10 +23,16 @@ _MOVED = {"text.vocabulary": "text_tokenizer.options.vocabulary"}
 _RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 
 
+@cache
+def type_hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
+    return get_type_hints(kind)
+
+
 def types_below(expected: Any, names: Iterable[str]) -> dict[str, Any]:
     """The type of each key of a dataclass, or of each of `names` in a dict."""
     if is_dataclass(expected):
-        return get_type_hints(expected)
+        return type_hints(cast(type, expected))
     return dict.fromkeys(names, get_args(expected)[1] if get_origin(expected) is dict else Any)
 
 
@@ -59,7 +65,8 @@ def checked(layer: Layer) -> dict[str, Any]:
     if "plugins" in tree:
         _locate_plugins(tree, layer)
     try:
-        OmegaConf.merge(schema(), tree)
+        # With the types of its own keys alone: merging copies both.
+        OmegaConf.merge(OmegaConf.masked_copy(schema(), list(tree)), tree)
     except (OmegaConfBaseException, TypeError) as error:
         key = str(getattr(error, "full_key", None) or "")
         raise UserError(f"{layer.place(key.partition('[')[0])}: {key}: {first_line(error)}.") from error
@@ -101,12 +108,20 @@ def _unknown_key(layer: Layer, key: str, name: str, types: Mapping[str, Any]) ->
     return f"{layer.place(full_key)}: unknown key {full_key!r}.{hint} {where}: {', '.join(types)}."
 
 
+def added_plugins(before: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Plugins in the order in which they are first named; an empty list empties what was named before."""
+    return list(dict.fromkeys([*before, *more])) if more else []
+
+
 def _locate_plugins(tree: dict[str, Any], layer: Layer) -> None:
     """Plugin files are relative to the file that says them; from here on they are absolute."""
-    said = tree["plugins"]
-    tree["plugins"] = [str((layer.folder / name).resolve()) if str(name).endswith(".py") else name for name in said]
-    if tree["plugins"] != said:
-        layer.places["plugins"] = f"{layer.place('plugins')} ({', '.join(map(str, said))})"
+    said, place = tree["plugins"], layer.place("plugins")
+    if not isinstance(said, list) or not all(isinstance(name, str) and name.strip() for name in said):
+        raise UserError(f"{place}: plugins: it must be a list of modules and files, such as [a, ./b.py], got {said!r}.")
+    tree["plugins"] = [str((layer.folder / name).resolve()) if name.endswith(".py") else name for name in said]
+    if said:
+        # Lists add up: of each place one sees which plugins it names.
+        layer.places["plugins"] = f"{place} ({', '.join(said)})"
 
 
 def _known_keys(expected: Any, prefix: str = "") -> Iterator[str]:

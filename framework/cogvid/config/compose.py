@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cogvid.config.check import checked, schema, types_below, without_none
+from cogvid.config.check import added_plugins, checked, schema, type_hints, types_below, without_none
 from cogvid.config.options import first_line
 from cogvid.config.overrides import expand_sweeps, override_layer
 from cogvid.config.ranges import check_ranges
@@ -85,7 +85,7 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
     for override in overrides:
         layer = override_layer(override)
         (name, value), *_ = layer.tree.items()
-        if isinstance(value, str) and _parts(name):
+        if isinstance(value, str) and takes_fragment(name):
             fragment = find_fragment(f"{name}/{value}", path, path, f"command line: {override!r}")
             layers += _read(fragment, path, ())[0]
             continue
@@ -98,14 +98,26 @@ def load_experiment(name_or_path: str | Path, variant: str | None = None, overri
     for layer in layers:
         _merge(tree, checked(layer), ExperimentConfig, "", layer, provenance)
     config = _typed(tree, provenance, path)
-    values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
-    said = {key: provenance.get(key, "default") for key, _ in leaves(values)}
+    said = {key: provenance.get(key, "default") for key, _ in leaves(asdict(config))}
     return Resolved(config, said, list(variants), path)
 
 
-def _parts(name: str) -> bool:
-    """Whether a key of an experiment has keys below it and is no component, which has a name of its own."""
-    kind = get_type_hints(ExperimentConfig).get(name)
+def outline(path: Path) -> tuple[str, list[str]]:
+    """What an experiment's file says of itself: its description, and the names of its variants and of its bases'.
+
+    Values are not looked at.
+
+    Raises:
+        UserError: the file or one of its bases is missing or malformed.
+    """
+    layers, variants = _read(path, path, ())
+    return str(layers[-1].tree.get("description", "")), list(variants)
+
+
+def takes_fragment(name: str) -> bool:
+    """Whether `name=FRAGMENT` merges a fragment: a key of an experiment that has keys below it, and is no component,
+    which has a name of its own."""
+    kind = type_hints(ExperimentConfig).get(name)
     return is_dataclass(kind) and kind is not ComponentConfig
 
 
@@ -172,6 +184,9 @@ def _merge(
     types = types_below(expected, new)
     for name, value in new.items():
         full_key = f"{key}.{name}" if key else name
+        if full_key == "plugins":
+            _merge_plugins(tree, value, layer, provenance)
+            continue
         if not isinstance(value, dict):
             tree[name] = value
             provenance[full_key] = layer.place(full_key)
@@ -184,6 +199,16 @@ def _merge(
         if inner is ComponentConfig and value.get("name", old.get("name")) != old.get("name"):
             old.pop("options", None)
         _merge(old, value, inner, full_key, layer, provenance)
+
+
+def _merge_plugins(tree: dict[str, Any], new: list[str], layer: Layer, provenance: dict[str, str]) -> None:
+    """Unlike other lists, those of plugins add up: what brings a component along takes none away."""
+    before = tree.get("plugins", [])
+    tree["plugins"] = added_plugins(before, new)
+    if not before or not new:
+        provenance["plugins"] = layer.place("plugins")
+    elif tree["plugins"] != before:
+        provenance["plugins"] += f", {layer.place('plugins')}"
 
 
 def _typed(tree: dict[str, Any], provenance: dict[str, str], path: Path) -> ExperimentConfig:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from cogvid.config.check import checked
+from cogvid.config.check import added_plugins, checked
 from cogvid.config.overrides import COMMAND_LINE, override_layer
 from cogvid.config.schema import ComponentConfig
 from cogvid.config.sources import leaves
@@ -40,6 +40,7 @@ def load_attention(overrides: Sequence[str]) -> AttentionChoice:
         UserError: another key, a malformed one, or no attention at all.
     """
     tree = OmegaConf.create()
+    plugins: list[str] = []
     for override in overrides:
         part = checked(override_layer(override))
         for key in part:
@@ -48,10 +49,12 @@ def load_attention(overrides: Sequence[str]) -> AttentionChoice:
                     f"{COMMAND_LINE}: {override!r}: {key} belongs to an experiment; without one, only attention and "
                     "plugins can be set. Name an experiment first, such as quickstart."
                 )
+        if "plugins" in part:
+            plugins = part["plugins"] = added_plugins(plugins, part["plugins"])
         tree = cast(Any, OmegaConf.merge(tree, part))
     if not OmegaConf.select(tree, "attention.name"):
         raise UserError(f"{COMMAND_LINE}: no attention is given; write attention=NAME, such as attention=swin_ar.")
     values = cast(dict[str, Any], OmegaConf.to_container(tree))
     component = ComponentConfig(values["attention"]["name"], values["attention"].get("options", {}))
     sources = dict.fromkeys((key for key, _ in leaves(values)), COMMAND_LINE)
-    return AttentionChoice(component, values.get("plugins", []), sources)
+    return AttentionChoice(component, plugins, sources)

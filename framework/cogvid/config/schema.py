@@ -304,7 +304,8 @@ class ExperimentConfig:
     seed: int = option(0, _SEED)
     data_seed: int = option(0, _SEED)  # the same clips for every seed, so that seeds differ by training alone
     seeds: list[int] = option([0], each(_SEED))  # what `cogvid ablate` repeats every variant with
-    plugins: list[str] = option([], each(not_blank(), least=0))  # modules, or ./files.py beside the experiment
+    # Modules, or ./files.py beside the file that names them; lists of bases, the file, variant and command line add up.
+    plugins: list[str] = option([], each(not_blank(), least=0))
     video: VideoConfig = field(default_factory=VideoConfig)
     text: TextConfig = field(default_factory=TextConfig)
     data: ComponentConfig = field(default_factory=ComponentConfig)

@@ -14,6 +14,8 @@ from cogvid.config.options import nearest
 from cogvid.errors import UserError
 
 YAML_SUFFIXES = (".yaml", ".yml")
+# Every experiment says one of them; of the other YAML files that a folder may hold hardly any does.
+_OF_EXPERIMENTS = re.compile(r"""^[{"']*(base|stages)["']?\s*:""", re.MULTILINE)
 
 
 @dataclass
@@ -76,6 +78,12 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the base class's table, not shared with it
 
 
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same by libyaml, where PyYAML has it; of a mistake it says less well what it is, and where."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -86,7 +94,8 @@ _SCALARS = {
     ),
 }
 for _name, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), _first)
+    for _loader in (_Loader, _FastLoader):
+        _loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
 def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
@@ -95,6 +104,19 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
     Raises:
         UserError: the text is not YAML, or a mapping has a key twice or a key that is not text.
     """
+    try:
+        return _parsed(text, source, _FastLoader)
+    except yaml.YAMLError:
+        pass
+    try:
+        return _parsed(text, source, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from error
+
+
+def _parsed(text: str, source: str, loader_class: type[_Loader | _FastLoader]) -> tuple[Any, dict[str, str]]:
     places: dict[str, str] = {}
 
     def plain(node: yaml.Node, prefix: str) -> Any:
@@ -117,14 +139,9 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
             mapping[name] = plain(value_node, f"{prefix}{name}.")
         return mapping
 
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        return (None if node is None else plain(node, "")), places
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from error
+    loader = loader_class(text)
+    node = loader.get_single_node()
+    return (None if node is None else plain(node, "")), places
 
 
 def read_layer(path: Path) -> Layer:
@@ -153,9 +170,22 @@ def shipped() -> Path:
     return installed if installed.is_dir() else package.parents[1]
 
 
+def experiment_files() -> dict[str, Path]:
+    """Experiments that can be named without a path, by name: those in the current folder itself, those in
+    ./experiments or below it, and those shipped; of a name that several have, the file that it stands for."""
+    here = {path.stem: path for path in sorted(Path().glob("[!.]*.yaml")) if _may_be_an_experiment(path)}
+    return dict(sorted({**_files(_experiment_folders()), **here}.items()))
+
+
 def experiment_names() -> list[str]:
     """Experiments that can be named without a path."""
-    return _names(_experiment_folders())
+    return list(experiment_files())
+
+
+def fragment_files() -> dict[str, Path]:
+    """Fragments that every experiment of the current folder may name, by name: those below ./configs, and those
+    shipped."""
+    return _files([Path("configs"), shipped() / "configs"])
 
 
 def find_experiment(name: str) -> Path:
@@ -190,7 +220,7 @@ def find_fragment(name: str, said_in: Path, experiment: Path, place: str) -> Pat
     folders = [said_in.parent, home, *configs, *_experiment_folders()]
     found = _first_file(_candidates(name, folders))
     if found is None:
-        raise UserError(f"{place}: there is no fragment {name!r}.{nearest(name, _names(configs))}")
+        raise UserError(f"{place}: there is no fragment {name!r}.{nearest(name, _files(configs))}")
     return found
 
 
@@ -207,7 +237,18 @@ def _first_file(candidates: Sequence[Path]) -> Path | None:
     return next((path for path in candidates if path.suffix in YAML_SUFFIXES and path.is_file()), None)
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    return sorted(
-        {path.relative_to(folder).with_suffix("").as_posix() for folder in folders for path in folder.rglob("*.yaml")}
-    )
+def _files(folders: Sequence[Path]) -> dict[str, Path]:
+    """The YAML files below folders, by name; of two with one name, that of the earlier folder."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in folder.rglob("*.yaml"):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    return dict(sorted(found.items()))
+
+
+def _may_be_an_experiment(path: Path) -> bool:
+    """Told from the text alone: one with a slip in it is still an experiment."""
+    try:
+        return bool(_OF_EXPERIMENTS.search(path.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cogvid.config.options import nearest
 from cogvid.errors import UserError
@@ -84,6 +83,8 @@ def named(name: str, kind: str) -> NewPlugin:
 
 def rendered(plugin: NewPlugin) -> dict[str, str]:
     """The files of a plugin's package: contents by name."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("cogvid.scaffold"),
         autoescape=False,  # Python, YAML, TOML and Markdown, and a name that was checked
