@@ -127,9 +127,11 @@ def test_code_is_quoted_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_a_docstring_becomes_a_list() -> None:
-    said = "What.\n\nArgs:\n    one: long,\n        and longer.\n    two, three: short.\n\nReturns:\n    A number, or\n    no."
+    said = (
+        "What.\n\nArgs:\n    one: long,\n        and longer.\n    two, three: short.\n\nReturns:\n    One, or\n    no."
+    )
     assert markdown(said) == (
-        "What.\n\n**Args**\n\n* `one`: long, and longer.\n* `two, three`: short.\n\n**Returns**\n\nA number, or no."
+        "What.\n\n**Args**\n\n* `one`: long, and longer.\n* `two, three`: short.\n\n**Returns**\n\nOne, or no."
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MONDAY = (ROOT / "docs" / "monday.md").read_text()
-ABLATE = "## Ablate it"
+ABLATE = "```sh\ncogvid ablate"
 
 
 @pytest.fixture
