@@ -12,7 +12,7 @@ from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from made.show import OUTSIDE, ROOT, on_site
+from made.show import OUTSIDE, ROOT, for_site
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -26,6 +26,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A page's text, with what it shows of cogvid."""
     try:
-        return on_site(markdown, Path(page.file.abs_src_path or ""))
+        return for_site(markdown, Path(page.file.abs_src_path or ""))
     except LookupError as error:
         raise PluginError(str(error)) from error

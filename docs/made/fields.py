@@ -38,7 +38,7 @@ def comment(config: type, name: str) -> str:
     for cls in config.__mro__:
         if is_dataclass(cls) and name in inspect.get_annotations(cls):
             text = _comments(cls).get(name, "")
-            if text.partition(" ")[0].isalpha():
+            if text.partition(" ")[0].rstrip(",;:").isalpha():
                 text = text[0].upper() + text[1:]
             return text if not text or text.endswith(".") else f"{text}."
     return ""

@@ -54,7 +54,7 @@ def shown(page: str, path: Path) -> str:
     return _LINE.sub(make, page)
 
 
-def on_site(page: str, path: Path) -> str:
+def for_site(page: str, path: Path) -> str:
     """A page as the site has it: with all that it shows, names of files above their blocks, and links between pages.
 
     Args:

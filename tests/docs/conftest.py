@@ -98,7 +98,8 @@ def write_small(folder: Path) -> None:
 
 
 def _words(text: str) -> str:
-    return " ".join(text.split())
+    """Without spaces that align, and without the frames of tables."""
+    return " ".join(re.sub(r"[\u2500-\u257f]", " ", text).split())
 
 
 def make_video(path: Path) -> None:

@@ -24,18 +24,18 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-from made.show import on_site, shown  # noqa: E402
+from made.show import for_site, shown  # noqa: E402
 from made.source import find, markdown, quoted, signature  # noqa: E402
 
 
 def page(name: str) -> str:
     path = DOCS / f"{name}.md"
-    return on_site(path.read_text(), path)
+    return for_site(path.read_text(), path)
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: str(path.relative_to(DOCS)))
 def test_everything_that_a_page_shows_is_there(path: Path) -> None:
-    text = on_site(path.read_text(), path)
+    text = for_site(path.read_text(), path)
     assert '"show:' not in text
     assert "\0" not in text
 
@@ -145,10 +145,10 @@ def test_what_is_not_there_cannot_be_shown(line: str) -> None:
 
 def test_links_lead_from_page_to_page_wherever_a_page_lies() -> None:
     text = "[a](docs/decoding.md#exact) [b](CHANGELOG.md) [c](benchmarks/x.json) [d](https://e.f) `[g](h.md)`"
-    assert on_site(text, ROOT / "README.md").startswith(
+    assert for_site(text, ROOT / "README.md").startswith(
         "[a](decoding.md#exact) [b](changelog.md) [c](benchmarks/x.json) [d](https://e.f)"
     )
     text = "[a](../../README.md) [b](../decoding.md)\n\n```sh\n[c](../decoding.md)\n```"
-    assert on_site(text, DOCS / "plugins" / "x.md") == (
+    assert for_site(text, DOCS / "plugins" / "x.md") == (
         "[a](../index.md) [b](../decoding.md)\n\n```sh\n[c](../decoding.md)\n```"
     )
