@@ -32,6 +32,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         program.write_text(f'#!/bin/sh\nexec {venv}/bin/python -m {name} "$@"\n')
         program.chmod(0o755)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_NO_DEPS", "1")
     monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # which is how pip wants it said
     return venv / "bin"
 
