@@ -14,7 +14,7 @@ from .source import markdown
 
 def configuration() -> str:
     """A section for each dataclass of the schema, the experiment's own keys first."""
-    return "\n\n".join(_section(config, keys) for config, keys in _parts().items())
+    return "\n\n".join(_section(config, keys) for config, keys in _parts().items() if _own(config))
 
 
 def _parts() -> dict[type, list[str]]:
@@ -32,7 +32,6 @@ def _parts() -> dict[type, list[str]]:
 
 
 def _section(config: type, keys: list[str]) -> str:
-    own = [name for name in inspect.get_annotations(config) if name not in _inner(config)]
     title = ", ".join(f"`{key}`" for key in keys) if keys[0] else "The experiment"
     lines = [f"## {title}", ""]
     text = markdown(config.__doc__ or "")
@@ -41,7 +40,11 @@ def _section(config: type, keys: list[str]) -> str:
     for base in _bases(config):
         shared = ", ".join(f"`{name}`" for name in inspect.get_annotations(base))
         lines += [f"Besides what it shares with others (above): {shared}.", ""]
-    return "\n".join([*lines, table(config, own)])
+    return "\n".join([*lines, table(config, _own(config))])
+
+
+def _own(config: type) -> list[str]:
+    return [name for name in inspect.get_annotations(config) if name not in _inner(config)]
 
 
 def _bases(config: type) -> list[type]:

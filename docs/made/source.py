@@ -51,8 +51,9 @@ def signature(node: ast.FunctionDef) -> str:
 
 
 def public(nodes: list[ast.stmt]) -> Iterator[Named]:
-    """The classes and functions whose names begin with no underscore."""
-    return (node for node in nodes if isinstance(node, Named) and not node.name.startswith("_"))
+    """The classes and functions whose names begin with no underscore, and what calls or measures an object."""
+    named = (node for node in nodes if isinstance(node, Named))
+    return (node for node in named if not node.name.startswith("_") or node.name in ("__call__", "__len__"))
 
 
 def docstring(node: ast.AST) -> str:

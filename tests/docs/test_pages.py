@@ -32,6 +32,13 @@ def test_the_page_about_ablations(read: Callable[..., list[str]], tmp_path: Path
     assert (tmp_path / "theirs.json").exists()
 
 
+def test_what_a_page_says_is_printed_is_held_to_what_is(read: Callable[..., list[str]]) -> None:
+    page = "```sh\necho '| one   two |'\n```\n\n```text\n{}\n```\n"
+    assert read(page.format("one two")) == ["echo '| one   two |'"]
+    with pytest.raises(AssertionError, match="prints no such line: two one"):
+        read(page.format("two one"))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("page", ["quickstart", "attention", "decoding", "training", "plugins/index"])
