@@ -14,7 +14,7 @@ GPU_DECODE = $(GPU_RUN) -m cogvid bench decode $(if $(REHEARSE),--rehearse --out
 GPU_BENCH = $(GPU_RUN) -m cogvid bench attention $(if $(REHEARSE),--rehearse,--device cuda)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test slow golden lint typecheck fix clean gpu gpu-test gpu-tune gpu-bench
+.PHONY: demo test slow golden lint typecheck docs fix clean gpu gpu-test gpu-tune gpu-bench
 
 demo: $(INSTALLED)
 	$(BIN)/cogvid run quickstart
@@ -39,6 +39,10 @@ lint: $(INSTALLED)
 typecheck: $(INSTALLED)
 	$(BIN)/mypy
 
+# The pages as a site, in site/; a link that leads nowhere is an error.
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict
+
 fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -62,10 +66,14 @@ $(GPU_FOLDER)/.written: .ci/metadata.py pyproject.toml
 
 # Runs are results, not build products: they stay.
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site
 	find framework plugins tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/.docs: $(INSTALLED)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
 	touch $@

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
     r"(?:<!-- (?:file: (?P<file>\S+)|(?P<tree>tree)) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)```", re.DOTALL
 )
+# A block of this language says what the command before it prints, or some lines of it.
+PRINTED = "text"
 # What needs a shell, or starts other processes by the command line of this one.
 OWN = re.compile(r"[|&;<>$*`\\]|devices=[^1]|num_nodes=")
 
@@ -48,38 +50,56 @@ evaluation: {metrics: {oracle: {name: shapes_oracle}}}
 def read(tmp_path: Path) -> Callable[..., list[str]]:
     """Does what a page says, and returns its commands; `commands=False` runs none of them, and `elsewhere` is a page
     whose commands a test of its own runs: those that are the same, in lines of their own, are not run here again.
+    `programs` is a folder whose programs come before all others; then every command is a process of its own.
 
     `<!-- file: NAME -->` above a block writes it, `<!-- tree -->` makes the videos it lists.
     """
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "quickstart.yaml").write_text(SMALL)
-    (tmp_path / "experiments" / "ablation_attention.yaml").write_text(
-        "base: [quickstart]\nvariants: {local3d: {}, naive: {attention: naive}}\n"
-    )
+    write_small(tmp_path)
 
-    def read(page: str, commands: bool = True, elsewhere: str = "") -> list[str]:
-        ran = []
+    def read(page: str, commands: bool = True, elsewhere: str = "", programs: Path | None = None) -> list[str]:
+        ran: list[str] = []
+        folder, printed = tmp_path, ""
         for block in BLOCK.finditer(page):
             if block["file"]:
-                (tmp_path / block["file"]).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / block["file"]).write_text(block["body"])
+                (folder / block["file"]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / block["file"]).write_text(block["body"])
             elif block["tree"]:
                 for name in block["body"].strip().splitlines():
-                    make_video(tmp_path / name)
+                    make_video(folder / name)
+            elif block["language"] == PRINTED:
+                missing = [line for line in block["body"].splitlines() if _words(line) not in _words(printed)]
+                assert not (commands and missing), f"the command prints no such line: {missing[0]}\n{printed}"
             else:
                 assert block["language"] == "sh", f"a block that nothing checks: {block['body'][:60]}"
                 for line in block["body"].strip().splitlines() if commands else ():
                     ran.append(line)
                     if line in elsewhere.splitlines():
                         continue
+                    if line.startswith("cd "):
+                        folder /= line.removeprefix("cd ")
+                        write_small(folder)
                     # The first by the installed command; a process of its own takes seconds to import what it needs.
-                    if len(ran) > 1 and line.startswith("cogvid ") and not OWN.search(line):
-                        _invoke(line, tmp_path)
+                    elif len(ran) > 1 and line.startswith("cogvid ") and not OWN.search(line) and not programs:
+                        printed = _invoke(line, folder)
                     else:
-                        _run(line, tmp_path)
+                        printed = _run(line, folder, programs)
         return ran
 
     return read
+
+
+def write_small(folder: Path) -> None:
+    """Experiments that are smaller than those which come with cogvid; they are found first in the folder."""
+    (folder / "experiments").mkdir(exist_ok=True)
+    (folder / "experiments" / "quickstart.yaml").write_text(SMALL)
+    (folder / "experiments" / "ablation_attention.yaml").write_text(
+        "base: [quickstart]\nvariants: {local3d: {}, naive: {attention: naive}}\n"
+    )
+
+
+def _words(text: str) -> str:
+    """Without spaces that align, and without the frames of tables."""
+    return " ".join(re.sub(r"[\u2500-\u257f]", " ", text).split())
 
 
 def make_video(path: Path) -> None:
@@ -91,16 +111,21 @@ def make_video(path: Path) -> None:
     partial.rename(path)
 
 
-def _invoke(line: str, folder: Path) -> None:
+def _invoke(line: str, folder: Path) -> str:
     with contextlib.chdir(folder):
         result = CliRunner().invoke(app, shlex.split(line)[1:])
     assert result.exit_code == 0, f"$ {line}\n{result.output[-4000:]}"
+    return result.output
 
 
-def _run(line: str, folder: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def _run(line: str, folder: Path, programs: Path | None = None) -> str:
+    first = [str(programs)] if programs else []
+    path = os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]])
     if line.startswith("make "):
         # The targets themselves take minutes; that they exist and what they call is cheap to see.
         line, folder = line.replace("make ", "make --dry-run "), ROOT
-    done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        line, shell=True, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout

@@ -22,7 +22,7 @@ from cogvid_plugins.attention.local3d import Local3D
 from cogvid_plugins.attention.naive import Naive
 from cogvid_plugins.attention.swin_ar import SwinAR
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "plugins" / "attention.md"
 # Neighbourhoods smaller than the suite's grids.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "naive": [{}],
@@ -60,8 +60,8 @@ def test_a_pattern_without_any_structure_conforms() -> None:
     attention_conformance(Scattered())
 
 
-def test_the_plugin_of_the_readme_conforms_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = re.search(r"<!-- file: my_attention.py -->\n```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+def test_the_plugin_of_the_guide_conforms_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = re.search(r"<!-- file: my_attention.py -->\n```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
     assert source is not None
     (tmp_path / "my_attention.py").write_text(source[1], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
