@@ -15,8 +15,6 @@ from cogvid.config.options import nearest
 from cogvid.errors import UserError
 
 YAML_SUFFIXES = (".yaml", ".yml")
-# Every experiment says one of them; of the other YAML files that a folder may hold hardly any does.
-_OF_EXPERIMENTS = re.compile(r"""^[{"']*(base|stages)["']?\s*:""", re.MULTILINE)
 
 
 @dataclass
@@ -243,6 +241,10 @@ def _files(folders: Sequence[Path]) -> dict[str, Path]:
         for path in folder.rglob("*.yaml"):
             found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
     return dict(sorted(found.items()))
+
+
+# Every experiment says one of them; of the other YAML files that a folder may hold hardly any does.
+_OF_EXPERIMENTS = re.compile(r"""^[{"']*(base|stages)["']?\s*:""", re.MULTILINE)
 
 
 def _may_be_an_experiment(path: Path) -> bool:
