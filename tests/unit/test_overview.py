@@ -78,11 +78,14 @@ def test_experiments_of_the_folder_are_listed_as_commands_find_them() -> None:
     write("experiments/sub/lab.yaml", "base: [quickstart]\ndescription: of the lab\n")
     write("experiments/lab.yaml", "base: [quickstart]\nvariants: {a: {seed: 1}}\n")
     write("experiments/quickstart.yaml", "base: [base]\ndescription: another\n")
+    for name in ("both.yaml", "experiments/both.yaml"):
+        write(name, f"base: [quickstart]\ndescription: {name}\n")
     write("compose.yaml", "services: {web: {}}\nname: web\n")
     write(".hidden.yaml", "base: [lab]\n")
     write("sub/far.yaml", "base: [lab]\n")
     found = {each.name: each for each in experiments() if each.origin != "cogvid"}
     assert {name: each.origin for name, each in found.items()} == {
+        "both": "both.yaml",
         "mine": "mine.yaml",
         "sub/lab": "experiments/sub/lab.yaml",
         "lab": "experiments/lab.yaml",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ from cogvid.config.options import nearest
 from cogvid.errors import UserError
 
 YAML_SUFFIXES = (".yaml", ".yml")
-# Every experiment says one of them; of the other YAML files that a folder may hold hardly any does.
-_OF_EXPERIMENTS = re.compile(r"""^[{"']*(base|stages)["']?\s*:""", re.MULTILINE)
 
 
 @dataclass
@@ -104,16 +103,9 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
     Raises:
         UserError: the text is not YAML, or a mapping has a key twice or a key that is not text.
     """
-    try:
+    with suppress(UserError):
         return _parsed(text, source, _FastLoader)
-    except yaml.YAMLError:
-        pass
-    try:
-        return _parsed(text, source, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from error
+    return _parsed(text, source, _Loader)
 
 
 def _parsed(text: str, source: str, loader_class: type[_Loader | _FastLoader]) -> tuple[Any, dict[str, str]]:
@@ -139,9 +131,14 @@ def _parsed(text: str, source: str, loader_class: type[_Loader | _FastLoader]) -
             mapping[name] = plain(value_node, f"{prefix}{name}.")
         return mapping
 
-    loader = loader_class(text)
-    node = loader.get_single_node()
-    return (None if node is None else plain(node, "")), places
+    try:
+        loader = loader_class(text)
+        node = loader.get_single_node()
+        return (None if node is None else plain(node, "")), places
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from error
 
 
 def read_layer(path: Path) -> Layer:
@@ -244,6 +241,10 @@ def _files(folders: Sequence[Path]) -> dict[str, Path]:
         for path in folder.rglob("*.yaml"):
             found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
     return dict(sorted(found.items()))
+
+
+# Every experiment says one of them; of the other YAML files that a folder may hold hardly any does.
+_OF_EXPERIMENTS = re.compile(r"""^[{"']*(base|stages)["']?\s*:""", re.MULTILINE)
 
 
 def _may_be_an_experiment(path: Path) -> bool:

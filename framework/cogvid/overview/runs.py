@@ -45,7 +45,7 @@ def runs_below(root: Path) -> list[FoundRun]:
     # Locks, states and logs tell all of it: nothing that takes longer the longer a run has trained is read.
     experiments = sorted(folder for folder in root.absolute().glob("*") if folder.is_dir())
     folders = {run: there for experiment in experiments for run, there in run_folders(experiment).items()}
-    busy = {run: _owner(run) for run in folders if at_work(run)}
+    busy = {run: _owner(run) for run in folders if at_work(run / ".lock")}
     titles = {owner: f"{run.parent.name}, seed {run.name}" for run, owner in busy.items()}
     return [_found(run, there, busy, titles) for run, there in folders.items()]
 
