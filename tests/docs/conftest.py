@@ -83,7 +83,7 @@ def read(tmp_path: Path, tried: set[str]) -> Callable[..., list[str]]:
                     ran.append(line)
                     if line in elsewhere.splitlines():
                         continue
-                    if line.startswith("cd "):
+                    if line.startswith("cd ") and not OWN.search(line):
                         folder /= line.removeprefix("cd ")
                         write_small(folder)
                         continue
