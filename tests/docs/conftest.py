@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -25,6 +26,7 @@ BLOCK = re.compile(
 )
 # A block of this language says what the command before it prints, or some lines of it.
 PRINTED = "text"
+TEST = re.compile(r"python -m pytest -q (\w+\.py)")
 # What needs a shell, or starts other processes by the command line of this one.
 OWN = re.compile(r"[|&;<>$*`\\]|devices=[^1]|num_nodes=")
 
@@ -46,8 +48,14 @@ evaluation: {metrics: {oracle: {name: shapes_oracle}}}
 """
 
 
+@pytest.fixture(scope="session")
+def tried() -> set[str]:
+    """The programs that a page has called as they are installed."""
+    return set()
+
+
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[..., list[str]]:
+def read(tmp_path: Path, tried: set[str]) -> Callable[..., list[str]]:
     """Does what a page says, and returns its commands; `commands=False` runs none of them, and `elsewhere` is a page
     whose commands a test of its own runs: those that are the same, in lines of their own, are not run here again.
     `programs` is a folder whose programs come before all others; then every command is a process of its own.
@@ -75,13 +83,19 @@ def read(tmp_path: Path) -> Callable[..., list[str]]:
                     ran.append(line)
                     if line in elsewhere.splitlines():
                         continue
-                    if line.startswith("cd "):
+                    if line.startswith("cd ") and not OWN.search(line):
                         folder /= line.removeprefix("cd ")
                         write_small(folder)
-                    # The first by the installed command; a process of its own takes seconds to import what it needs.
-                    elif len(ran) > 1 and line.startswith("cogvid ") and not OWN.search(line) and not programs:
+                        continue
+                    # The first of a program as it is installed: each process takes seconds to import what it needs.
+                    program = line.split()[0]
+                    here = program in tried and not programs and not OWN.search(line)
+                    if here and program == "cogvid":
                         printed = _invoke(line, folder)
+                    elif here and (test := TEST.fullmatch(line)):
+                        _test(test[1], folder)
                     else:
+                        tried.add(program)
                         printed = _run(line, folder, programs)
         return ran
 
@@ -116,6 +130,14 @@ def _invoke(line: str, folder: Path) -> str:
         result = CliRunner().invoke(app, shlex.split(line)[1:])
     assert result.exit_code == 0, f"$ {line}\n{result.output[-4000:]}"
     return result.output
+
+
+def _test(file: str, folder: Path) -> None:
+    with contextlib.chdir(folder):
+        found = {name: value for name, value in runpy.run_path(file).items() if name.startswith("test_")}
+        assert found
+        for test in found.values():
+            test()
 
 
 def _run(line: str, folder: Path, programs: Path | None = None) -> str:
