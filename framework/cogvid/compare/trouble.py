@@ -15,7 +15,7 @@ _ENDED = re.compile(r"^\S+ \S+ ERROR ended by (.*)$")
 
 def what_ended(folder: Path) -> str:
     """The cause, in words, for a run that has not come to its end."""
-    if _at_work(folder / ".lock"):
+    if at_work(folder / ".lock"):
         return "still at work"
     said = last_words(folder / LOG)
     return f"ended by {said}" if said else "ended without a word: killed, or the machine went down"
@@ -46,7 +46,8 @@ def add_last_words(log: Path, said: str) -> None:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ERROR ended by {said}\n")
 
 
-def _at_work(lock: Path) -> bool:
+def at_work(lock: Path) -> bool:
+    """Whether somebody holds a lock, on whatever machine, where the file system has locks across machines."""
     with suppress(FileNotFoundError), lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
