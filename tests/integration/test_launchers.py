@@ -122,6 +122,29 @@ def test_ray_gives_the_results_of_processes_here_though_something_is_killed(
     assert max(attempts[1]) == STEPS["sequential"]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_tasks_of_ray_end_with_the_command_that_started_them(
+    start: Any, nodes: Callable[[], tuple[Any, Any]], signum: signal.Signals
+) -> None:
+    nodes()
+    runs = start.folder / signum.name
+    process = start("ablate", "tiny.yaml", "stages.tokenizer.steps=20000", "--runs", str(runs), *RAY)
+    wait_for(process, lambda: list(runs.glob("stages/tokenizer-*/checkpoints/step-*")))
+    started = [int(path.read_text().split()[0]) for path in runs.glob("tiny/*/0/.lock")]
+    assert len(started) == 2
+    process.send_signal(signum)
+    output, errors = process.communicate(timeout=120)
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+    if signum == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Error: Interrupted by SIGINT. Run the command again to go on" in errors, output + errors
+        said = "".join(path.read_text() for path in runs.glob("tiny/*/0/output.txt"))
+        assert said.count("tokenizer goes on from step") == 1
+
+
 def test_parts_of_tokens_give_the_bytes_of_the_whole(start: Any, nodes: Callable[[], tuple[Any, Any]]) -> None:
     nodes()
     words = ("data", "tokenize", "tiny.yaml", *CHANGES, "data.options.clips=40")

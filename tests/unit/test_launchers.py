@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from cogvid.ablation.jobs import Job
 from cogvid.ablation.launcher import Standing
 from cogvid.ablation.needs import Needs
 from cogvid.ablation.parts import TokenPart
+from cogvid.ablation.ray import Preempted, do
 from cogvid.ablation.remote import Remote, forget_note, read_note
 from cogvid.ablation.state import State, read_state
 from cogvid.cli import app
@@ -27,11 +30,7 @@ from cogvid.config.schema import TrainerConfig
 from cogvid.errors import UserError
 from cogvid.pipeline.run_state import RunState, write_run_state
 
-EXPERIMENT = """
-base: [model/small, attention/local3d, frame_rate/lowest_fit, interpolation/recursive, data/shapes, trainer/cpu]
-frame_tokenizer: {name: vqvae, options: {downsampling: 8, channels: 16, codes: 32, code_size: 8, crop: 16}}
-variants: {one: {}, two: {attention: naive}}
-"""
+EXPERIMENT = "base: [quickstart]\nvariants: {one: {}, two: {attention: naive}}\n"
 SLURM, RAY = ("--launcher", "slurm"), ("--launcher", "ray")
 OPTIONS = "--launcher-options"
 
@@ -132,20 +131,34 @@ def test_the_command_of_a_part_says_all_that_makes_it() -> None:
     assert (part.title, part.cells) == ("part 2/5", {"part": "2/5"})
 
 
+def begun(job: Job, work: Callable[[], Standing]) -> tuple[Future[Standing], int]:
+    """Work on a job that waits, and the job's process, which has begun."""
+    pool = ThreadPoolExecutor(1)
+    doing = pool.submit(work)
+    pool.shutdown(wait=False)
+    end = time.monotonic() + 20
+    while not (job.folder / "pid").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    return doing, int((job.folder / "pid").read_text())
+
+
 def test_a_remote_job_notes_its_process_and_how_it_ended(make_job: Callable[..., Job]) -> None:
     job = make_job("waits")
-    remote = Remote.of(job, {"OMP_NUM_THREADS": "1"})
-    ended: list[Standing] = []
-    thread = threading.Thread(target=lambda: ended.append(remote()))
-    thread.start()
-    while not (job.folder / "pid").exists():
-        thread.join(0.01)
-    assert read_note(job.folder) == Standing("running", f"{(job.folder / 'pid').read_text()} {platform.node()}")
+    doing, pid = begun(job, Remote.of(job, {"OMP_NUM_THREADS": "1"}))
+    assert read_note(job.folder) == Standing("running", f"{pid} {platform.node()}")
     (job.folder / "go").touch()
-    thread.join(20)
-    assert ended == [Standing("finished")] == [read_note(job.folder)]
+    assert doing.result(20) == Standing("finished") == read_note(job.folder)
     forget_note(job.folder)
     assert read_note(job.folder) == Standing("queued")
+
+
+def test_a_task_of_ray_whose_job_was_asked_to_end_is_to_begin_again(make_job: Callable[..., Job]) -> None:
+    job = make_job("waits")
+    remote = Remote.of(job, {"OMP_NUM_THREADS": "1"})
+    doing, pid = begun(job, lambda: do(remote))
+    os.kill(pid, signal.SIGTERM)
+    with pytest.raises(Preempted):
+        doing.result(20)
 
 
 def test_a_remote_job_that_fails_notes_why(make_job: Callable[..., Job]) -> None:

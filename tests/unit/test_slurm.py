@@ -40,7 +40,7 @@ def begin(number):
     before = f"for group in $(cat {job}.pids); do while kill -0 -- -$group; do sleep 0.05; done; done"
     own = f"echo $$ > {job}.pids; rm -f {job}.state {job}.code; bash {job}.script; echo $? > {job}.code"
     environment = os.environ | {"SLURM_JOB_ID": number}
-    subprocess.Popen(["setsid", "bash", "-c", f"{before} 2>/dev/null; {own}"], env=environment, stdout=2)
+    subprocess.Popen(["setsid", "bash", "-c", f"{before}; {own}"], env=environment, stdout=-3, stderr=-3)
 
 def state(number):
     said = place / f"{number}.state"
@@ -72,7 +72,7 @@ elif name == "scancel":
     (place / f"{words[0]}.state").write_text("CANCELLED by 0")
     # SIGTERM to all processes of the job, and SIGKILL a little later, as SLURM's KillWait has it.
     group = (place / f"{words[0]}.pids").read_text().strip()
-    subprocess.Popen(["setsid", "bash", "-c", f"kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}"], stderr=-3)
+    subprocess.Popen(["setsid", "bash", "-c", f"kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}"], stdout=-3, stderr=-3)
 elif name == "scontrol":
     (place / f"{words[1]}.state").write_text("REQUEUED")
     begin(words[1])

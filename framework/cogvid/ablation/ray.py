@@ -62,7 +62,7 @@ class Ray:
         self._ray = ray
         with _own_signals():
             try:
-                ray.init(options.address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+                ray.init(options.address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 said = " ".join(str(error).split()).rstrip(".")
                 raise UserError(

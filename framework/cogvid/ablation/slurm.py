@@ -93,6 +93,7 @@ class Slurm:
             slurm_qos=options.qos,
             slurm_constraint=options.constraint,
             slurm_signal_delay_s=_BEFORE_THE_END,
+            slurm_additional_parameters={"requeue": True},
         )
         # A job starts its other processes itself: by this Lightning knows that srun does not (its SLURMEnvironment).
         self._environment = {**needs.environment(cpus), "SLURM_JOB_NAME": "interactive"}
