@@ -70,7 +70,7 @@ def expected(start: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Callable[[], tuple[Any, Any]]]:
-    """Makes a Ray cluster of two nodes with a CPU each, and gives it with its second node."""
+    """Gives a Ray cluster of two nodes with a CPU each, and the second of them."""
     pytest.importorskip("ray", reason="needs Ray, which cogvid[ray] installs")
     from ray.cluster_utils import Cluster
 
@@ -79,12 +79,13 @@ def nodes() -> Iterator[Callable[[], tuple[Any, Any]]]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
         def make() -> tuple[Any, Any]:
-            arguments = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
-            cluster = Cluster(initialize_head=True, head_node_args=arguments)
-            made.append(cluster)
-            second = cluster.add_node(num_cpus=1, object_store_memory=2**27)
-            patch.setenv("RAY_ADDRESS", cluster.address)
-            return cluster, second
+            if not made:
+                arguments = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
+                made.append(Cluster(initialize_head=True, head_node_args=arguments))
+                patch.setenv("RAY_ADDRESS", made[0].address)
+            if not made[0].worker_nodes:
+                made[0].add_node(num_cpus=1, object_store_memory=2**27)
+            return made[0], next(iter(made[0].worker_nodes))
 
         yield make
         for cluster in made:

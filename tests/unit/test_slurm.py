@@ -72,7 +72,8 @@ elif name == "scancel":
     (place / f"{words[0]}.state").write_text("CANCELLED by 0")
     # SIGTERM to all processes of the job, and SIGKILL a little later, as SLURM's KillWait has it.
     group = (place / f"{words[0]}.pids").read_text().strip()
-    subprocess.Popen(["setsid", "bash", "-c", f"kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}"], stdout=-3, stderr=-3)
+    end = f"kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}"
+    subprocess.Popen(["setsid", "bash", "-c", end], stdout=-3, stderr=-3)
 elif name == "scontrol":
     (place / f"{words[1]}.state").write_text("REQUEUED")
     begin(words[1])
