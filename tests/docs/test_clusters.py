@@ -62,7 +62,7 @@ def test_the_slurm_script_runs(read: Callable[..., list[str]], tmp_path: Path) -
     assert (tmp_path / "shared" / "quickstart" / "default" / "3" / "metrics.json").exists()
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(500)
 def test_the_launchers_commands_run(read: Callable[..., list[str]], tmp_path: Path) -> None:
     for package in ("ray", "submitit"):
         pytest.importorskip(package, reason=f"needs {package}, which cogvid[ray,slurm] installs")

@@ -149,7 +149,7 @@ def test_tasks_of_ray_end_with_the_command_that_started_them(
 def test_parts_of_tokens_give_the_bytes_of_the_whole(start: Any, nodes: Callable[[], tuple[Any, Any]]) -> None:
     nodes()
     words = ("data", "tokenize", "tiny.yaml", *CHANGES, "data.options.clips=40")
-    # Reading clips starts processes, which one that is forked here does another way, once it knows Ray.
+    # Not forked: looking at so many clips starts processes of its own.
     finished(start(*words, "--runs", "whole", through=["-m"]))
     for runs, launcher in (("parts-here", ("--jobs", "2")), ("parts-ray", RAY)):
         output = finished(start(*words, "--runs", runs, "--parts", "3", *launcher))
