@@ -34,13 +34,16 @@ from pathlib import Path
 
 place, name, words = Path(__file__).parent / "jobs", Path(sys.argv[0]).name, sys.argv[1:]
 
+def start(script, environment=None):
+    words = ["bash", "-c", script]
+    subprocess.Popen(words, env=environment, stdout=-3, stderr=-3, start_new_session=True)
+
 def begin(number):
     job = place / number
     # Not before the attempt before it is over.
     before = f"for group in $(cat {job}.pids); do while kill -0 -- -$group; do sleep 0.05; done; done"
     own = f"echo $$ > {job}.pids; rm -f {job}.state {job}.code; bash {job}.script; echo $? > {job}.code"
-    environment = os.environ | {"SLURM_JOB_ID": number}
-    subprocess.Popen(["setsid", "bash", "-c", f"{before}; {own}"], env=environment, stdout=-3, stderr=-3)
+    start(f"{before}; {own}", os.environ | {"SLURM_JOB_ID": number})
 
 def state(number):
     said = place / f"{number}.state"
@@ -72,11 +75,12 @@ elif name == "scancel":
     (place / f"{words[0]}.state").write_text("CANCELLED by 0")
     # SIGTERM to all processes of the job, and SIGKILL a little later, as SLURM's KillWait has it.
     group = (place / f"{words[0]}.pids").read_text().strip()
-    end = f"kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}"
-    subprocess.Popen(["setsid", "bash", "-c", end], stdout=-3, stderr=-3)
+    start(f"kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}")
 elif name == "scontrol":
     (place / f"{words[1]}.state").write_text("REQUEUED")
     begin(words[1])
+    # What was in the middle of a step is lost: this waits for nobody.
+    os.killpg(int((place / f"{words[1]}.pids").read_text()), signal.SIGKILL)
 """
 
 
