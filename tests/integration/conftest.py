@@ -75,7 +75,8 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 # What a forked process does: it becomes what `python -c CODE WORDS` is in this environment, and is killed by Ctrl-C.
 _BECOME = """
-import os, signal, sys
+import multiprocessing, os, signal, sys
+multiprocessing.set_start_method(None, force=True)
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.setsid()
 os.environ.clear()
