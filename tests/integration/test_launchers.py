@@ -29,8 +29,8 @@ def start(tmp_path_factory: pytest.TempPathFactory, make_jobs: Any, tiny_text: s
     (folder / "tiny.yaml").write_text(tiny_text)
     jobs = make_jobs(folder)
 
-    def start(*words: str, **how: Any) -> Any:
-        return jobs.start(*words, **how)[0]
+    def start(*words: str) -> Any:
+        return jobs.start(*words)[0]
 
     start.folder = folder  # type: ignore[attr-defined]
     return start
@@ -149,8 +149,7 @@ def test_tasks_of_ray_end_with_the_command_that_started_them(
 def test_parts_of_tokens_give_the_bytes_of_the_whole(start: Any, nodes: Callable[[], tuple[Any, Any]]) -> None:
     nodes()
     words = ("data", "tokenize", "tiny.yaml", *CHANGES, "data.options.clips=40")
-    # Not forked: looking at so many clips starts processes of its own.
-    finished(start(*words, "--runs", "whole", through=["-m"]))
+    finished(start(*words, "--runs", "whole"))
     for runs, launcher in (("parts-here", ("--jobs", "2")), ("parts-ray", RAY)):
         output = finished(start(*words, "--runs", runs, "--parts", "3", *launcher))
         assert "part 3/3: finished" in output
