@@ -31,7 +31,7 @@ sys.exit(max(task.wait() for task in tasks))
 @pytest.mark.timeout(280)
 def test_the_guides_commands_run(read: Callable[..., list[str]], tmp_path: Path) -> None:
     ran = read(GUIDE)
-    assert [line.split()[0] for line in ran] == ["cogvid", "torchrun", "cogvid", "cogvid"]
+    assert [line.split()[0] for line in ran] == ["cogvid", "torchrun", "cogvid", "cogvid", "cogvid"]
     assert len(list(tmp_path.glob("runs/quickstart/default/*/metrics.json"))) == 3
 
 
@@ -60,3 +60,27 @@ def test_the_slurm_script_runs(read: Callable[..., list[str]], tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Finished") == 1
     assert (tmp_path / "shared" / "quickstart" / "default" / "3" / "metrics.json").exists()
+
+
+@pytest.mark.timeout(500)
+def test_the_launchers_commands_run(read: Callable[..., list[str]], tmp_path: Path) -> None:
+    for package in ("ray", "submitit"):
+        pytest.importorskip(package, reason=f"needs {package}, which cogvid[ray,slurm] installs")
+    read(GUIDE, commands=False)
+    # As the script says it, by submitit without SLURM, and by a Ray cluster of this machine.
+    script = (tmp_path / "launchers.sh").read_text().replace("\\\n", "")
+    commands = [line for line in script.splitlines() if line.startswith("cogvid ")]
+    assert [line.split()[1] for line in commands] == ["ablate", "data"]
+    here = {"partition=gpu": "cluster=local", "--launcher-options cpus=4": "--launcher-options cpus=1,address=local"}
+    for said, instead in (here | {"--parts 16": "--parts 2", "/shared/runs": "shared"}).items():
+        assert any(said in line for line in commands)
+        commands = [line.replace(said, instead) for line in commands]
+    for line in commands:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert len(list(tmp_path.glob("shared/ablation_attention/*/*/metrics.json"))) == 2
+    assert len(list(tmp_path.glob("shared/stages/tokens-*/stage.json"))) >= 1

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+import cogvid
+from cogvid.ablation.jobs import Job
+from cogvid.ablation.launcher import Launcher, Standing
 from cogvid.config.schema import ExperimentConfig
 from cogvid.data.video import write_video
 
@@ -175,3 +179,78 @@ def _make_run(tmp_path: Path) -> Callable[..., Path]:
 def _make_stage() -> Callable[..., None]:
     """`make_stage`."""
     return make_stage
+
+
+# What the jobs of `make_job` do in place of `cogvid run`, so that they begin at once.
+_COMMAND = r"""
+import os, signal, sys, time
+from pathlib import Path
+
+words = sys.argv[1:]
+variant = words[words.index("--variant") + 1]
+seed = next(word for word in words if word.startswith("seed=")).removeprefix("seed=")
+run = Path(words[words.index("--runs") + 1]) / "tiny" / variant / seed
+
+def wait_for(name, seconds=20):
+    end = time.monotonic() + seconds
+    while not (run / name).exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+print(variant, os.environ["OMP_NUM_THREADS"])
+print("beside", file=sys.stderr)
+if variant == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif variant == "refused":
+    print("\nError: tiny.yaml: no such key.", file=sys.stderr)
+    raise SystemExit(1)
+elif variant == "imports":
+    import no_such_module
+elif variant == "silent":
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    raise SystemExit(3)
+elif variant == "says":
+    with (run / "log.txt").open("a") as file:
+        file.write("2026-01-01 10:00:00,000 INFO begun\n")
+        file.write("2026-01-01 10:00:01,000 ERROR ended by ValueError: out of range.\n")
+    raise SystemExit(1)
+elif variant in ("waits", "deaf"):
+    def end(*_):
+        (run / "ended").touch()
+        raise SystemExit(143)
+    signal.signal(signal.SIGTERM, end if variant == "waits" else signal.SIG_IGN)
+    (run / "pid").write_text(str(os.getpid()))
+    wait_for("go")
+"""
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """Makes jobs whose process is named by the variant."""
+    package = tmp_path / "path" / "cogvid"
+    package.mkdir(parents=True)
+    # All but the command itself is what it is.
+    (package / "__init__.py").write_text(f"__path__.append({str(Path(cogvid.__file__).parent)!r})")
+    (package / "__main__.py").write_text(_COMMAND)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+
+    def make(variant: str, seed: int = 0) -> Job:
+        runs = tmp_path / "runs"
+        return Job("tiny", (), variant, seed, runs, runs / "tiny" / variant / str(seed))
+
+    return make
+
+
+@pytest.fixture
+def until() -> Callable[..., Mapping[Any, Standing]]:
+    """Looks at a launcher's jobs until something is so."""
+
+    def look(launcher: Launcher, done: Callable[[Mapping[Any, Standing]], object]) -> Mapping[Any, Standing]:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            standings = launcher.poll()
+            if done(standings):
+                return standings
+            time.sleep(0.01)
+        raise AssertionError(f"not in time: {launcher.poll()}")
+
+    return look

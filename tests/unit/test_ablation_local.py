@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvid.ablation import local
+from cogvid.ablation import process
 from cogvid.ablation.jobs import Job
 from cogvid.ablation.launcher import Standing
 from cogvid.ablation.local import Local
@@ -24,71 +24,8 @@ from cogvid.compare.summary import compare
 from cogvid.compare.trouble import last_words
 from cogvid.pipeline.listing import write_listing
 
-COMMAND = r"""
-import os, signal, sys, time
-from pathlib import Path
-
-words = sys.argv[1:]
-variant = words[words.index("--variant") + 1]
-seed = next(word for word in words if word.startswith("seed=")).removeprefix("seed=")
-run = Path(words[words.index("--runs") + 1]) / "tiny" / variant / seed
-
-def wait_for(name, seconds=20):
-    end = time.monotonic() + seconds
-    while not (run / name).exists() and time.monotonic() < end:
-        time.sleep(0.01)
-
-print(variant, os.environ["OMP_NUM_THREADS"])
-print("beside", file=sys.stderr)
-if variant == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
-elif variant == "refused":
-    print("\nError: tiny.yaml: no such key.", file=sys.stderr)
-    raise SystemExit(1)
-elif variant == "imports":
-    import no_such_module
-elif variant == "silent":
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    raise SystemExit(3)
-elif variant == "says":
-    with (run / "log.txt").open("a") as file:
-        file.write("2026-01-01 10:00:00,000 INFO begun\n")
-        file.write("2026-01-01 10:00:01,000 ERROR ended by ValueError: out of range.\n")
-    raise SystemExit(1)
-elif variant in ("waits", "deaf"):
-    def end(*_):
-        (run / "ended").touch()
-        raise SystemExit(143)
-    signal.signal(signal.SIGTERM, end if variant == "waits" else signal.SIG_IGN)
-    (run / "pid").write_text(str(os.getpid()))
-    wait_for("go")
-"""
-
-
-@pytest.fixture
-def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
-    """Makes jobs whose process is named by the variant."""
-    package = tmp_path / "path" / "cogvid"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(COMMAND)
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-
-    def make(variant: str, seed: int = 0) -> Job:
-        runs = tmp_path / "runs"
-        return Job("tiny", (), variant, seed, runs, runs / "tiny" / variant / str(seed))
-
-    return make
-
-
-def until(launcher: Local, done: Callable[[Mapping[Job, Standing]], object]) -> Mapping[Job, Standing]:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        standings = launcher.poll()
-        if done(standings):
-            return standings
-        time.sleep(0.01)
-    raise AssertionError(f"not in time: {launcher.poll()}")
+MakeJob = Callable[..., Job]
+Until = Callable[..., Mapping[Job, Standing]]
 
 
 def ended(standings: Mapping[Job, Standing]) -> bool:
@@ -112,7 +49,7 @@ CAUSES = {
 
 
 def test_a_process_that_fails_stops_no_other_and_its_cause_is_in_log_and_comparison(
-    make_job: Callable[..., Job], tmp_path: Path
+    make_job: MakeJob, until: Until, tmp_path: Path
 ) -> None:
     jobs = {variant: make_job(variant) for variant in (*CAUSES, "fine")}
     for job in jobs.values():  # what an earlier attempt said is no cause
@@ -137,7 +74,7 @@ def test_a_process_that_fails_stops_no_other_and_its_cause_is_in_log_and_compari
 
 
 def test_what_a_process_says_goes_to_its_run_alone_behind_what_was_said_before(
-    make_job: Callable[..., Job], capfd: pytest.CaptureFixture[str]
+    make_job: MakeJob, until: Until, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for times in (1, 2):
         launcher, jobs = Local([{"OMP_NUM_THREADS": "7"}] * 2), [make_job("fine"), make_job("good")]
@@ -149,7 +86,7 @@ def test_what_a_process_says_goes_to_its_run_alone_behind_what_was_said_before(
     assert capfd.readouterr() == ("", "")
 
 
-def test_as_many_run_at_once_as_there_are_shares(make_job: Callable[..., Job]) -> None:
+def test_as_many_run_at_once_as_there_are_shares(make_job: MakeJob, until: Until) -> None:
     launcher, jobs = Local([{"OMP_NUM_THREADS": "1"}] * 2), [make_job("waits", seed) for seed in range(3)]
     for job in jobs:
         launcher.submit(job)
@@ -163,20 +100,20 @@ def test_as_many_run_at_once_as_there_are_shares(make_job: Callable[..., Job]) -
 
 
 def test_cancelled_processes_end_in_an_orderly_way_and_those_that_do_not_are_killed(
-    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher, jobs = Local([{"OMP_NUM_THREADS": "1"}] * 2), [make_job("waits"), make_job("deaf"), make_job("fine")]
     for job in jobs:
         launcher.submit(job)
     until(launcher, lambda _: all((job.folder / "pid").exists() for job in jobs[:2]))
-    monkeypatch.setattr(local, "_GRACE", 0.5)
+    monkeypatch.setattr(process, "GRACE", 0.5)
     launcher.cancel()
     assert (jobs[0].folder / "ended").exists()
     assert not any(alive(int((job.folder / "pid").read_text())) for job in jobs[:2])
     assert not jobs[2].folder.exists()
 
 
-def test_processes_are_killed_with_the_one_that_started_them(make_job: Callable[..., Job]) -> None:
+def test_processes_are_killed_with_the_one_that_started_them(make_job: MakeJob) -> None:
     job = make_job("waits")
     code = (
         "import time; from pathlib import Path; from cogvid.ablation.jobs import Job; "

@@ -199,7 +199,7 @@ def test_all_variants_of_an_ablation_are_checked_before_the_first_runs(file: Pat
     [
         (["seeds=[1,1]"], "would be that of several runs"),
         (["model.layers=1,2"], "an ablation has one value for each key"),
-        (["--jobs", "2", "--no-wait"], "--no-wait: runs side by side wait"),
+        (["--jobs", "2", "--no-wait"], "--no-wait: jobs side by side wait"),
     ],
     ids=str,
 )

@@ -160,6 +160,14 @@ def test_a_forbidden_arrow_is_seen(arrow: tuple[str, str], caught: bool) -> None
     assert bool(forbidden({arrow[0]: {arrow[1]}})) == caught
 
 
+def test_a_cluster_is_known_to_its_launcher_alone() -> None:
+    launchers = {"ray": "cogvid.ablation.ray", "submitit": "cogvid.ablation.slurm"}
+    known = dict.fromkeys((*launchers, "ray.exceptions", "submitit.helpers"))
+    users = {name: set(imports(path.read_text(encoding="utf-8"), known)) for name, path in modules().items()}
+    found = {(package.partition(".")[0], name) for name, packages in users.items() for package in packages}
+    assert found == set(launchers.items())
+
+
 def test_a_circle_is_seen_in_type_checking_imports_too() -> None:
     known = {"a": Path(), "b": Path()}
     source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from b import x"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from cogvid.ablation.jobs import Job
+from cogvid.ablation.jobs import Work
 from cogvid.ablation.launcher import Launcher
 from cogvid.ablation.state import State, Watch
 from cogvid.ablation.table import Shown
@@ -14,7 +14,7 @@ from cogvid.ablation.table import Shown
 _EVERY = 0.5
 
 
-def follow(jobs: Sequence[Job], launcher: Launcher, shown: Shown) -> dict[Job, State]:
+def follow(jobs: Sequence[Work], launcher: Launcher, shown: Shown) -> dict[Work, State]:
     """Have all jobs done, and show what they are at until the last has ended.
 
     Args:
@@ -27,11 +27,13 @@ def follow(jobs: Sequence[Job], launcher: Launcher, shown: Shown) -> dict[Job, S
 
     Raises:
         Interrupted: by a signal; the jobs that ran have been ended, and go on when they are started again.
+        UserError: the launcher takes none of them, or not all; those that it has taken have been ended, too.
     """
-    for job in jobs:
-        launcher.submit(job)
-    watch = Watch()
+    watch, taken = Watch(), 0
     try:
+        for job in jobs:
+            launcher.submit(job)
+            taken += 1
         while True:
             states = watch.states(launcher.poll())
             shown.show(states)
@@ -39,6 +41,7 @@ def follow(jobs: Sequence[Job], launcher: Launcher, shown: Shown) -> dict[Job, S
                 return states
             time.sleep(_EVERY)
     except BaseException:
-        shown.say("Ending the runs that are at work; each leaves a checkpoint of its last step.")
+        if taken:
+            shown.say("Ending the runs that are at work; each leaves a checkpoint of its last step.")
         launcher.cancel()
         raise

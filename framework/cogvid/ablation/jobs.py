@@ -5,9 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 THREADS = "OMP_NUM_THREADS"
 _GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+class Work(Protocol):
+    """What a launcher starts as a process of its own: a `cogvid` command."""
+
+    @property
+    def title(self) -> str:
+        """For people."""
+
+    @property
+    def cells(self) -> Mapping[str, str]:
+        """What tells it from others, by the headings of a table."""
+
+    @property
+    def command(self) -> list[str]:
+        """What follows `cogvid`."""
+
+    @property
+    def folder(self) -> Path:
+        """Of its lock, of what it is at, and of all that it says."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,11 @@ class Job:
     def title(self) -> str:
         """For people."""
         return f"{self.variant}, seed {self.seed}"
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """What tells it from others, by the headings of a table."""
+        return {"variant": self.variant, "seed": str(self.seed)}
 
     @property
     def command(self) -> list[str]:

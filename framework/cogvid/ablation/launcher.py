@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from cogvid.ablation.jobs import Job
+from cogvid.ablation.jobs import Work
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,19 @@ class Standing:
     owner: str = ""
     cause: str = ""
 
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.phase in ("finished", "failed")
+
 
 class Launcher(Protocol):
     """Starts jobs, each when there is room for it, and learns how they end."""
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Work) -> None:
         """Take a job, behind those that it has already."""
 
-    def poll(self) -> Mapping[Job, Standing]:
+    def poll(self) -> Mapping[Work, Standing]:
         """How far all of its jobs are; called again and again, it starts what can be started."""
 
     def cancel(self) -> None:

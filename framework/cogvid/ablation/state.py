@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cogvid.ablation.jobs import Job
+from cogvid.ablation.jobs import Work
 from cogvid.ablation.launcher import Standing
+from cogvid.compare.trouble import at_work
 from cogvid.pipeline.run_state import read_run_state
 
 Phase = Literal["queued", "starting", "waiting", "running", "finished", "failed"]
+LOCK = ".lock"
 # The end of a history that is read: some hundred lines.
 _TAIL = 2**16
 
@@ -54,14 +56,14 @@ class Watch:
     """Reads states again and again, from which it knows how fast runs are."""
 
     def __init__(self) -> None:
-        self._first: dict[Job, State] = {}
+        self._first: dict[Work, State] = {}
 
-    def states(self, standings: Mapping[Job, Standing]) -> dict[Job, State]:
+    def states(self, standings: Mapping[Work, Standing]) -> dict[Work, State]:
         """What each job is at."""
         titles = {standing.owner: job.title for job, standing in standings.items() if standing.owner}
         return {job: self._state(job, standing, titles) for job, standing in standings.items()}
 
-    def _state(self, job: Job, standing: Standing, titles: Mapping[str, str]) -> State:
+    def _state(self, job: Work, standing: Standing, titles: Mapping[str, str]) -> State:
         if standing.phase != "running":
             return State(standing.phase, standing.cause)
         state = read_state(job.folder, standing.owner, titles)
@@ -82,7 +84,7 @@ def _left(first: State, now: State) -> float | None:
 
 
 def read_state(run: Path, owner: str, titles: Mapping[str, str]) -> State:
-    """What a run is at, while its process lives.
+    """What a run is at, while its process lives, as far as its launcher knows.
 
     Args:
         run: its folder.
@@ -90,9 +92,11 @@ def read_state(run: Path, owner: str, titles: Mapping[str, str]) -> State:
         titles: of runs, by the owners of theirs.
     """
     holder = _holder(run)
-    if holder != owner:
+    if holder != owner and _lives(holder, run):
         # That of an earlier attempt, or of one in another terminal.
-        return State("waiting", f"waiting for {_who(holder, titles)}") if _lives(holder) else State("starting")
+        return State("waiting", f"waiting for {_who(holder, titles)}")
+    if holder != owner or _gone(owner):
+        return State("starting")
     said = read_run_state(run)
     if not said.stage:
         return State("starting")
@@ -109,22 +113,30 @@ def read_state(run: Path, owner: str, titles: Mapping[str, str]) -> State:
 def _holder(folder: Path) -> str:
     """Who took the lock of a folder last: whoever takes it writes that into it; empty where nobody did."""
     with suppress(OSError):
-        return (folder / ".lock").read_text(encoding="utf-8")
+        return (folder / LOCK).read_text(encoding="utf-8")
     return ""
 
 
-def _lives(owner: str) -> bool:
-    """Whether there is a process of this `PID HOST`, as far as can be seen from here."""
+def _lives(owner: str, folder: Path) -> bool:
+    """Whether the process of this `PID HOST`, which took the lock of a folder last, still has it."""
+    if owner.endswith(f" {platform.node()}"):
+        return not _gone(owner)
+    # Of another machine's processes nothing is seen but the locks that they hold.
+    return bool(owner) and at_work(folder / LOCK)
+
+
+def _gone(owner: str) -> bool:
+    """Whether it can be seen from here that there is no process of this `PID HOST` any more."""
     number, _, host = owner.partition(" ")
-    if not number.isdecimal() or host != platform.node():
+    if host != platform.node():
         return False
     try:
         os.kill(int(number), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+    except (ValueError, ProcessLookupError):
         return True
-    return True
+    except PermissionError:
+        return False
+    return False
 
 
 def _who(owner: str, titles: Mapping[str, str]) -> str:

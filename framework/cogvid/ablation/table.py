@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cogvid.ablation.jobs import Job
+from cogvid.ablation.jobs import Work
 from cogvid.ablation.state import Phase, State
 
 _STYLES: dict[Phase, str] = {
@@ -31,10 +31,10 @@ class Shown:
         jobs: in the order of the table.
     """
 
-    def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
+    def __init__(self, console: Console, jobs: Sequence[Work]) -> None:
         self._console, self._jobs = console, jobs
         self._live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
-        self._told: dict[Job, str] = {}
+        self._told: dict[Work, str] = {}
 
     def __enter__(self) -> Shown:
         if self._live is not None:
@@ -45,7 +45,7 @@ class Shown:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, states: Mapping[Job, State]) -> None:
+    def show(self, states: Mapping[Work, State]) -> None:
         """Show what each job is at."""
         if self._live is not None:
             self._live.update(table(self._jobs, states))
@@ -75,11 +75,10 @@ def told(state: State) -> str:
     return f"failed: {state.note}" if state.phase == "failed" else state.phase
 
 
-def table(jobs: Sequence[Job], states: Mapping[Job, State]) -> Table:
-    """All jobs, a row each."""
+def table(jobs: Sequence[Work], states: Mapping[Work, State]) -> Table:
+    """All jobs, of one kind, a row each."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("variant", no_wrap=True)
-    for name in ("seed", "stage"):
+    for name in (*jobs[0].cells, "stage"):
         shown.add_column(name, justify="right" if name == "seed" else "left", no_wrap=True)
     for name in ("step", "loss", "held-out loss", "time left"):
         shown.add_column(name, justify="right", no_wrap=True)
@@ -89,9 +88,8 @@ def table(jobs: Sequence[Job], states: Mapping[Job, State]) -> Table:
         step = "" if state.step is None else f"{state.step}/{state.steps}" if state.steps else str(state.step)
         numbers = [_loss(state.loss), _loss(state.held_out), _time(state.left)]
         what = {"failed": f"failed: {state.note}", "waiting": state.note}.get(state.phase, state.phase)
-        shown.add_row(
-            Text(job.variant), str(job.seed), state.stage, step, *numbers, Text(what, style=_STYLES[state.phase])
-        )
+        names = [Text(cell) for cell in job.cells.values()]
+        shown.add_row(*names, state.stage, step, *numbers, Text(what, style=_STYLES[state.phase]))
     return shown
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from cogvid.cli.launchers import (
+    AtOnce,
+    LauncherName,
+    LauncherOptions,
+    StartedBy,
+    check_launcher,
+    make_launcher,
+)
 from cogvid.cli.run import Overrides, Runs, Wait, load_run
 from cogvid.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from cogvid.ablation.jobs import Job
+    from cogvid.ablation.jobs import Job, Work
     from cogvid.ablation.state import State
     from cogvid.config.schema import TrainerConfig
 
@@ -28,13 +35,14 @@ def ablate(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment with variants, or a YAML file.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once; they share the machine's cores and GPUs.")] = 1,
+    jobs: AtOnce = None,
+    launcher: StartedBy = LauncherName.local,
+    launcher_options: LauncherOptions = None,
     wait: Wait = True,
 ) -> None:
     """Run every variant with every seed; one that fails stops no other, and what is finished is not run again."""
     from cogvid.ablation.follow import follow
     from cogvid.ablation.jobs import Job, in_order
-    from cogvid.ablation.local import Local
     from cogvid.ablation.table import Shown, say
     from cogvid.config.compose import expand_sweeps, load_experiment
     from cogvid.pipeline.launch import check_one_machine
@@ -45,8 +53,7 @@ def ablate(
     changes = overrides or []
     if len(expand_sweeps(changes)) > 1:
         raise UserError("command line: an ablation has one value for each key: make those to compare its variants.")
-    if jobs > 1 and not wait:
-        raise UserError("--no-wait: runs side by side wait for the stages that they share. Leave it out, or --jobs.")
+    check_launcher(launcher, launcher_options, jobs, wait)
     whole = load_experiment(experiment, None, changes)
     if not whole.variants:
         raise UserError(f"{whole.path} has no variants to compare: add `variants:`, or use `cogvid run`.")
@@ -54,7 +61,8 @@ def ablate(
     seeds = whole.config.seeds
     todo: list[Job] = []
     trainers: list[TrainerConfig] = []
-    for variant, seed in in_order(whole.variants, seeds, jobs):
+    at_once = jobs or 1 if launcher is LauncherName.local else len(whole.variants) * len(seeds)
+    for variant, seed in in_order(whole.variants, seeds, at_once):
         resolved = load_run(experiment, variant, [*changes, f"seed={seed}"])
         trainers.append(resolved.config.trainer)
         check_one_machine(trainers[-1], resolved.provenance)
@@ -62,15 +70,15 @@ def ablate(
         run = Run(resolved, runs, wait)
         todo.append(Job(experiment, tuple(changes), variant, seed, runs, run.folder, wait))
     _check_folders(todo)
+    starts = make_launcher(launcher, launcher_options, min(at_once, len(todo)), trainers, runs)
     for folder in {job.folder.parent.parent for job in todo}:
         write_listing(folder, whole.variants, seeds)
     console = Console()
-    launcher = Local(_shares(min(jobs, len(todo)), trainers))
     order = [(variant, seed) for variant in whole.variants for seed in seeds]
     rows = sorted(todo, key=lambda job: order.index((job.variant, job.seed)))
     try:
         with Shown(console, rows) as shown:
-            states = follow(todo, launcher, shown)
+            states = follow(todo, starts, shown)
     except Interrupted as interruption:
         interruption.add_note("Run the command again to go on with what is not finished.")
         raise
@@ -92,24 +100,9 @@ def _check_folders(jobs: Sequence[Job]) -> None:
             raise UserError(f"{folder} would be that of several runs: leave out variant=... and seeds named twice.")
 
 
-def _shares(at_once: int, trainers: Sequence[TrainerConfig]) -> list[dict[str, str]]:
-    """Of this machine, for each of the jobs that run at once."""
-    import torch
-
-    from cogvid.ablation.jobs import shares, threads_wanted
-    from cogvid.data.workers import processors
-
-    wanted = any(trainer.accelerator in ("auto", "gpu", "cuda") for trainer in trainers)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-    gpus = gpus if wanted and torch.cuda.device_count() else []
-    processes = max(trainer.devices for trainer in trainers)
-    return shares(at_once, processes, processors(), gpus, threads_wanted(os.environ))
-
-
-def _tell(console: Console, rows: Sequence[Job], states: Mapping[Job, State]) -> None:
+def _tell(console: Console, rows: Sequence[Job], states: Mapping[Work, State]) -> None:
     """How the runs ended."""
-    from cogvid.ablation.local import OUTPUT
+    from cogvid.ablation.process import OUTPUT
     from cogvid.ablation.table import say
 
     failed = [job for job in rows if states[job].phase == "failed"]

@@ -42,7 +42,7 @@ def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
     choices = []
     for override in overrides:
         key, text = _split(override)
-        values = _at_commas(text)
+        values = at_commas(text)
         if len(values) > 1 and not all(values):
             raise UserError(f"{COMMAND_LINE}: {override!r} sweeps over an empty value; remove the extra comma.")
         choices.append([f"{key}={value}" for value in values])
@@ -56,7 +56,8 @@ def _split(override: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _at_commas(text: str) -> list[str]:
+def at_commas(text: str) -> list[str]:
+    """The parts between commas; one inside brackets or quotes belongs to its part."""
     values, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
