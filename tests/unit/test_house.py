@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inspect", "testing"),
     ("compare",),
     ("bench", "ablation"),
+    ("search",),
     ("cli",),
     ("__main__",),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
@@ -26,12 +27,14 @@ _GRACE = 60
 
 @dataclass
 class _Running:
-    """A process, the share of the machine that it has, and how long its run's log and output were before it."""
+    """A process, the share of the machine that it has, and how long its run's log and output were before it; and when
+    it is killed, if it was asked to end."""
 
     process: subprocess.Popen[bytes]
     share: Mapping[str, str]
     log: int
     output: int
+    killed_at: float = math.inf
 
 
 class Local:
@@ -52,6 +55,8 @@ class Local:
 
     def poll(self) -> dict[Job, Standing]:
         for job, running in list(self._running.items()):
+            if time.monotonic() > running.killed_at:
+                _signal(running.process, signal.SIGKILL)
             code = running.process.poll()
             if code is not None:
                 del self._running[job]
@@ -66,6 +71,14 @@ class Local:
             | {job: Standing("running", f"{run.process.pid} {host}") for job, run in self._running.items()}
             | self._ended
         )
+
+    def end(self, job: Job) -> None:
+        if job in self._queued:
+            self._queued.remove(job)
+            self._ended[job] = Standing("failed", cause="it was ended before it began")
+        elif job in self._running:
+            _signal(self._running[job].process, signal.SIGTERM)
+            self._running[job].killed_at = time.monotonic() + _GRACE
 
     def cancel(self) -> None:
         self._queued.clear()
