@@ -21,7 +21,7 @@ _WIDE = 400
 
 
 class Shown:
-    """Shows trials while the block runs, and leaves the last table behind.
+    """Shows trials while the block runs; on a terminal nothing stays, since all is printed in the end.
 
     Args:
         console: to show them on.
@@ -31,7 +31,7 @@ class Shown:
 
     def __init__(self, console: Console, target: str, known: Sequence[int] = ()) -> None:
         self._console, self._target = console, target
-        self._live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
+        self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._told: dict[int, str] = dict.fromkeys(known, "")
         self._known = frozenset(known)
 
