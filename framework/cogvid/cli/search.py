@@ -41,7 +41,7 @@ def search(
         raise UserError("cogvid search needs Optuna, which is not installed: pip install 'cogvid[search]'.")
     from cogvid.ablation.local import Local
     from cogvid.cli.ablate import shares_of_machine
-    from cogvid.config.compose import expand_sweeps, load_experiment
+    from cogvid.config.compose import DEFAULT_VARIANT, expand_sweeps, load_experiment
     from cogvid.config.space import dimensions
     from cogvid.pipeline.check import check_folder, check_lab
     from cogvid.pipeline.launch import check_one_machine
@@ -67,17 +67,20 @@ def search(
     lab = check_space(resolved, variant, changes, space)
     target = target_of(wanted, lab)
     check_pruning(wanted, lab)
-    own = "" if config.variant == "default" else config.variant
+    own = "" if config.variant == DEFAULT_VARIANT else config.variant
     home = runs / config.name
     folder = home / (f"{own}-search" if own else "search")
     check_folder(folder)
     check_lab(lab)
 
+    # What every run is told. How many trials there are changes, and is no matter of theirs.
+    common = [change for change in changes if not change.startswith("search.trials=")]
+
     def job_of(trial: Trial) -> TrialJob:
         name = trial_variant(own, trial.number)
-        values = (*changes, *trial.changes, f"variant={name}")
+        values = (*common, *trial.changes, f"variant={name}")
         place = home / name / str(config.seed)
-        return TrialJob(experiment, values, variant or "default", config.seed, runs, place, wait, trial.number)
+        return TrialJob(experiment, values, variant or DEFAULT_VARIANT, config.seed, runs, place, wait, trial.number)
 
     console = Console()
     launcher = Local(shares_of_machine(min(jobs, wanted.trials), [config.trainer]))
@@ -131,7 +134,9 @@ def _tell(console: Console, study: Study, target: str, job_of: Callable[[Trial],
 
 def _command(job: TrialJob) -> str:
     """For a shell; what is so by default is left out."""
-    words = job.command
-    if job.runs == _RUNS:
-        words = [word for number, word in enumerate(words) if "--runs" not in words[max(number - 1, 0) : number + 1]]
-    return shlex.join(["cogvid", *words])
+    from cogvid.config.compose import DEFAULT_VARIANT
+
+    words = ["cogvid", "run", job.experiment, *job.changes, f"seed={job.seed}"]
+    words += ["--variant", job.variant] if job.variant != DEFAULT_VARIANT else []
+    words += ["--runs", str(job.runs)] if job.runs != _RUNS else []
+    return shlex.join(words)

@@ -27,7 +27,7 @@ class Goal:
         target: has its value then.
         whole: the run comes to its end for it, even where the value is known before.
         prune: the stage whose held-out losses may end it before; None for none.
-        steps: of that stage.
+        steps: of that stage, unless a trial has others.
     """
 
     target: Target
@@ -35,9 +35,10 @@ class Goal:
     prune: str | None
     steps: int
 
-    def may_prune(self, step: int) -> bool:
+    def may_prune(self, trial: Trial, step: int) -> bool:
         """Whether a loss may end a trial: with its last step the target's own stage is over anyway."""
-        return self.prune != self.target.stage or step < self.steps
+        steps = int(trial.values.get(f"stages.{self.prune}.steps", self.steps))
+        return self.prune != self.target.stage or step < steps
 
 
 class Search:
@@ -120,8 +121,9 @@ class Search:
         came before it was looked at."""
         study, goal, number = self._study, self._goal, job.number
         if goal.prune is not None:
+            trial = study.trials[number]
             for step, loss in held_out_losses(job.folder, goal.prune):
-                if goal.may_prune(step) and study.is_pruned_at(number, step, loss):
+                if goal.may_prune(trial, step) and study.is_pruned_at(number, step, loss):
                     return study.prune(number, goal.prune, step)
         if standing.phase == "failed":
             return study.fail(number, standing.cause)
