@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -242,7 +243,7 @@ class Command:
 
     def search(self, own: Study, name: str, trials: int, at_once: int = 1, **goal: Any) -> list[Trial]:
         """Search, and give all trials."""
-        console = Console(width=300, record=True, force_terminal=False, file=open(self.runs.parent / "out", "a"))  # noqa: SIM115
+        console = Console(width=300, record=True, force_terminal=False, file=io.StringIO())
         goal = {"whole": False, "prune": "sequential", "steps": 3} | goal
         shares = [{"OMP_NUM_THREADS": "1"}] * at_once
         try:

@@ -65,7 +65,7 @@ def ablate(
     for folder in {job.folder.parent.parent for job in todo}:
         write_listing(folder, whole.variants, seeds)
     console = Console()
-    launcher = Local(shares_of_machine(min(jobs, len(todo)), trainers))
+    launcher = Local(_shares(min(jobs, len(todo)), trainers))
     order = [(variant, seed) for variant in whole.variants for seed in seeds]
     rows = sorted(todo, key=lambda job: order.index((job.variant, job.seed)))
     try:
@@ -92,13 +92,8 @@ def _check_folders(jobs: Sequence[Job]) -> None:
             raise UserError(f"{folder} would be that of several runs: leave out variant=... and seeds named twice.")
 
 
-def shares_of_machine(at_once: int, trainers: Sequence[TrainerConfig]) -> list[dict[str, str]]:
-    """Of this machine, for each of the jobs that run at once.
-
-    Args:
-        at_once: jobs.
-        trainers: of all of them.
-    """
+def _shares(at_once: int, trainers: Sequence[TrainerConfig]) -> list[dict[str, str]]:
+    """Of this machine, for each of the jobs that run at once."""
     import torch
 
     from cogvid.ablation.jobs import shares, threads_wanted

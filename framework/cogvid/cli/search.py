@@ -40,7 +40,7 @@ def search(
     if find_spec("optuna") is None:
         raise UserError("cogvid search needs Optuna, which is not installed: pip install 'cogvid[search]'.")
     from cogvid.ablation.local import Local
-    from cogvid.cli.ablate import shares_of_machine
+    from cogvid.cli.ablate import _shares
     from cogvid.config.compose import DEFAULT_VARIANT, expand_sweeps, load_experiment
     from cogvid.config.space import dimensions
     from cogvid.pipeline.check import check_folder, check_lab
@@ -83,7 +83,7 @@ def search(
         return TrialJob(experiment, values, variant or DEFAULT_VARIANT, config.seed, runs, place, wait, trial.number)
 
     console = Console()
-    launcher = Local(shares_of_machine(min(jobs, wanted.trials), [config.trainer]))
+    launcher = Local(_shares(min(jobs, wanted.trials), [config.trainer]))
     steps = getattr(config.stages, wanted.prune).steps if wanted.prune else 0
     with owned(folder, wait):
         journal = open_folder(folder, config, f"{trial_variant(own, 0).removesuffix('000')}*")
