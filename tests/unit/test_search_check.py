@@ -37,9 +37,10 @@ search:
 METRIC = """
 import torch
 import cogvid
+from cogvid.interfaces.metric import Meaning
 class Mine(cogvid.VideoMetric):
     protocol = {}
-    meanings = {"warmth": cogvid.Meaning("warmth", "of the colours")}
+    meanings = {"warmth": Meaning("warmth", "of the colours")}
     def update(self, videos, captions, real):
         pass
     def compute(self):

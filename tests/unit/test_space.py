@@ -117,7 +117,7 @@ def test_values_of_a_range_are_listed_where_they_are_few() -> None:
         ("muon_lr: [0.1]", "muon_lr is no option of an experiment. Did you mean stages.tokenizer.muon_lr"),
         ("model.width: 32", "model.width has one value, 32; a search needs choices"),
         ("model: small", "model has one value, 'small'"),
-        ("model.width: {}", "a range needs numbers for low and high"),
+        ("model.width: {step: 2}", "a range needs numbers for low and high"),
         ("model.width: []", "model.width needs choices that differ"),
         ("model.width: [32, 32]", "model.width needs choices that differ"),
         ("seed: [0, 1]", "seed says which runs there are"),

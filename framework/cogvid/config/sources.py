@@ -115,8 +115,8 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
                 raise UserError(f"{place}: the key {name!r} has a dot; write one mapping inside the other.")
             inner: Any = mapping
             for part in above:
-                inner = inner.setdefault(part, {}) if isinstance(inner, dict) else {last: None}
-            if last in inner:
+                inner = inner.setdefault(part, {}) if isinstance(inner, dict) else inner
+            if not isinstance(inner, dict) or last in inner:
                 parts = (known for known in places if f"{known}.".startswith(f"{prefix}{above[0] if above else name}."))
                 first = places[next(parts)]
                 raise UserError(f"{place}: the key {prefix}{name} is given twice; the first is at {first}.")
