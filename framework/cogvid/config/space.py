@@ -18,7 +18,7 @@ _SPACE = "search.space"
 _NOT_SEARCHED = ("name", "description", "variant", "seed", "seeds", "plugins", "search")
 _RANGE = ("low", "high", "log", "step")
 # Values of a stepped range that are listed one by one.
-_MOST = 1000
+_MOST = 32
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Range:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """All values where they are some hundreds, otherwise the two ends."""
+        """All values where they are few, otherwise the two ends."""
         step = self.step or (1 if self.whole else None)
         steps = 0 if step is None else round((self.high - self.low) / step)
         if step is None or steps >= _MOST:

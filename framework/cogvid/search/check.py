@@ -21,13 +21,13 @@ from cogvid.search.target import trained_stages
 from cogvid.search.trial import as_said
 
 EXPERIMENT, JOURNAL = "experiment.yaml", "journal.jsonl"
-# Combinations that are tried one by one.
-_MOST = 128
+# Combinations that are tried one by one; each takes a few tenths of a second.
+_MOST = 32
 
 
 def points(space: Sequence[Dimension]) -> list[dict[str, Any]]:
-    """Values to try: each that an option can have, or the ends of a range of more than some hundred, with the first
-    ones of the others; and all combinations of choices and ends while they are few."""
+    """Values to try: each that an option can have, or the ends of a range that has many, with the first ones of the
+    others; and all combinations of choices and ends while they are few."""
     first = {each.key: each.values[0] for each in space}
     found = [first, *(first | {each.key: value} for each in space for value in each.values[1:])]
     ends = [each.values if isinstance(each, Choices) else (each.low, each.high) for each in space]
