@@ -144,7 +144,8 @@ def _range(key: str, value: Mapping[str, Any], expected: Any, place: str) -> Ran
     for name in value:
         if name not in _RANGE:
             raise UserError(f"{place}{key}: a range has no {name!r}.{nearest(name, _RANGE)}")
-    low, high, step, log = (value.get(name) for name in ("low", "high", "step", "log"))
+    parts: tuple[Any, ...] = tuple(value.get(name) for name in _RANGE)
+    low, high, log, step = parts
     numbers = [low, high] if step is None else [low, high, step]
     if not all(type(number) in (int, float) for number in numbers):
         raise UserError(f"{place}{key}: a range needs numbers for low and high, and for step if it has one.")

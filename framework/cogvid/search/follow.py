@@ -132,5 +132,5 @@ class Search:
             return None
         found = value_of(goal.target, job.folder)
         if found is None or found.value is None:
-            return study.fail(number, f"the run has no value of {goal.target.name}")
+            return study.fail(number, f"the run has no value of {goal.target.name}, or its videos determine none")
         return study.finish(number, found.value, found.protocol)

@@ -11,6 +11,7 @@ import optuna
 from optuna.pruners import MedianPruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cogvid.config.schema import SearchConfig
@@ -43,7 +44,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         _mend(journal)
         self._search, self._space, self._seed = search, distributions(space), seed
-        self._direction = "maximize" if better == "higher" else "minimize"
+        self._direction = StudyDirection.MAXIMIZE if better == "higher" else StudyDirection.MINIMIZE
         # Optuna prunes in the direction of the target, and a loss is better where it is lower.
         self._sign = -1 if better == "higher" else 1
         self._storage = JournalStorage(JournalFileBackend(str(journal)))

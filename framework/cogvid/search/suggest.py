@@ -15,6 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cogvid.config.space import Choices, Dimension
@@ -41,7 +42,7 @@ def suggest(
     trials: Sequence[FrozenTrial],
     space: Mapping[str, BaseDistribution],
     *,
-    direction: str,
+    direction: StudyDirection,
     seed: int,
     startup: int,
     sampler: str,
@@ -54,7 +55,7 @@ def suggest(
     Args:
         trials: all so far; those that still run count as bad, so that others keep away from them.
         space: by key.
-        direction: `minimize` or `maximize`.
+        direction: of the target.
         seed: of the search.
         startup: so many finished or pruned trials are needed to learn from.
         sampler: `tpe` (tree-structured Parzen estimator; Bergstra et al. 2011) or `random`.
