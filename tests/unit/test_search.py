@@ -331,6 +331,15 @@ def test_a_search_that_is_interrupted_ends_its_runs_and_goes_on_with_their_value
     assert starts == [2, 2, 1]
 
 
+def test_the_last_loss_of_the_targets_own_stage_prunes_nothing_and_others_do() -> None:
+    plain, longer = Trial(0, {}, "running"), Trial(1, {"stages.sequential.steps": "9"}, "running")
+    own = Goal(LOSS, False, "sequential", 3)
+    assert [own.may_prune(plain, step) for step in (2, 3)] == [True, False]
+    assert [own.may_prune(longer, step) for step in (3, 9)] == [True, False]
+    metric = Target("metrics.generated.fvd.fvd", "generated.fvd.fvd", "lower")
+    assert Goal(metric, False, "sequential", 3).may_prune(plain, 3)
+
+
 def test_whole_runs_come_to_their_end(tmp_path: Path, command: Command) -> None:
     local = [SIMPLE[0], Choices("attention", ("local3d",))]
     (trial,) = command.search(study(tmp_path, space=local), "tiny-short", 1, whole=True)

@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from cogvid.config.space import Choices, Dimension
 from cogvid.search.trial import as_said
@@ -65,8 +65,7 @@ def suggest(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         drawing: BaseSampler = RandomSampler(seed=own)
         if sampler == "tpe":
-            running = any(trial.state is TrialState.RUNNING for trial in trials)
-            drawing = TPESampler(seed=own, n_startup_trials=startup, constant_liar=running)
+            drawing = TPESampler(seed=own, n_startup_trials=startup, constant_liar=True)
     # A study of its own, since asking writes values down one by one, and a kill could come between.
     asked = optuna.create_study(direction=direction, sampler=drawing)
     asked.add_trials(trials)
