@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compare",),
     ("bench", "ablation"),
     ("overview",),
+    ("search",),
     ("cli",),
     ("__main__",),
 )

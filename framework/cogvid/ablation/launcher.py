@@ -37,5 +37,8 @@ class Launcher(Protocol):
     def poll(self) -> Mapping[Work, Standing]:
         """How far all of its jobs are; called again and again, it starts what can be started."""
 
+    def end(self, job: Work) -> None:
+        """End one job so that it can go on from where it is, without waiting for its end; it counts as failed."""
+
     def cancel(self) -> None:
         """Start no more jobs, and end those that run so that they can go on from where they are."""

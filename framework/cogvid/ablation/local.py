@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import signal
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cogvid.ablation.jobs import Work
 from cogvid.ablation.launcher import Standing
-from cogvid.ablation.process import Process, end, python
+from cogvid.ablation.process import GRACE, Process, end, python
 
 
 @dataclass
@@ -28,12 +31,16 @@ class Local:
         self._queued: deque[Work] = deque()
         self._running: dict[Work, tuple[Process, Mapping[str, str]]] = {}
         self._ended: dict[Work, Standing] = {}
+        # When those are killed that were asked to end.
+        self._killed_at: dict[Work, float] = {}
 
     def submit(self, job: Work) -> None:
         self._queued.append(job)
 
     def poll(self) -> dict[Work, Standing]:
         for job, (process, share) in list(self._running.items()):
+            if time.monotonic() > self._killed_at.get(job, math.inf):
+                process.signal(signal.SIGKILL)
             standing = process.standing()
             if standing.ended:
                 del self._running[job]
@@ -47,6 +54,14 @@ class Local:
             | {job: Standing("running", process.owner) for job, (process, _) in self._running.items()}
             | self._ended
         )
+
+    def end(self, job: Work) -> None:
+        if job in self._queued:
+            self._queued.remove(job)
+            self._ended[job] = Standing("failed", cause="it was ended before it began")
+        elif job in self._running:
+            self._running[job][0].signal(signal.SIGTERM)
+            self._killed_at[job] = time.monotonic() + GRACE
 
     def cancel(self) -> None:
         self._queued.clear()

@@ -93,8 +93,11 @@ class Ray:
         ready = set(self._ray.wait([*left.values()], num_returns=len(left), timeout=0)[0]) if left else set()
         for job, task in left.items():
             if task in ready:
-                self._ended[job] = self._end(job, task)
+                self._ended[job] = self._outcome(job, task)
         return {job: self._ended.get(job) or _of_note(job) for job in self._tasks}
+
+    def end(self, job: Work) -> None:
+        self._ray.cancel(self._tasks[job])
 
     def cancel(self) -> None:
         left = [*self._left().values()]
@@ -108,7 +111,7 @@ class Ray:
     def _left(self) -> dict[Work, Any]:
         return {job: task for job, task in self._tasks.items() if job not in self._ended}
 
-    def _end(self, job: Work, task: Any) -> Standing:
+    def _outcome(self, job: Work, task: Any) -> Standing:
         try:
             standing: Standing = self._ray.get(task)
         except (self._ray.exceptions.RayError, Preempted) as error:

@@ -113,6 +113,9 @@ class Slurm:
     def poll(self) -> dict[Work, Standing]:
         return {job: self._standing(job, submitted) for job, submitted in self._jobs.items()}
 
+    def end(self, job: Work) -> None:
+        self._jobs[job].cancel(check=False)
+
     def cancel(self) -> None:
         left = {job: submitted for job, submitted in self._jobs.items() if not submitted.done()}
         for submitted in left.values():

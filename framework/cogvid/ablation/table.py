@@ -86,7 +86,7 @@ def table(jobs: Sequence[Work], states: Mapping[Work, State]) -> Table:
     for job in jobs:
         state = states[job]
         step = "" if state.step is None else f"{state.step}/{state.steps}" if state.steps else str(state.step)
-        numbers = [_loss(state.loss), _loss(state.held_out), _time(state.left)]
+        numbers = [_loss(state.loss), _loss(state.held_out), clock(state.left)]
         what = {"failed": f"failed: {state.note}", "waiting": state.note}.get(state.phase, state.phase)
         names = [Text(cell) for cell in job.cells.values()]
         shown.add_row(*names, state.stage, step, *numbers, Text(what, style=_STYLES[state.phase]))
@@ -97,7 +97,7 @@ def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _time(seconds: float | None) -> str:
+def clock(seconds: float | None) -> str:
     """Of the stage: hours, minutes and seconds."""
     if seconds is None:
         return ""

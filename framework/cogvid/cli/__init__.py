@@ -27,6 +27,7 @@ from cogvid.cli import (
     plugins,
     run,
     sample,
+    search,
 )
 from cogvid.cli.errors import plain_errors
 
@@ -48,6 +49,7 @@ app = typer.Typer(
 for module in (
     run,
     ablate,
+    search,
     sample,
     convert,
     evaluate,

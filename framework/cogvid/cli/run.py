@@ -53,7 +53,7 @@ def load_run(experiment: str, variant: str | None, changes: list[str], swept: li
 
     resolved = load_experiment(experiment, variant, changes)
     config = resolved.config
-    config.seeds = [config.seed]
+    config.seeds, config.search = [config.seed], None
     for change in swept or []:
         config.variant += "+" + re.sub(r"[^\w.-]+", "-", change)
     return resolved

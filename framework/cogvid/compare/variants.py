@@ -38,7 +38,7 @@ def variants_of(runs: Sequence[RunRecord]) -> list[Variant]:
     for run in runs:
         groups.setdefault((run.folder.parent, run.experiment, run.variant), []).append(run)
     parts = [_parts(group[0]) for group in groups.values()]
-    short = _shortened({key for _, swept in parts for key in swept})
+    short = shortened({key for _, swept in parts for key in swept})
     named = ["" if swept and variant == "default" else variant for variant, swept in parts]
     # The shortest names that tell the variants apart.
     choices = [
@@ -97,7 +97,7 @@ def _parts(run: RunRecord) -> tuple[str, dict[str, str]]:
     return name, swept
 
 
-def _shortened(keys: Iterable[str]) -> dict[str, str]:
+def shortened(keys: Iterable[str]) -> dict[str, str]:
     """The shortest ends of dotted keys that tell them apart."""
     keys = list(keys)
 

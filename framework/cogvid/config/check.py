@@ -100,7 +100,7 @@ def _spelt_out(value: Any, expected: Any, key: str, layer: Layer) -> Any:
 def _unknown_key(layer: Layer, key: str, name: str, types: Mapping[str, Any]) -> str:
     full_key = f"{key}.{name}" if key else name
     guesses = [f"{key}.{guess}" if key else guess for guess in get_close_matches(name, types, n=1)]
-    guesses += [known for known in _known_keys(ExperimentConfig) if known.endswith(f".{name}")]
+    guesses += [known for known in known_keys(ExperimentConfig) if known.endswith(f".{name}")]
     hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
     if full_key in _MOVED:
         hint = f" It is {_MOVED[full_key]} now."
@@ -124,7 +124,8 @@ def _locate_plugins(tree: dict[str, Any], layer: Layer) -> None:
         layer.places["plugins"] = f"{place} ({', '.join(said)})"
 
 
-def _known_keys(expected: Any, prefix: str = "") -> Iterator[str]:
+def known_keys(expected: Any, prefix: str = "") -> Iterator[str]:
+    """Full keys of a dataclass, each behind the one that it is below."""
     for name, inner in types_below(without_none(expected)[0], ()).items():
         yield f"{prefix}{name}"
-        yield from _known_keys(inner, f"{prefix}{name}.")
+        yield from known_keys(inner, f"{prefix}{name}.")

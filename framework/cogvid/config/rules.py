@@ -14,6 +14,7 @@ from cogvid.config.schema import (
     TokenizerStageConfig,
     TrainerConfig,
 )
+from cogvid.config.space import dimensions
 from cogvid.errors import UserError
 
 
@@ -27,6 +28,8 @@ def check_rules(config: ExperimentConfig, sources: Mapping[str, str]) -> None:
     Raises:
         UserError: two do not; the message names their keys.
     """
+    if config.search is not None:
+        dimensions(config.search.space, sources)
     _check_model(config.model, sources)
     if (given := config.generation.given) > config.video.frames:
         raise UserError(

@@ -295,6 +295,25 @@ class HeldOutConfig:
 
 
 @dataclass
+class SearchConfig:
+    """What `cogvid search` looks for, and where."""
+
+    # A held-out loss (held_out.STAGE), or a value of a metric (metrics.generated.METRIC.VALUE), named as `cogvid
+    # compare` does in the columns of its JSON.
+    target: str = option(MISSING, not_blank())
+    direction: str | None = option(None, one_of("lower", "higher"))  # where the metric does not say what is better
+    trials: int = option(20, between(1, 100_000))  # runs, those that fail counted
+    sampler: str = option("tpe", one_of("tpe", "random"))
+    startup: int = option(5, at_least(0))  # first trials, which are drawn at random and never pruned
+    # Stage whose held-out losses (stages.STAGE.validate_every) end a trial where the least of them is above the median
+    # of what the finished trials had at the same step; null to prune none.
+    prune: str | None = option(None, one_of("tokenizer", "image_base", "sequential", "interpolation"))
+    whole_runs: bool = False  # do what comes behind the stage of a held-out loss, too
+    # Values by the full key of an option: a list of choices, or {low: ..., high: ..., log: true} or {..., step: ...}.
+    space: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class ExperimentConfig:
     """A resolved experiment."""
 
@@ -321,3 +340,4 @@ class ExperimentConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    search: SearchConfig | None = None  # of `cogvid search`; no run depends on it

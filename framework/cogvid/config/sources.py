@@ -15,6 +15,8 @@ from cogvid.config.options import nearest
 from cogvid.errors import UserError
 
 YAML_SUFFIXES = (".yaml", ".yml")
+# Below it full keys are names, as on the command line.
+_FULL_KEYS = "search.space."
 
 
 @dataclass
@@ -122,13 +124,18 @@ def _parsed(text: str, source: str, loader_class: type[_Loader | _FastLoader]) -
             name = plain(key_node, prefix)
             if not isinstance(name, str):
                 raise UserError(f"{place}: the key {name!r} must be text; put it in quotes.")
-            if "." in name:
+            *above, last = name.split(".")
+            if above and not prefix.endswith(_FULL_KEYS):
                 raise UserError(f"{place}: the key {name!r} has a dot; write one mapping inside the other.")
-            if name in mapping:
-                first = places[prefix + name]
+            inner: Any = mapping
+            for part in above:
+                inner = inner.setdefault(part, {}) if isinstance(inner, dict) else inner
+            if not isinstance(inner, dict) or last in inner:
+                parts = (known for known in places if f"{known}.".startswith(f"{prefix}{above[0] if above else name}."))
+                first = places[next(parts)]
                 raise UserError(f"{place}: the key {prefix}{name} is given twice; the first is at {first}.")
             places[prefix + name] = place
-            mapping[name] = plain(value_node, f"{prefix}{name}.")
+            inner[last] = plain(value_node, f"{prefix}{name}.")
         return mapping
 
     try:

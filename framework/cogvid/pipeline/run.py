@@ -67,7 +67,7 @@ class Run:
         self.lab = Lab(config, resolved.provenance)
         saved = self.folder / "config.yaml"
         if saved.exists():
-            changed = [change for change in differences(saved, config) if not _free(change[0])]
+            changed = [change for change in differences(saved, config) if not may_change(change[0])]
             if _same_clips(self.lab, changed):
                 changed = [change for change in changed if not change[0].startswith(_DECODING)]
             if changed:
@@ -200,9 +200,9 @@ def held_out_losses(stages: Mapping[str, StageResult]) -> Info:
     }
 
 
-def _free(key: str) -> bool:
+def may_change(key: str) -> bool:
     """Whether a run may go on with another value of a key: what trains, not what is made."""
-    return key.startswith("trainer.") and key != "trainer.precision"
+    return key.partition(".")[0] in ("trainer", "search") and key != "trainer.precision"
 
 
 def _same_clips(lab: Lab, changed: Sequence[tuple[str, Any, Any]]) -> bool:
