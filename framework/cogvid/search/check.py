@@ -14,6 +14,7 @@ from cogvid.config.ranges import said
 from cogvid.config.schema import ExperimentConfig, SearchConfig
 from cogvid.config.space import Choices, Dimension
 from cogvid.errors import UserError
+from cogvid.pipeline.budget import stage_seconds, stage_settings
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.run import may_change
 from cogvid.pipeline.stage import write_whole
@@ -82,7 +83,12 @@ def check_pruning(search: SearchConfig, lab: Lab) -> None:
     place = f"{said('search.prune', lab.sources)}search.prune: "
     if stage not in trained_stages(lab):
         raise UserError(f"{place}this experiment does not train the stage {stage}. Name one that it does.")
-    own = getattr(lab.config.stages, stage)
+    own = stage_settings(lab, stage)
+    if stage_seconds(lab, stage):
+        raise UserError(
+            f"{place}trials are compared at equal steps, and {stage} trains for seconds (budget.{stage}). Give it a "
+            "budget of tokens, or leave search.prune out."
+        )
     if not 0 < own.validate_every < own.steps:
         raise UserError(
             f"{place}trials are pruned by held-out losses of {stage}, and stages.{stage}.validate_every is "
