@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -82,6 +86,19 @@ def warm() -> ForkServerContext:
     plugins = [entry.value for entry in entry_points(group="cogvid")]
     context.set_forkserver_preload([*_WARM, *plugins])
     return context
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment of its own to install packages into, beside what this one has."""
+    if find_spec("hatchling") is None:
+        pytest.skip("needs hatchling, which builds the packages")
+    folder = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    own = sysconfig.get_path("purelib")
+    (packages / "beside.pth").write_text(f"import site; site.addsitedir({own!r})\n")
+    return folder
 
 
 def shared(name: str) -> Path:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,15 +14,8 @@ ABLATE = "```sh\ncogvid ablate"
 
 
 @pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def programs(venv: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The programs of an environment of its own, beside what this one has; nothing comes from the network."""
-    if find_spec("hatchling") is None:
-        pytest.skip("needs hatchling, which builds the package")
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    packages = next(venv.glob("lib/python*/site-packages"))
-    own = sysconfig.get_path("purelib")
-    (packages / "beside.pth").write_text(f"import site; site.addsitedir({own!r})\n")
     for name in ("pip", "cogvid"):
         program = venv / "bin" / name
         program.write_text(f'#!/bin/sh\nexec {venv}/bin/python -m {name} "$@"\n')

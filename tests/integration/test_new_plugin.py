@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,15 +29,8 @@ TINY = [
 
 
 @pytest.fixture
-def in_venv(tmp_path: Path) -> Callable[..., str]:
+def in_venv(venv: Path, tmp_path: Path) -> Callable[..., str]:
     """Runs Python in an environment of its own, beside what this one has; gives what it says on stdout."""
-    if find_spec("hatchling") is None:
-        pytest.skip("needs hatchling, which builds the packages")
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    packages = next(venv.glob("lib/python*/site-packages"))
-    own = sysconfig.get_path("purelib")
-    (packages / "beside.pth").write_text(f"import site; site.addsitedir({own!r})\n")
 
     def run(*words: str, cwd: Path = tmp_path) -> str:
         command = [str(venv / "bin" / "python"), "-m", *words]

@@ -91,7 +91,7 @@ def read_state(run: Path, owner: str, titles: Mapping[str, str]) -> State:
         owner: `PID HOST` of the process.
         titles: of runs, by the owners of theirs.
     """
-    holder = _holder(run)
+    holder = lock_owner(run)
     if holder != owner and _lives(holder, run):
         # That of an earlier attempt, or of one in another terminal.
         return State("waiting", f"waiting for {_who(holder, titles)}")
@@ -101,7 +101,7 @@ def read_state(run: Path, owner: str, titles: Mapping[str, str]) -> State:
     if not said.stage:
         return State("starting")
     stage = Path(said.folder)
-    holder = _holder(stage)
+    holder = lock_owner(stage)
     if holder not in ("", owner):
         return State("waiting", f"waiting for {_who(holder, titles)}", said.stage)
     history = stage / "history.jsonl"
@@ -110,7 +110,7 @@ def read_state(run: Path, owner: str, titles: Mapping[str, str]) -> State:
     return State("running", "", said.stage, step, said.steps or None, loss, held_out, logged)
 
 
-def _holder(folder: Path) -> str:
+def lock_owner(folder: Path) -> str:
     """Who took the lock of a folder last: whoever takes it writes that into it; empty where nobody did."""
     with suppress(OSError):
         return (folder / LOCK).read_text(encoding="utf-8")

@@ -239,9 +239,7 @@ def run_bench(folder: Path, decodings: Sequence[str], clips: int, changes: Seque
     config, stages = saved_run(folder, changes)
     own, generation = config.generation.decoding, replace(config.generation, decoding=ComponentConfig(SEQUENTIAL))
     lab = Lab(replace(config, generation=generation))
-    missing = [name for name in needed_stages(lab) if name not in stages]
-    if missing:
-        raise UserError(f"{folder} has not trained {', '.join(missing)} yet: run its `cogvid run` command again")
+    needed_stages(lab, stages, folder)
     if generation.given:
         raise UserError(f"{folder}: generation.given: clips that go on from real ones are not measured")
     said = [own if name == own.name else ComponentConfig(name) for name in decodings]

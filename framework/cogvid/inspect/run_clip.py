@@ -48,9 +48,7 @@ class RunClip:
             raise UserError(
                 f"{folder} has no data stage, and so no test clips: name the run itself, not an export of it."
             )
-        missing = [name for name in needed_stages(self.lab) if name not in self.stages]
-        if missing:
-            raise UserError(f"{folder} has not trained {', '.join(missing)} yet: run its `cogvid run` command again.")
+        needed_stages(self.lab, self.stages, folder)
         self.stages["data"].check()
         clips = usable_test_clips(self.lab, self.stages["data"])
         if number >= len(clips.clips):

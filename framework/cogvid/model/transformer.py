@@ -179,8 +179,8 @@ class CogVideoTransformer(nn.Module):
         """What a trained image model says of the state that a video stage starts with, by name.
 
         Beside a copied plus channel it leaves out the bias of the attention alone; of weights that all start at random
-        it says what the gates are. Weights that are taken as they are
-        share the memory of `base`; this network's own are not looked at: they may be on the meta device.
+        it says what the gates are. Weights that are taken as they are share the memory of `base`; this network's own
+        are not looked at: they may be on the meta device.
 
         Args:
             base: as for `start_video`.
@@ -193,8 +193,8 @@ class CogVideoTransformer(nn.Module):
         if self.config.base is Base.random:
             return state
         state |= base
-        for n in range(self.config.layers):
-            if self.config.plus_init is PlusInit.copy:
+        if self.config.plus_init is PlusInit.copy:
+            for n in range(self.config.layers):
                 channel, plus = f"blocks.{n}.base.", f"blocks.{n}.plus."
                 state |= {plus + name.removeprefix(channel): w for name, w in base.items() if name.startswith(channel)}
         if self.later_position_embeddings is not None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cogvid.ablation.state import read_state
+from cogvid.ablation.state import lock_owner, read_state
 from cogvid.compare.find import run_folders
 from cogvid.compare.read import METRICS
 from cogvid.compare.trouble import LOG, at_work, what_ended
@@ -45,7 +44,7 @@ def runs_below(root: Path) -> list[FoundRun]:
     # Locks, states and logs tell all of it: nothing that takes longer the longer a run has trained is read.
     experiments = sorted(folder for folder in root.absolute().glob("*") if folder.is_dir())
     folders = {run: there for experiment in experiments for run, there in run_folders(experiment).items()}
-    busy = {run: _owner(run) for run in folders if at_work(run / ".lock")}
+    busy = {run: lock_owner(run) for run in folders if at_work(run / ".lock")}
     titles = {owner: f"{run.parent.name}, seed {run.name}" for run, owner in busy.items()}
     return [_found(run, there, busy, titles) for run, there in folders.items()]
 
@@ -72,9 +71,3 @@ def _at(run: Path, owner: str, titles: Mapping[str, str]) -> str:
     loss = "" if state.loss is None else f"loss {state.loss:.4f}"
     note = state.note or ("starting" if state.phase == "starting" else "")
     return ", ".join(part for part in (state.stage, step, loss, note) if part)
-
-
-def _owner(run: Path) -> str:
-    with suppress(OSError):
-        return (run / ".lock").read_text(encoding="utf-8")
-    return ""

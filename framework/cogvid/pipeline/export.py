@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cogvid.config.schema import ExperimentConfig
-from cogvid.errors import UserError
 from cogvid.pipeline.convert_released import RELEASED
 from cogvid.pipeline.lab import Lab
 from cogvid.pipeline.new_folder import new_folder
@@ -56,10 +55,7 @@ def trained_stages(lab: Lab, stages: Mapping[str, StageResult]) -> dict[str, Sta
     Raises:
         UserError: one is not trained yet, or its files are damaged.
     """
-    needed = needed_stages(lab)
-    missing = [name for name in needed if name not in stages]
-    if missing:
-        raise UserError(f"the run has not trained {', '.join(missing)} yet: run its `cogvid run` command again first")
+    needed = needed_stages(lab, stages)
     for name in needed:
         stages[name].check()
     return {name: stages[name] for name in needed}

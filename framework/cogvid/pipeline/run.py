@@ -217,10 +217,23 @@ def _same_clips(lab: Lab, changed: Sequence[tuple[str, Any, Any]]) -> bool:
         return False
 
 
-def needed_stages(lab: Lab) -> list[str]:
-    """The names of the stages that generating needs."""
+def needed_stages(lab: Lab, stages: Mapping[str, StageResult], whose: object = "the run") -> list[str]:
+    """The names of the stages that generating needs, of which none is missing.
+
+    Args:
+        lab: of the run.
+        stages: that are finished, by name.
+        whose: they are, for the message.
+
+    Raises:
+        UserError: some have not been trained.
+    """
     video = {"sequential": lab.generates_sequentially, "interpolation": lab.interpolates}
-    return ["text_tokenizer", "tokenizer", "image_base", *(name for name, needed in video.items() if needed)]
+    needed = ["text_tokenizer", "tokenizer", "image_base", *(name for name, used in video.items() if used)]
+    missing = [name for name in needed if name not in stages]
+    if missing:
+        raise UserError(f"{whose} has not trained {', '.join(missing)} yet: run its `cogvid run` command again")
+    return needed
 
 
 @dataclass(frozen=True)

@@ -132,12 +132,8 @@ def _settings(lab: Lab, stages: dict[str, StageResult]) -> Info:
     Raises:
         UserError: a stage is missing.
     """
-    needed = needed_stages(lab)
-    missing = [name for name in needed if name not in stages]
-    if missing:
-        raise UserError(f"the run has not trained {', '.join(missing)} yet: run its `cogvid run` command again first")
     return {
-        "models": {name: stages[name].key for name in needed},
+        "models": {name: stages[name].key for name in needed_stages(lab, stages)},
         "frame_rate": as_plain(lab.identity("frame_rate", lab.config.frame_rate)),
         "interpolation": as_plain(lab.identity("interpolation", lab.config.interpolation)),
         "generation": {key: value for key, value in lab.generation_settings().items() if key not in _ASIDE},
