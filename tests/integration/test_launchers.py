@@ -1,4 +1,4 @@
-"""Ablations and parts of tokens by submitit and by a Ray cluster of two nodes: the same results, whatever is killed."""
+"""Ablations by submitit and by a Ray cluster of two nodes: the same results, whatever is killed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 # More steps than two, so that something is lost where what is killed begins at its first again.
-STEPS = {"tokenizer": 2, "image_base": 2, "sequential": 40, "interpolation": 2}
+STEPS = {"tokenizer": 2, "image_base": 2, "sequential": 120, "interpolation": 2}
 CHANGES = [f"stages.{stage}.steps={steps}" for stage, steps in STEPS.items()]
 SUBMITIT = ("--launcher", "slurm", "--launcher-options", "cluster=local")
 RAY = ("--launcher", "ray")
@@ -53,12 +54,6 @@ def results(runs: Path) -> dict[str, Any]:
     return {str(run.relative_to(runs)): {k: v for k, v in own.items() if k != "speed"} for run, own in found.items()}
 
 
-def codes(runs: Path) -> dict[str, bytes]:
-    """The files of the tokens."""
-    (tokens,) = runs.glob("stages/tokens-*")
-    return {path.name: path.read_bytes() for path in tokens.iterdir() if path.name not in (".lock", "stage.json")}
-
-
 @pytest.fixture(scope="module")
 def expected(start: Any) -> dict[str, Any]:
     """The results of `--launcher local`."""
@@ -68,28 +63,20 @@ def expected(start: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Callable[[], tuple[Any, Any]]]:
-    """Gives a Ray cluster of two nodes with a CPU each, and the second of them."""
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes with a CPU each."""
     pytest.importorskip("ray", reason="needs Ray, which cogvid[ray] installs")
     from ray.cluster_utils import Cluster
 
-    made: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-
-        def make() -> tuple[Any, Any]:
-            if not made:
-                arguments = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
-                made.append(Cluster(initialize_head=True, head_node_args=arguments))
-                patch.setenv("RAY_ADDRESS", made[0].address)
-            if not made[0].worker_nodes:
-                made[0].add_node(num_cpus=1, object_store_memory=2**27)
-            return made[0], next(iter(made[0].worker_nodes))
-
-        yield make
-        for cluster in made:
-            cluster.shutdown()
+        room = {"num_cpus": 1, "object_store_memory": 2**27}
+        made = Cluster(initialize_head=True, head_node_args={**room, "include_dashboard": False})
+        made.add_node(**room)
+        patch.setenv("RAY_ADDRESS", made.address)
+        yield made
+        made.shutdown()
 
 
 def test_submitit_gives_the_results_of_processes_here(start: Any, expected: dict[str, Any]) -> None:
@@ -98,86 +85,98 @@ def test_submitit_gives_the_results_of_processes_here(start: Any, expected: dict
     assert results(start.folder / "submitit") == expected
 
 
-@pytest.mark.parametrize("what", ["worker", "node"])
-def test_ray_gives_the_results_of_processes_here_though_something_is_killed(
-    start: Any, expected: dict[str, Any], nodes: Callable[[], tuple[Any, Any]], what: str
+def test_ray_gives_the_results_of_processes_here_whatever_ends_on_the_way(
+    start: Any, expected: dict[str, Any], cluster: Any
 ) -> None:
-    cluster, second = nodes()
-    process = ablate(start, f"ray-{what}", *RAY)
-    runs = start.folder / f"ray-{what}"
-    raylet = second.all_processes["raylet"][0].process.pid
-    run = wait_for(process, lambda: in_training(runs, raylet))
-    kept = checkpoints(run)
-    pid = int((run / ".lock").read_text().split()[0])
-    if what == "node":
-        cluster.remove_node(second, allow_graceful=False)
-    else:
-        os.kill(parent(pid), signal.SIGKILL)
-    wait_for(process, lambda: not Path(f"/proc/{pid}").exists())
+    runs = start.folder / "ray"
+    second = next(iter(cluster.worker_nodes))
+    nodes = {process.process.pid for node in cluster.list_all_nodes() for process in node.all_processes["raylet"]}
+
+    def begin() -> Any:
+        return ablate(start, "ray", *RAY)
+
+    # Each costs no step that is in a checkpoint: the command is interrupted, a node is lost, a worker is killed.
+    lost: list[Lost] = []
+    process = begin()
+    lost.append(wait_for(process, lambda: training(runs, nodes, lost)))
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, output + errors
+    assert "Error: Interrupted by SIGINT. Run the command again to go on" in errors
+    assert not lost[-1].lives()
+
+    process = begin()
+    (on_second,) = (node.process.pid for node in second.all_processes["raylet"])
+    lost.append(wait_for(process, lambda: training(runs, {on_second}, lost)))
+    cluster.remove_node(second, allow_graceful=False)
+    wait_for(process, lambda: not lost[-1].lives())
+
+    lost.append(wait_for(process, lambda: training(runs, nodes - {on_second}, lost)))
+    os.kill(parent(lost[-1].pid), signal.SIGKILL)
     assert "2 of 2 runs are finished." in finished(process)
     assert results(runs) == expected
-    # It cost no step that was in a checkpoint.
-    attempts = [steps_of(path) for path in sorted((run / "stages/sequential/events").glob("events*"))]
-    assert len(attempts) == 2
-    assert 1 < max(kept) < min(attempts[1])
-    assert max(attempts[1]) == STEPS["sequential"]
+    for each in lost:
+        attempts = each.attempts()
+        assert min(attempts[each.attempt + 1]) > each.kept > 1
+        assert max(attempts[-1]) == STEPS["sequential"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_tasks_of_ray_end_with_the_command_that_started_them(
-    start: Any, nodes: Callable[[], tuple[Any, Any]], signum: signal.Signals
-) -> None:
-    nodes()
-    runs = start.folder / signum.name
+def test_tasks_of_ray_end_with_the_command_that_is_killed(start: Any, cluster: Any) -> None:
+    runs = start.folder / "killed"
     process = start("ablate", "tiny.yaml", "stages.tokenizer.steps=20000", "--runs", str(runs), *RAY)
     wait_for(process, lambda: list(runs.glob("stages/tokenizer-*/checkpoints/step-*")))
     started = [int(path.read_text().split()[0]) for path in runs.glob("tiny/*/0/.lock")]
-    assert len(started) == 2
-    process.send_signal(signum)
-    output, errors = process.communicate(timeout=120)
-    end = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
-    if signum == signal.SIGINT:
-        assert process.returncode == 130
-        assert "Error: Interrupted by SIGINT. Run the command again to go on" in errors, output + errors
-        said = "".join(path.read_text() for path in runs.glob("tiny/*/0/output.txt"))
-        assert said.count("tokenizer goes on from step") == 1
+    assert started
+    process.kill()
+    wait_for(None, lambda: not any(lives(pid) for pid in started))
 
 
-def test_parts_of_tokens_give_the_bytes_of_the_whole(start: Any, nodes: Callable[[], tuple[Any, Any]]) -> None:
-    nodes()
-    words = ("data", "tokenize", "tiny.yaml", *CHANGES, "data.options.clips=40")
-    finished(start(*words, "--runs", "whole"))
-    for runs, launcher in (("parts-here", ("--jobs", "2")), ("parts-ray", RAY)):
-        output = finished(start(*words, "--runs", runs, "--parts", "3", *launcher))
-        assert "part 3/3: finished" in output
-        assert "40 clips" in output
-        assert codes(start.folder / runs) == codes(start.folder / "whole")
+@dataclass(frozen=True)
+class Lost:
+    """A process in the middle of its run's longest training, before it ends.
+
+    Attributes:
+        attempt: at the training, counted from 0.
+        kept: the step of its newest checkpoint.
+    """
+
+    run: Path
+    pid: int
+    attempt: int
+    kept: int
+
+    def lives(self) -> bool:
+        return lives(self.pid)
+
+    def attempts(self) -> list[list[int]]:
+        """The steps that each attempt at the training has logged."""
+        files = sorted((self.run / "stages/sequential/events").glob("events*"))
+        return [[event.step for event in EventFileLoader(str(file)).Load() if event.step] for file in files]
 
 
-def steps_of(events: Path) -> list[int]:
-    """The steps that one attempt at a training has logged."""
-    return [event.step for event in EventFileLoader(str(events)).Load() if event.step]
-
-
-def in_training(runs: Path, raylet: int) -> Path | None:
-    """The run whose process is a node's, and has a checkpoint in the middle of its longest training."""
+def training(runs: Path, raylets: Set[int], lost: Sequence[Lost]) -> Lost | None:
+    """A run that one of these nodes trains, and that has a checkpoint which none before it had."""
     for path in runs.glob("tiny/*/*/.lock"):
-        pid = int((path.read_text() or "0").split()[0])
-        if Path(f"/proc/{pid}").exists() and parent(parent(pid)) == raylet and max(checkpoints(path.parent)) > 1:
-            return path.parent
+        run, pid = path.parent, int((path.read_text() or "0").split()[0])
+        kept = max(checkpoints(run), default=0)
+        if kept > max([1, *(each.kept for each in lost if each.run == run)]) and parent(parent(pid)) in raylets:
+            stage = Path(json.loads((run / "state.json").read_text())["folder"])
+            return Lost(run, pid, len(list(stage.glob("events/events*"))) - 1, kept)
     return None
 
 
 def checkpoints(run: Path) -> list[int]:
-    """The steps of a run's checkpoints of its longest training, and 0."""
+    """The steps of a run's checkpoints, while it is at its longest training."""
     state = run / "state.json"
     said = json.loads(state.read_text()) if state.exists() else {}
     stage = Path(said.get("folder") or run)
     found = stage.glob("checkpoints/step-*") if said.get("stage") == "sequential" else []
-    return [0, *(int(path.name.removeprefix("step-")) for path in found if path.name.removeprefix("step-").isdecimal())]
+    names = [path.name.removeprefix("step-") for path in found]
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def wait_for(process: Any, look: Callable[[], Any], seconds: float = 200) -> Any:
@@ -185,7 +184,7 @@ def wait_for(process: Any, look: Callable[[], Any], seconds: float = 200) -> Any
     while time.monotonic() < end:
         if found := look():
             return found
-        if process.poll() is not None:
+        if process is not None and process.poll() is not None:
             raise AssertionError(process.communicate())
         time.sleep(0.02)
     raise AssertionError("not in time")

@@ -52,10 +52,12 @@ def test_items_without_an_end_are_asked_for_only_a_few_ahead(workers: int) -> No
 
 
 def test_a_worker_that_is_ended_with_a_lock_of_torch_in_its_hands_keeps_nobody_waiting() -> None:
-    locked = Event()
+    first, locked = Event(), Event()
 
     def work(number: int) -> int:
         if number:
+            # The first result is on its way by then: what would send it may be locked, too.
+            first.wait(60)
             for event in gc.get_objects():
                 if type(event) is type(locked) and event is not locked:  # proxies of the dead raise at isinstance
                     event._cond.acquire(False)  # one left over from before may be locked for ever
@@ -65,6 +67,7 @@ def test_a_worker_that_is_ended_with_a_lock_of_torch_in_its_hands_keeps_nobody_w
 
     items = in_order(work, range(2), 1)
     next(items)
+    first.set()
     assert locked.wait(60)
     closing = threading.Thread(target=items.close, daemon=True)
     closing.start()
