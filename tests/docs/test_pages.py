@@ -27,7 +27,8 @@ def name(path: Path) -> str:
 
 def test_the_page_about_ablations(read: Callable[..., list[str]], tmp_path: Path) -> None:
     ran = read((DOCS / "ablations.md").read_text())
-    assert [line.split()[1] for line in ran] == ["config", "config", "ablate", "compare", "evaluate", "evaluate"]
+    words = ["config", "config", "list", "config", "ablate", "compare", "evaluate", "evaluate"]
+    assert [line.split()[1] for line in ran] == words
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "theirs.json").exists()
 

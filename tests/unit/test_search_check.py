@@ -87,7 +87,7 @@ def test_without_optuna_it_is_said_how_to_get_it(file: Path, monkeypatch: pytest
     [
         (["search=null"], "lab.yaml says nothing of a search: add `search:` with a target"),
         (["model.heads=1,2"], "a search has one value for each key: say in search.space"),
-        (["--jobs", "2", "--no-wait"], "--no-wait: trials side by side wait"),
+        (["--jobs", "2", "--no-wait"], "--no-wait: jobs side by side wait for the stages"),
         (["search.target=loss"], "command line: search.target: loss is neither a held-out loss (held_out.STAGE) nor"),
         (["search.prune=interpolation"], "command line: search.prune: trials are pruned by held-out losses"),
         (["search.space.model.layers=[0]"], "search.space holds model.layers=0, which cannot be: model.layers: it"),
