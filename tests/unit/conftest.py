@@ -1,4 +1,4 @@
-"""Run folders as `cogvid run` leaves them, for what reads them."""
+"""Run folders as `cogvid run` leaves them, for what reads them, and projects of YAML files to compose."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import dedent
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from omegaconf import OmegaConf
 import cogvid
 from cogvid.ablation.jobs import Job
 from cogvid.ablation.launcher import Launcher, Standing
+from cogvid.config import Resolved, load_experiment
 from cogvid.config.schema import ExperimentConfig
 from cogvid.data.video import write_video
 
@@ -254,3 +256,42 @@ def until() -> Callable[..., Mapping[Any, Standing]]:
         raise AssertionError(f"not in time: {launcher.poll()}")
 
     return look
+
+
+# An experiment that has all it needs.
+_STAGE = {"steps": 10, "batch_size": 2}
+_COMPLETE = {
+    "data": "shapes",
+    "frame_rate": "lowest_fit",
+    "frame_tokenizer": "vqvae",
+    "text_tokenizer": "bpe",
+    "attention": {"name": "local3d", "options": {"extent": [3, 2, 2], "bias": True}},
+    "interpolation": "recursive",
+    "stages": dict.fromkeys(["tokenizer", "image_base", "sequential", "interpolation"], _STAGE),
+}
+
+
+@pytest.fixture
+def write_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes a YAML file into an empty project, which is the current folder; its fragment `complete` has all."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text))
+        return path
+
+    write("configs/complete.yaml", json.dumps(_COMPLETE))
+    return write
+
+
+@pytest.fixture
+def load_lab(write_yaml: Callable[..., Path]) -> Callable[..., Resolved]:
+    """Loads the experiment `lab`, which has everything and says `text`."""
+
+    def load(text: str, *overrides: str, variant: str | None = None) -> Resolved:
+        write_yaml("experiments/lab.yaml", "base: [complete]\n" + dedent(text))
+        return load_experiment("lab", variant, overrides)
+
+    return load
