@@ -24,6 +24,36 @@ from cogvid.plugins.source import CORE, edited, forget, reached, source_files
 
 
 @dataclass(frozen=True)
+class Owner:
+    """The installed distribution that holds a plugin, as far as its metadata says, which is slow to read.
+
+    Attributes:
+        editable: whether its code is a folder's that may be edited.
+    """
+
+    name: str
+    version: str
+    editable: bool
+
+    @classmethod
+    def of(cls, installed: Distribution | None) -> Owner | None:
+        """The owner that a distribution is; None for none."""
+        if installed is None:
+            return None
+        about = installed.metadata
+        direct_url = json.loads(installed.read_text("direct_url.json") or "{}")
+        return cls(about["Name"], about["Version"], direct_url.get("dir_info", {}).get("editable", False))
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it is cogvid itself."""
+        return self.name == CORE.name
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True)
 class PluginSource:
     """Where a plugin comes from.
 
@@ -50,9 +80,10 @@ def import_entry_point(entry_point: EntryPoint) -> tuple[PluginSource, ModuleTyp
     Raises:
         UserError: the import fails or prints; the message names the plugin, the line and the cause.
     """
-    _drop_edited(entry_point.value, entry_point.dist)
-    module = _import(entry_point.name, origin_of(entry_point.dist), entry_point.value, silent=True)
-    return _source(entry_point.name, module, entry_point.dist), module
+    owner = Owner.of(entry_point.dist)
+    _drop_edited(entry_point.value, owner)
+    module = _import(entry_point.name, owner, entry_point.value, silent=True)
+    return _source(entry_point.name, module, owner), module
 
 
 def import_named(name: str, base: Path) -> tuple[PluginSource, ModuleType]:
@@ -65,9 +96,9 @@ def import_named(name: str, base: Path) -> tuple[PluginSource, ModuleType]:
         path = (base / name).resolve()
         return PluginSource(path.name, str(path), file=path), _import_file(path)
     owners = packages_distributions().get(name.partition(".")[0])
-    owner = distribution(owners[0]) if owners else None
+    owner = Owner.of(distribution(owners[0])) if owners else None
     _drop_edited(name, owner)
-    module = _import(name, origin_of(owner), name, silent=False)
+    module = _import(name, owner, name, silent=False)
     return _source(name, module, owner), module
 
 
@@ -137,13 +168,13 @@ def cause_of(error: BaseException) -> str:
     return f"{own[-1] if own else ''}{type(error).__name__}: {first_line(error)}."
 
 
-def origin_of(owner: Distribution | None) -> str:
-    """The installed distribution that holds a plugin, in words."""
-    return f"{owner.name} {owner.version}" if owner else "not of an installed package"
+def origin_of(owner: Owner | None) -> str:
+    """What holds a plugin, in words."""
+    return str(owner or "not of an installed package")
 
 
-def _import(name: str, origin: str, module: str, *, silent: bool) -> ModuleType:
-    before = set(sys.modules)
+def _import(name: str, owner: Owner | None, module: str, *, silent: bool) -> ModuleType:
+    before, origin = set(sys.modules), origin_of(owner)
     try:
         with plugin_code(f"Plugin {name} ({origin})", "cannot be imported", silent=silent):
             return importlib.import_module(module)
@@ -189,9 +220,9 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _drop_edited(name: str, owner: Distribution | None) -> None:
+def _drop_edited(name: str, owner: Owner | None) -> None:
     loaded = sys.modules.get(name)
-    if loaded and loaded.__file__ and not _built_in(owner):
+    if loaded and loaded.__file__ and not (owner and owner.built_in):
         _drop_modules(Path(loaded.__file__))
 
 
@@ -211,17 +242,7 @@ def _drop_modules(path: Path) -> None:
             Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
 
 
-def _built_in(owner: Distribution | None) -> bool:
-    return owner is not None and owner.name == CORE.name
-
-
-def _source(name: str, module: ModuleType, owner: Distribution | None) -> PluginSource:
-    direct_url = json.loads((owner and owner.read_text("direct_url.json")) or "{}")
-    editable = direct_url.get("dir_info", {}).get("editable", False)
-    file = Path(module.__file__) if module.__file__ and (editable or _built_in(owner) or owner is None) else None
-    return PluginSource(
-        name,
-        origin_of(owner) if owner else str(module.__file__),
-        version=owner.version if owner else "",
-        file=file,
-    )
+def _source(name: str, module: ModuleType, owner: Owner | None) -> PluginSource:
+    said_by_version = owner and not (owner.editable or owner.built_in)
+    file = Path(module.__file__) if module.__file__ and not said_by_version else None
+    return PluginSource(name, str(owner or module.__file__), version=owner.version if owner else "", file=file)

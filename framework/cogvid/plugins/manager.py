@@ -35,7 +35,7 @@ from cogvid.interfaces.interpolation import InterpolationStrategy
 from cogvid.interfaces.metric import VideoMetric
 from cogvid.interfaces.text_tokenizer import TextTokenizer
 from cogvid.interfaces.token_source import TokenSource
-from cogvid.plugins.importing import PluginSource, import_entry_point, import_named, origin_of, plugin_code
+from cogvid.plugins.importing import Owner, PluginSource, import_entry_point, import_named, origin_of, plugin_code
 from cogvid.plugins.source import source_files
 
 # What each hook registers: the kind, and the class, or one of the classes, that its components derive from.
@@ -179,7 +179,7 @@ class PluginManager:
             if not self._pluggy.is_registered(module):
                 self._register(plugin, module, silent=True)
         except UserError as error:
-            self.broken.append(BrokenPlugin(entry_point.name, origin_of(entry_point.dist), str(error)))
+            self.broken.append(BrokenPlugin(entry_point.name, origin_of(Owner.of(entry_point.dist)), str(error)))
 
     def _load_named(self, name: str, base: Path) -> None:
         plugin, module = import_named(name, base)
@@ -257,7 +257,7 @@ def create_component(
     """Build one component, without an experiment.
 
     Args:
-        kind: `attention`, `frame_rate`, `interpolation`, `data`, `frame_tokenizer`, `text_tokenizer` or `metric`.
+        kind: one of `cogvid.interfaces.component.KINDS`.
         name: the component's registered name.
         options: values for the fields of its `Config`.
         plugins: modules or ./files.py to load beside the installed plugins.
