@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from cogvid.errors import UserError
 from cogvid.pipeline import stage as stage_module
@@ -38,7 +39,7 @@ def test_a_stage_says_what_its_work_left_and_where_it_was_made(tmp_path: Path) -
     info = make(tmp_path).info
     assert set(info["outputs"]) == {"clips/a.mp4", "model.safetensors"}
     assert all(len(digest) == 64 for digest in info["outputs"].values())
-    assert info["environment"]["packages"]["torch"]
+    assert info["environment"]["packages"]["torch"] == torch.__version__
     assert "cogvid/model/transformer.py" in info["depends"]["sources"]
 
 

@@ -26,7 +26,13 @@ def hardware() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Of what the numbers depend on; None for what is not installed."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in ("cogvid", "torch", "triton")}}
+    return {
+        "python": platform.python_version(),
+        "cogvid": _version("cogvid"),
+        # Other than its package's metadata, torch says which build it is: +cpu, +cu130.
+        "torch": str(torch.__version__),
+        "triton": _version("triton"),
+    }
 
 
 def _version(package: str) -> str | None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 _PACKAGES = (
-    "torch",
     "pytorch-lightning",
     "torchmetrics",
     "omegaconf",
@@ -37,7 +36,8 @@ def environment() -> dict[str, Any]:
         "git_dirty": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "cogvid": importlib.metadata.version("cogvid"),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        # Other than its package's metadata, torch says which build it is: +cpu, +cu130.
+        "packages": {"torch": str(torch.__version__), **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "hardware": hardware,
     }
 
