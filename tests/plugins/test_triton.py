@@ -298,8 +298,8 @@ def test_the_kernels_compile_for_hopper_once_for_all_grids_and_keep_its_tensor_c
     for kernel in found:
         assert kernel["versions"] == 1, kernel
         assert kernel["shared"] <= 227 * 1024, kernel
-        # ptxas of Triton 3.6 has the products of this kernel wait for each other.
-        older = version("triton").startswith("3.6.") and kernel["kernel"] == "backward_queries"
+        # ptxas of Triton 3.6 has the products of two kernels wait for each other.
+        older = version("triton").startswith("3.6.") and kernel["kernel"] in ("backward_queries", "backward_text")
         assert older or not kernel["serialized"], kernel
         assert kernel["wgmma"] > 0 or kernel["dtype"] == "torch.float32", kernel
 
