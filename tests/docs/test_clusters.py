@@ -83,7 +83,10 @@ def test_the_launchers_commands_run(read: Callable[..., list[str]], tmp_path: Pa
     script = (tmp_path / "launchers.sh").read_text().replace("\\\n", "")
     commands = [line for line in script.splitlines() if line.startswith("cogvid ")]
     assert [line.split()[1] for line in commands] == ["ablate", "data"]
-    here = {"partition=gpu": "cluster=local", "--launcher-options cpus=4": "--launcher-options cpus=1,address=local"}
+    here = {
+        "partition=gpu,hours=8,gpus=1,cpus=8": "cluster=local,cpus=1",
+        "options cpus=4": "options cpus=1,address=local",
+    }
     for said, instead in (here | {"--parts 16": "--parts 2", "/shared/runs": "shared"}).items():
         assert any(said in line for line in commands)
         commands = [line.replace(said, instead) for line in commands]
