@@ -107,19 +107,16 @@ def test_an_ablation_that_is_killed_twice_ends_as_an_undisturbed_one(tiny: Path,
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_ablation_that_is_asked_to_end_leaves_checkpoints_and_no_process(
-    tiny: Path, jobs: Any, signum: signal.Signals
-) -> None:
+def test_an_ablation_that_is_asked_to_end_leaves_checkpoints_and_no_process(tiny: Path, jobs: Any) -> None:
     (process,) = jobs.start("ablate", "tiny.yaml", "stages.tokenizer.steps=20000", "--jobs", "2")
     stages = tiny.parent / "runs" / "stages"
     while process.poll() is None and not list(stages.glob("tokenizer-*/checkpoints/step-*")):
         time.sleep(0.05)
-    process.send_signal(signum)
+    process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signum, output + errors
+    assert process.returncode == 128 + signal.SIGTERM, output + errors
     assert "Traceback" not in output + errors
-    assert f"Error: Interrupted by {signum.name}. Run the command again to go on with what is not finished." in errors
+    assert "Error: Interrupted by SIGTERM. Run the command again to go on with what is not finished." in errors
     said = [path.read_text() for path in tiny.parent.glob("runs/tiny/*/0/output.txt")]
     assert sum("Error: Interrupted by SIGTERM. tokenizer goes on from step" in text for text in said) == 1
     started = [path.read_text().split()[0] for path in tiny.parent.glob("runs/tiny/*/0/.lock")]
