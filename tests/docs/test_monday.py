@@ -37,11 +37,12 @@ def test_the_tutorial_goes_from_an_empty_folder_to_a_report(
     experiment = tmp_path / "cone" / "ablation_cone.yaml"
     text = re.sub(r"steps: \d+", "steps: 2", experiment.read_text())
     text = text.replace("clips: 400, test_clips: 128", "clips: 12, test_clips: 8").replace("samples: 64", "samples: 2")
+    text = text.replace("seeds: [0, 1]", "seeds: [0]")
     experiment.write_text(text)
     read("```sh\ncd cone\n```\n" + title + after, programs=programs)
     cone = tmp_path / "cone"
     assert {path.name for path in cone.glob("runs/ablation_cone/*")} >= {"local3d", "naive", "cone"}
-    assert len(list(cone.glob("runs/ablation_cone/*/*/metrics.json"))) == 6
+    assert len(list(cone.glob("runs/ablation_cone/*/*/metrics.json"))) == 3
     assert "ablation_cone" in (cone / "report.html").read_text()
     assert (cone / "attention-cone.png").exists()
 
