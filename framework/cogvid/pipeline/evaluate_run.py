@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvid.config.compose import Resolved, differences, load_experiment
+from cogvid.config.compose import load_experiment
 from cogvid.errors import UserError
 from cogvid.interfaces.token_source import TokenSource
 from cogvid.pipeline.check import check_metrics
@@ -55,13 +55,14 @@ def finished_run(folder: Path, changes: Sequence[str] = ()) -> FinishedRun:
     saved = folder / "config.yaml"
     if not saved.is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml. Runs are made by `cogvid run`.")
-    resolved: Resolved = load_experiment(str(saved), None, list(changes))
-    for key, _, _ in differences(saved, resolved.config):
-        if not key.startswith("evaluation."):
+    for change in changes:
+        key = change.partition("=")[0].strip()
+        if key.partition(".")[0] != "evaluation":
             raise UserError(
                 f"{key}: of a finished run, only how it is evaluated can be changed, which is what stands under "
                 "`evaluation`. For anything else make another run."
             )
+    resolved = load_experiment(str(saved), None, list(changes))
     stages = {name: _stage(folder, path, name) for name, path in (("data", "stages/data"), ("samples", "samples"))}
     lab = Lab(resolved.config, resolved.provenance)
     if isinstance(lab.data, TokenSource):
