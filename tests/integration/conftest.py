@@ -67,6 +67,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def run(finished: Path) -> Path:
+    """The folder of that run."""
+    return finished / "runs" / "tiny" / "default" / "0"
+
+
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy of it to change."""

@@ -19,11 +19,6 @@ from cogvid.generation import clips as clips_module
 from cogvid.inspect import run_clip
 
 
-@pytest.fixture(scope="module")
-def run(finished: Path) -> Path:
-    return finished / "runs" / "tiny" / "default" / "0"
-
-
 def cogvid(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 

@@ -19,11 +19,6 @@ RED, BLUE = "a small red circle moves left", "a large blue square stands still"
 FILES = (".gif", ".json", ".mp4", ".safetensors")
 
 
-@pytest.fixture(scope="module")
-def run(finished: Path) -> Path:
-    return finished / "runs" / "tiny" / "default" / "0"
-
-
 def cogvid(*words: object, stdin: str | None = None) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
 

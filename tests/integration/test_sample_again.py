@@ -18,11 +18,6 @@ from cogvid.generation import clips as clips_module
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
 
 
-@pytest.fixture(scope="module")
-def run(finished: Path) -> Path:
-    return finished / "runs" / "tiny" / "default" / "0"
-
-
 def cogvid(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 

@@ -20,11 +20,6 @@ from cogvid.model.transformer import CogVideoTransformer
 RED = "a small red circle moves left"
 
 
-@pytest.fixture(scope="module")
-def run(finished: Path) -> Path:
-    return finished / "runs" / "tiny" / "default" / "0"
-
-
 def cogvid(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 

@@ -54,12 +54,13 @@ def check_computation(
     own, wanted = output(prepare_attention(backend, mask, device)), output(DenseAttention(mask, device))
     if own.shape != wanted.shape:
         fail("outputs", f"have shape {tuple(own.shape)} where the queries have {tuple(wanted.shape)}")
+        return
     if (off := _off(own, wanted)) > _MOST:
         fail("outputs", f"are not those that its pattern gives: off by {off:.2g} of the largest")
     if not own.requires_grad:
         fail("gradients", "are none: the outputs do not depend on the queries, keys and values")
-    off = max(map(_off, gradients(own), gradients(wanted)))
-    if not off <= _MOST:
+        return
+    if (off := max(map(_off, gradients(own), gradients(wanted)))) > _MOST:
         fail("gradients", f"are not those that its pattern gives: off by {off:.2g} of the largest")
 
 
