@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from typer.testing import CliRunner
 
 from cogvid.cli import app
+from cogvid.pipeline.run_state import read_run_state
 
 # More steps than two, so that something is lost where what is killed begins at its first again.
 STEPS = {"tokenizer": 2, "image_base": 2, "sequential": 120, "interpolation": 2}
@@ -94,22 +95,23 @@ def test_ray_gives_the_results_of_undisturbed_runs_whatever_ends_on_the_way(
         return ablate(start, "ray", *RAY)
 
     # Each costs no step that is in a checkpoint: the command is interrupted, a node is lost, a worker is killed.
-    lost: list[Lost] = []
     process = begin()
-    lost.append(wait_for(process, lambda: training(runs, nodes, lost)))
+    lost = [wait_for(process, lambda: training(runs, nodes, {}))]
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, output + errors
     assert "Error: Interrupted by SIGINT. Run the command again to go on" in errors
     assert not lost[-1].lives()
 
+    kept = checkpoints(runs)
     process = begin()
     (on_second,) = (node.process.pid for node in second.all_processes["raylet"])
-    lost.append(wait_for(process, lambda: training(runs, {on_second}, lost)))
+    lost.append(wait_for(process, lambda: training(runs, {on_second}, kept)))
     cluster.remove_node(second, allow_graceful=False)
     wait_for(process, lambda: not lost[-1].lives())
 
-    lost.append(wait_for(process, lambda: training(runs, nodes - {on_second}, lost)))
+    kept = checkpoints(runs)
+    lost.append(wait_for(process, lambda: training(runs, nodes - {on_second}, kept)))
     os.kill(parent(lost[-1].pid), signal.SIGKILL)
     assert "2 of 2 runs are finished." in finished(process)
     assert results(runs) == expected
@@ -152,25 +154,25 @@ class Lost:
         return [[event.step for event in EventFileLoader(str(file)).Load() if event.step] for file in files]
 
 
-def training(runs: Path, raylets: Set[int], lost: Sequence[Lost]) -> Lost | None:
-    """A run that one of these nodes trains, and that has a checkpoint which none before it had."""
-    for path in runs.glob("tiny/*/*/.lock"):
-        run, pid = path.parent, int((path.read_text() or "0").split()[0])
-        kept = max(checkpoints(run), default=0)
-        if kept > max([1, *(each.kept for each in lost if each.run == run)]) and parent(parent(pid)) in raylets:
-            stage = Path(json.loads((run / "state.json").read_text())["folder"])
+def training(runs: Path, raylets: Set[int], earlier: Mapping[Path, int]) -> Lost | None:
+    """A run that one of these nodes trains, and that has a newer checkpoint than `earlier` has."""
+    for run, kept in checkpoints(runs).items():
+        pid = int(((run / ".lock").read_text() or "0").split()[0])
+        if kept > earlier.get(run, 1) and parent(parent(pid)) in raylets:
+            stage = Path(read_run_state(run).folder)
             return Lost(run, pid, len(list(stage.glob("events/events*"))) - 1, kept)
     return None
 
 
-def checkpoints(run: Path) -> list[int]:
-    """The steps of a run's checkpoints, while it is at its longest training."""
-    state = run / "state.json"
-    said = json.loads(state.read_text()) if state.exists() else {}
-    stage = Path(said.get("folder") or run)
-    found = stage.glob("checkpoints/step-*") if said.get("stage") == "sequential" else []
-    names = [path.name.removeprefix("step-") for path in found]
-    return [int(name) for name in names if name.isdecimal()]
+def checkpoints(runs: Path) -> dict[Path, int]:
+    """The step of the newest checkpoint of each run that is at its longest training."""
+    found = {}
+    for run in runs.glob("tiny/*/*"):
+        state = read_run_state(run)
+        if state.stage == "sequential":
+            names = [path.name.removeprefix("step-") for path in Path(state.folder).glob("checkpoints/step-*")]
+            found[run] = max((int(name) for name in names if name.isdecimal()), default=1)
+    return found
 
 
 def lives(pid: int) -> bool:
