@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import socket
@@ -11,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from cogvid.cli import app
+from helpers import results
 
 pytestmark = pytest.mark.slow
 
@@ -32,12 +31,6 @@ tasks = [
 ]
 sys.exit(max(task.wait() for task in tasks))
 """
-
-
-def results(runs: Path) -> dict[str, Any]:
-    """The metrics of all runs, without what tells of time."""
-    found = {path.parent: json.loads(path.read_text()) for path in sorted(runs.glob("*/*/*/metrics.json"))}
-    return {str(run.relative_to(runs)): {k: v for k, v in own.items() if k != "speed"} for run, own in found.items()}
 
 
 @pytest.mark.timeout(280)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cogvid.cli import app
+from helpers import results
 
 # A frame tokenizer that can do all but be trained: nothing of that is seen before.
 MISTAKE = 'raise RuntimeError("out of [ideas]")'
@@ -44,12 +44,6 @@ def finish(jobs: Any, *words: str, code: int = 0) -> str:
     assert process.returncode == code, output + errors
     assert not errors
     return str(output)
-
-
-def results(runs: Path) -> dict[str, Any]:
-    """The metrics of all runs, without what tells of time."""
-    found = {path.parent: json.loads(path.read_text()) for path in sorted(runs.glob("*/*/*/metrics.json"))}
-    return {str(run.relative_to(runs)): {k: v for k, v in own.items() if k != "speed"} for run, own in found.items()}
 
 
 def made(runs: Path) -> dict[str, int]:

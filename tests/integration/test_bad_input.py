@@ -10,29 +10,16 @@ from typing import Any
 
 import pytest
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-from typer.testing import CliRunner, Result
 
-from cogvid.cli import app
+from helpers import cogvid, refused
 
 PROMPT = "a small red circle moves left"
-
-
-def cogvid(*words: str) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
 def run(finished: Path) -> Path:
     """The folder of a finished tiny run; tests that change it copy it."""
     return finished / "runs" / "tiny" / "default" / "0"
-
-
-def refused(result: Result, *words: str) -> None:
-    """It ended with code 1 and one message that has these words, without a traceback."""
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.output, result.output
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,12 @@ import torch
 from click.testing import Result
 from PIL import Image
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from cogvid.cli import app
 from cogvid.data.reading import read_frames
 from cogvid.data.video import write_video
 from cogvid.pipeline import evaluate_folders as module
 from cogvid.pipeline.evaluate_folders import evaluate_folders
+from helpers import cogvid, refused
 
 FRAMES = 12
 PROTOCOL = """
@@ -80,10 +79,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, i3d: Path) -> Path:
     return tmp_path
 
 
-def cogvid(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
 def evaluate(*words: object, real: str = "real", made: str = "made", protocol: str = "small.yaml") -> Result:
     folders = ["--real", real, "--generated", made, "--protocol", protocol]
     return cogvid("evaluate", *folders, "--extractor", "i3d.pt", *words)
@@ -92,14 +87,6 @@ def evaluate(*words: object, real: str = "real", made: str = "made", protocol: s
 def finished(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     return json.loads(Path("evaluation.json").read_text())
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    said = " ".join(result.output.split())
-    for word in words:
-        assert word in said, said
 
 
 def protocol_of(record: dict[str, Any], name: str = "generated", key: str = "fvd") -> dict[str, Any]:

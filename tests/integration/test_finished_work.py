@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from cogvid.cli import app
 from cogvid.pipeline import stage as stage_module
+from helpers import cogvid, refused
 
 PROMPT = "a small red circle moves left"
 PLUGIN = """
@@ -34,17 +34,6 @@ def register_attention_backends():
     return {"cross": Cross}
 """
 HELPER = "def near(query, key): return (query.row == key.row) | (query.column == key.column)\n"
-
-
-def cogvid(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.output, result.output
 
 
 def run_folder(folder: Path) -> Path:

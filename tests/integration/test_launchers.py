@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -17,6 +16,7 @@ from typer.testing import CliRunner
 
 from cogvid.cli import app
 from cogvid.pipeline.run_state import read_run_state
+from helpers import results
 
 # More steps than two, so that something is lost where what is killed begins at its first again.
 STEPS = {"tokenizer": 2, "image_base": 2, "sequential": 120, "interpolation": 2}
@@ -49,12 +49,6 @@ def finished(process: Any) -> str:
 
 def ablate(start: Any, runs: str, *words: str) -> Any:
     return start("ablate", "tiny.yaml", *CHANGES, "--runs", runs, *words)
-
-
-def results(runs: Path) -> dict[str, Any]:
-    """The metrics of all runs, without what tells of time."""
-    found = {path.parent: json.loads(path.read_text()) for path in sorted(runs.glob("*/*/*/metrics.json"))}
-    return {str(run.relative_to(runs)): {k: v for k, v in own.items() if k != "speed"} for run, own in found.items()}
 
 
 @pytest.fixture(scope="module")

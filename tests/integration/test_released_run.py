@@ -14,9 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from cogvid.cli import app
 from cogvid.data.reading import probe
 from cogvid.model.released import names_in_release
 from cogvid.pipeline import convert_released
@@ -28,6 +27,7 @@ from cogvid.pipeline.text_stage import load_text
 from cogvid.pipeline.tokenizer_stage import decode, encode, load_clusters, load_tokenizer
 from cogvid.pipeline.train import load_model
 from cogvid.pipeline.weights import without_weights
+from helpers import cogvid, refused
 
 pytest.importorskip("sentencepiece")
 
@@ -67,19 +67,8 @@ def other(make_release: MakeRelease, tmp_path: Path) -> Path:
     return make_release(tmp_path / "release", codes=CODES)
 
 
-def cogvid(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
-
-
 def convert(folder: Path, out: Path, *words: object) -> Result:
     return cogvid("convert", "released", folder, out, "--heads", HEADS, *words)
-
-
-def refused(result: Result, *words: object) -> None:
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    for word in words:
-        assert str(word) in result.output, result.output
 
 
 @pytest.mark.parametrize(("stage", "name"), [("sequential", "stage1_full"), ("interpolation", "stage2_window10")])

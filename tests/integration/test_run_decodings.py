@@ -12,22 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
-from cogvid.cli import app
 from cogvid.generation import clips as clips_module
 from cogvid.inspect import run_clip
-
-
-def cogvid(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.output, result.output
+from helpers import cogvid, refused
 
 
 def test_decodings_are_measured_on_the_clips_of_a_run(run: Path, tmp_path: Path) -> None:

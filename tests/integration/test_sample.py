@@ -9,34 +9,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from typer.testing import CliRunner, Result
 
-from cogvid.cli import app
 from cogvid.data.reading import probe
 from cogvid.pipeline.clip_files import Request
+from helpers import cogvid, contents, refused
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
 FILES = (".gif", ".json", ".mp4", ".safetensors")
 
 
-def cogvid(*words: object, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
-
-
 def sample(*words: object, stdin: str | None = None) -> None:
     result = cogvid("sample", *words, stdin=stdin)
     assert result.exit_code == 0, result.output
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.output, result.output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def requests(folder: Path) -> list[tuple[str, int]]:

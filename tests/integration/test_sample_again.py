@@ -10,32 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from cogvid.cli import app
 from cogvid.generation import clips as clips_module
+from helpers import cogvid, contents, refused
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
-
-
-def cogvid(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def sample(*words: object) -> None:
     result = cogvid("sample", *words)
     assert result.exit_code == 0, result.output
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.output, result.output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def times(folder: Path) -> dict[str, int]:

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from typer.testing import CliRunner, Result
 
-from cogvid.cli import app
 from cogvid.data.reading import probe
 from cogvid.data.video import VideoWriter
 from cogvid.generation import clips as clips_module
+from helpers import cogvid, contents
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
 
@@ -29,17 +28,9 @@ def long(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "long" / "default" / "0"
 
 
-def cogvid(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
 def sample(*words: object) -> None:
     result = cogvid("sample", *words)
     assert result.exit_code == 0, result.output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_long_clip_is_written_while_it_is_made(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,34 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
-from cogvid.cli import app
 from cogvid.data.reading import probe
 from cogvid.generation import clips as clips_module
 from cogvid.model.transformer import CogVideoTransformer
+from helpers import cogvid, contents, refused
 
 RED = "a small red circle moves left"
-
-
-def cogvid(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def sample(*words: object) -> None:
     result = cogvid("sample", *words)
     assert result.exit_code == 0, result.output
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.output, result.output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def times(folder: Path) -> dict[str, int]:
