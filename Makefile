@@ -70,11 +70,12 @@ clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site
 	find framework plugins tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
+# Of what is installed most is never imported; the rest is compiled when it is.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 .venv/.docs: $(INSTALLED)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[dev,docs]'
 	touch $@

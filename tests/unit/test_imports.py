@@ -123,6 +123,17 @@ def test_every_public_name_is_there_and_none_is_imported_before_it_is_used() -> 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+def test_plugins_import_what_takes_long_where_they_use_it() -> None:
+    code = (
+        "import json, sys\nfrom cogvid.plugins.manager import create_plugin_manager\n"
+        "create_plugin_manager().components()\nprint(json.dumps([*sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert "cogvid_plugins.attention.flex" in loaded
+    assert not loaded & {"torch._dynamo", "vector_quantize_pytorch", "pytorch_lightning", "tensorboard"}
+
+
 # Of what cogvid requires, what its command line is made of.
 _LIGHT = {"omegaconf", "pyyaml", "rich", "typer"}
 _COMMANDS = (

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 import cogvid
 from cogvid.attention.blocks import raster_counts
@@ -19,6 +17,10 @@ from cogvid.config.schema import ComponentConfig
 from cogvid.interfaces.attention import Attention, PatternRunner
 from cogvid.interfaces.mask import Visibility
 from cogvid_plugins.attention.naive import all_earlier
+
+if TYPE_CHECKING:
+    # It brings torch's compiler, which takes longer to import than all of cogvid: imported where it computes.
+    from torch.nn.attention.flex_attention import BlockMask
 
 # Queries and keys of a block of FlexAttention's mask.
 _BLOCK = 128
@@ -44,6 +46,8 @@ class Flex(PatternRunner):
 
     def prepare(self, mask: Visibility, device: torch.device) -> Attention:
         """See `cogvid.interfaces.attention.AttentionBackend`."""
+        from torch.nn.attention.flex_attention import flex_attention
+
         # The number of the layer is compiled in: layers with equal masks share the first one's.
         key = compact_mask(mask), device
         if key not in self._prepared:
@@ -54,6 +58,8 @@ class Flex(PatternRunner):
 
 def _compiled(*args: Any, **kwargs: Any) -> Any:
     """Each mask is compiled when it is first computed."""
+    from torch._dynamo import config as dynamo
+
     # Beyond a limit, torch would go on without compiling, a hundred times slower: there is no limit, and no going on.
     with dynamo.patch(recompile_limit=_NO_LIMIT, accumulated_recompile_limit=_NO_LIMIT):
         return _compile()(*args, **kwargs)
@@ -61,6 +67,8 @@ def _compiled(*args: Any, **kwargs: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def _compile() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
     compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     return compiled
 
@@ -97,6 +105,8 @@ class FlexAttention:
         return output
 
     def _block_mask(self, q: Tensor, text_mask: Tensor) -> BlockMask:
+        from torch.nn.attention.flex_attention import BlockMask
+
         text, tokens = text_mask.shape[1], self.mask.grid.tokens
         grid, in_frames = self.mask.grid, self.visible
 

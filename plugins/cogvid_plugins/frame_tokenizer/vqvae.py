@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vector_quantize_pytorch import VectorQuantize
 
 import cogvid
 from cogvid.config.ranges import at_least, one_of, option
@@ -41,6 +40,9 @@ class VQVAE(cogvid.FrameTokenizer):
         commitment: float = option(0.25, at_least(0))
 
     def __init__(self, config: Any = None) -> None:
+        # Who loads all plugins for the sake of another one need not wait for it.
+        from vector_quantize_pytorch import VectorQuantize
+
         super().__init__(config)
         c = self.config
         if c.crop % c.downsampling:
