@@ -12,15 +12,10 @@ from safetensors.torch import load_file
 
 from cogvid.data.reading import probe
 from cogvid.pipeline.clip_files import Request
-from helpers import cogvid, contents, refused
+from helpers import cogvid, contents, refused, sample
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
 FILES = (".gif", ".json", ".mp4", ".safetensors")
-
-
-def sample(*words: object, stdin: str | None = None) -> None:
-    result = cogvid("sample", *words, stdin=stdin)
-    assert result.exit_code == 0, result.output
 
 
 def requests(folder: Path) -> list[tuple[str, int]]:

@@ -12,14 +12,9 @@ from typing import Any
 import pytest
 
 from cogvid.generation import clips as clips_module
-from helpers import cogvid, contents, refused
+from helpers import cogvid, contents, refused, sample
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
-
-
-def sample(*words: object) -> None:
-    result = cogvid("sample", *words)
-    assert result.exit_code == 0, result.output
 
 
 def times(folder: Path) -> dict[str, int]:

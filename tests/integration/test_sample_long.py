@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from cogvid.data.reading import probe
 from cogvid.data.video import VideoWriter
 from cogvid.generation import clips as clips_module
-from helpers import cogvid, contents
+from helpers import cogvid, contents, sample
 
 RED, BLUE = "a small red circle moves left", "a large blue square stands still"
 
@@ -26,11 +26,6 @@ def long(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = cogvid("run", folder / "tiny.yaml", "--runs", folder / "runs", *one_stage)
     assert result.exit_code == 0, result.output
     return folder / "runs" / "long" / "default" / "0"
-
-
-def sample(*words: object) -> None:
-    result = cogvid("sample", *words)
-    assert result.exit_code == 0, result.output
 
 
 def test_a_long_clip_is_written_while_it_is_made(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,9 @@ from torch import Tensor
 from cogvid.data.reading import probe
 from cogvid.generation import clips as clips_module
 from cogvid.model.transformer import CogVideoTransformer
-from helpers import cogvid, contents, refused
+from helpers import cogvid, contents, refused, sample
 
 RED = "a small red circle moves left"
-
-
-def sample(*words: object) -> None:
-    result = cogvid("sample", *words)
-    assert result.exit_code == 0, result.output
 
 
 def times(folder: Path) -> dict[str, int]:
