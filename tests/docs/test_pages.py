@@ -42,7 +42,7 @@ def test_what_a_page_says_is_printed_is_held_to_what_is(read: Callable[..., list
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("page", ["quickstart", "attention", "decoding", "training", "plugins/index"])
+@pytest.mark.parametrize("page", ["quickstart", "attention", "decoding", "training", "reproduces", "plugins/index"])
 def test_a_page_can_be_followed(page: str, read: Callable[..., list[str]]) -> None:
     assert read((DOCS / f"{page}.md").read_text())
 

@@ -1,0 +1,33 @@
+"""Keeps here what a comparison reads of runs, not their videos and weights: `python keep.py runs/ablation_gate ...`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TRAINED = ("tokenizer", "image_base", "sequential", "interpolation")
+FILES = (
+    "config.yaml",
+    "plugins.json",
+    "environment.json",
+    "metrics.json",
+    "samples/captions.jsonl",
+    *(f"stages/{stage}/stage.json" for stage in TRAINED),
+)
+
+
+def keep(experiment: Path) -> None:
+    """Keep the records of an experiment's runs, in place of those that were kept before."""
+    kept = HERE / experiment.name
+    shutil.rmtree(kept, ignore_errors=True)
+    for path in (experiment / "experiment.json", *(path for file in FILES for path in experiment.glob(f"*/*/{file}"))):
+        to = kept / path.relative_to(experiment)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        keep(Path(folder))

@@ -1,0 +1,31 @@
+"""What the page "What reproduces" shows is what `cogvid compare` makes of the records that are kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from made.ablations import PAGE, RECORDS, remade  # noqa: E402
+
+KEPT = sorted(path.name for path in RECORDS.glob("ablation_*"))
+
+
+def test_the_tables_are_those_of_the_records() -> None:
+    page = PAGE.read_text()
+    assert sorted(re.findall(r"^<!-- (ablation_\w+): .* -->\n\| ", page, re.MULTILINE)) == KEPT
+    assert remade(page) == page, "tables differ from the records: run `python -m made.ablations` in docs"
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_the_runs_of_an_ablation_are_all_kept(name: str) -> None:
+    listed = json.loads((RECORDS / name / "experiment.json").read_text())
+    assert listed["seeds"] == [0, 1, 2, 3, 4]
+    runs = {(path.parts[-3], int(path.parts[-2])) for path in RECORDS.glob(f"{name}/*/*/metrics.json")}
+    assert runs == {(variant, seed) for variant in listed["variants"] for seed in listed["seeds"]}
