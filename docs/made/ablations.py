@@ -17,7 +17,7 @@ from cogvid.compare.comparison import Column, Comparison, Row
 DOCS = Path(__file__).resolve().parents[1]
 PAGE = DOCS / "reproduces.md"
 RECORDS = DOCS.parent / "benchmarks" / "ablations"
-_TABLE = re.compile(r"(?P<head><!-- (?P<name>ablation_\w+): (?P<columns>.+) -->\n)(?P<table>(?:\|.*\n)*)")
+_TABLE = re.compile(r"(?P<head><!-- (?P<name>ablation_\w+): (?P<columns>.+) -->\n)(?:\|.*\n)*")
 
 
 def remade(page: str) -> str:
@@ -42,26 +42,21 @@ def _table(name: str, titles: list[str]) -> str:
         rows.append([row.label if row.kind == "variant" else f"*{row.label}*", *_values(comparison, row, columns)])
         if row.kind == "variant" and row.label != comparison.baseline:
             rows.append([f"difference to {comparison.baseline}", *_differences(comparison, row, columns)])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows).replace("|  |", "| |")
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
 def _values(comparison: Comparison, row: Row, columns: list[Column]) -> Iterator[str]:
     for column in columns:
         cell = row.cells.get(column.key)
-        mean, half = formatting.numbers(comparison, column).value(cell) if cell else (formatting.NO_VALUE, "")
-        few = formatting.partial(row, cell) if cell else ""
-        yield mean + (f" ± {half}" if half else "") + (f" ({few})" if few else "")
+        shown = formatting.numbers(comparison, column)
+        yield formatting.value(row, cell, shown) if cell else formatting.NO_VALUE
 
 
 def _differences(comparison: Comparison, row: Row, columns: list[Column]) -> Iterator[str]:
     for column in columns:
         cell = row.cells.get(column.key)
-        if cell is None or cell.difference is None:
-            yield formatting.NO_VALUE
-            continue
-        mean, half = formatting.numbers(comparison, column).difference(cell.difference)
-        verdict = cell.difference.verdict
-        yield mean + (f" ± {half}" if half else "") + (f" **{verdict}**" if verdict in ("better", "worse") else "")
+        shown = formatting.numbers(comparison, column)
+        yield shown.difference(cell.difference) if cell and cell.difference else formatting.NO_VALUE
 
 
 if __name__ == "__main__":

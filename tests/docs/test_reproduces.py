@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
+
+from cogvid.pipeline.listing import read_listing
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -25,7 +26,7 @@ def test_the_tables_are_those_of_the_records() -> None:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_the_runs_of_an_ablation_are_all_kept(name: str) -> None:
-    listed = json.loads((RECORDS / name / "experiment.json").read_text())
-    assert listed["seeds"] == [0, 1, 2, 3, 4]
+    listed = read_listing(RECORDS / name)
+    assert listed.seeds == (0, 1, 2, 3, 4)
     runs = {(path.parts[-3], int(path.parts[-2])) for path in RECORDS.glob(f"{name}/*/*/metrics.json")}
-    assert runs == {(variant, seed) for variant in listed["variants"] for seed in listed["seeds"]}
+    assert runs == {(variant, seed) for variant in listed.variants for seed in listed.seeds}

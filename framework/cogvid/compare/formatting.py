@@ -38,10 +38,11 @@ class Numbers:
         half = "" if cell.interval is None else self((cell.interval[1] - cell.interval[0]) / 2)
         return self(cell.mean), half
 
-    def difference(self, difference: Difference) -> tuple[str, str]:
-        """The signed mean, and half of its interval."""
+    def difference(self, difference: Difference) -> str:
+        """The signed mean, half of its interval, and what was decided, where something was."""
         half = "" if difference.interval is None else self((difference.interval[1] - difference.interval[0]) / 2)
-        return self.signed(difference.mean), half
+        verdict = f" {difference.verdict}" if difference.verdict in ("better", "worse") else ""
+        return f"{self.signed(difference.mean)}{f' ± {half}' if half else ''}{verdict}"
 
     def signed(self, number: float) -> str:
         """A number that always has its sign."""
@@ -69,6 +70,14 @@ def shown_columns(comparison: Comparison, everything: bool) -> Sequence[Column]:
     """The headline, or all columns where that is asked for or none is a headline."""
     headline = [column for column in comparison.columns if column.headline]
     return comparison.columns if everything or not headline else headline
+
+
+def value(row: Row, cell: Cell, shown: Numbers) -> str:
+    """A cell's mean with half of its interval, and how many seeds it is of, where these are not all."""
+    mean, half = shown.value(cell)
+    text = f"{mean} ± {half}" if half and shown.column.unit != "count" else mean
+    few = partial(row, cell)
+    return f"{text} ({few})" if few else text
 
 
 def partial(row: Row, cell: Cell) -> str:

@@ -71,10 +71,7 @@ def _values(
         if cell is None:
             yield "--" if bold.startswith("\\") else "-"
             continue
-        mean, half = formatting.numbers(comparison, column).value(cell)
-        text = f"{mean} ± {half}" if half and column.unit != "count" else mean
-        if few := formatting.partial(row, cell):
-            text += f" ({few})"
+        text = formatting.value(row, cell, formatting.numbers(comparison, column))
         better = cell.difference is not None and cell.difference.verdict == "better"
         yield bold % escaped(text) if better else escaped(text)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cogvid.compare import formatting
-from cogvid.compare.comparison import Column, Comparison, Difference, Row, Split
+from cogvid.compare.comparison import Column, Comparison, Row, Split
 from cogvid.compare.formatting import NO_VALUE, Numbers
 
 _PADDING = 2
@@ -120,14 +120,8 @@ def _cell(row: Row, column: Column, shown: Numbers) -> Text:
     if few := formatting.partial(row, cell):
         text.append(f" ({few})", style="dim")
     if cell.difference is not None and (cell.difference.mean or column.group != "cost"):
-        text.append(f"\n{_difference(cell.difference, shown)}", style=_STYLES.get(cell.difference.verdict, "dim"))
+        text.append(f"\n{shown.difference(cell.difference)}", style=_STYLES.get(cell.difference.verdict, "dim"))
     return text
-
-
-def _difference(difference: Difference, shown: Numbers) -> str:
-    mean, half = shown.difference(difference)
-    verdict = f" {difference.verdict}" if difference.verdict in _STYLES else ""
-    return f"{mean}{f' ± {half}' if half else ''}{verdict}"
 
 
 def _width(text: Text) -> int:
