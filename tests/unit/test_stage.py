@@ -77,6 +77,57 @@ def test_what_a_stage_worked_with_is_gone_when_it_is_finished(tmp_path: Path) ->
         gc.enable()
 
 
+def train(runs: Path) -> StageResult:
+    """A stage that goes on at the step of its checkpoint."""
+
+    def work(folder: Path) -> dict[str, object]:
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "frames.npy").write_bytes(b"frames")
+        step = folder / "checkpoints" / "step"
+        began = int(step.read_text()) if step.exists() else 0
+        step.write_text("3")
+        (folder / "model.safetensors").write_bytes(b"weights")
+        return {"began": began}
+
+    return StageStore(runs).finish("sequential", {}, work, scratch=("checkpoints", "frames*"))
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, name: str, runs: Path) -> None:
+    """Kill `train` where the store calls one of its functions."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(runs)
+
+
+def test_what_a_work_goes_on_with_stays_until_the_stage_is_said_to_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(monkeypatch, "write_json", tmp_path)
+    result = train(tmp_path)
+    assert result.info["began"] == 3
+    assert {path.name for path in result.folder.iterdir()} == {LOCK, "stage.json", "model.safetensors"}
+    assert set(result.info["outputs"]) == {"model.safetensors"}
+
+
+def test_what_a_kill_left_of_a_finished_work_goes_with_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(monkeypatch, "_clear", tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "checkpoints").exists()
+    with (folder / LOCK).open() as file:  # its owner may be at it
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert train(tmp_path).info["began"] == 0
+        assert (folder / "checkpoints").exists()
+    assert train(tmp_path).info["began"] == 0
+    assert {path.name for path in folder.iterdir()} == {LOCK, "stage.json", "model.safetensors"}
+
+
 def test_stages_that_are_not_to_be_made_are_taken_or_said_to_be_missing(tmp_path: Path) -> None:
     def work(folder: Path) -> dict[str, object]:
         raise AssertionError(folder)

@@ -19,6 +19,8 @@ from cogvid.pipeline.look import FOUND_PARTS, look_at_all
 from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.progress import stage_progress
 
+# What the source names, until the stage is finished.
+_LISTED = ".listed.arrow"
 # Broken clips that are named in warnings; the table names all.
 _NAMED = 20
 
@@ -37,7 +39,7 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
         return store.finish("data", depends, lambda folder: _look_at_tokens(tokens))
 
     def work(folder: Path) -> Info:
-        listed = folder / ".listed.arrow"
+        listed = folder / _LISTED
         if not listed.exists():
             write_table(listed, LISTED, (listed_row(clip, folder) for clip in source_clips(lab, folder)))
         clips = read_table(listed)
@@ -52,11 +54,9 @@ def data_stage(lab: Lab, store: StageStore) -> StageResult:
         if not len(ClipTable(rows, folder).used("train")):
             raise UserError(f"data: none of the {len(rows)} clips can be read for training; see the warnings above")
         write_table(folder / TABLE, CLIPS, table_rows(rows))
-        for path in (listed, *folder.glob(FOUND_PARTS)):
-            path.unlink()
         return {"clips": len(rows) - len(broken), "broken": len(broken)}
 
-    result = store.finish("data", depends, work)
+    result = store.finish("data", depends, work, scratch=(_LISTED, FOUND_PARTS))
     warn_of_data(lab, result.folder)
     return result
 

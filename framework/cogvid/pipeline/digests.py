@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,16 @@ def _digest(path: Path, *state: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def outputs(folder: Path) -> dict[str, str]:
-    """SHA-256 of everything that a stage's work left in its folder, by path in it."""
+def outputs(folder: Path, without: Collection[Path] = ()) -> dict[str, str]:
+    """SHA-256 of everything that a stage's work left in its folder, by path in it.
+
+    Args:
+        folder: of the stage.
+        without: files and folders directly in it that do not count.
+    """
+    passed = {*_TELLING, *(path.name for path in without)}
     paths = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    kept = sorted(path for path in paths if path.parts[0] not in _TELLING and not path.name.startswith("."))
+    kept = sorted(path for path in paths if path.parts[0] not in passed and not path.name.startswith("."))
     return {path.as_posix(): file_digest(folder / path) for path in kept}
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -67,7 +67,15 @@ class StageStore:
     def __init__(self, root: Path, wait: bool = True, begins: Callable[[str, Path], None] | None = None) -> None:
         self.root, self.wait, self.begins = root, wait, begins
 
-    def finish(self, name: str, depends: Info, work: Callable[[Path], Info], *, together: bool = False) -> StageResult:
+    def finish(
+        self,
+        name: str,
+        depends: Info,
+        work: Callable[[Path], Info],
+        *,
+        together: bool = False,
+        scratch: Sequence[str] = (),
+    ) -> StageResult:
         """The finished stage `name`, doing `work(folder)` unless an earlier run did.
 
         Of a job's processes the leader decides which stage this is, owns its folder and does the work, while the
@@ -79,6 +87,8 @@ class StageStore:
                 plugins, keys of earlier stages.
             work: makes the result in the folder, or goes on with what an interrupted run left there.
             together: all processes do the work; what it gives counts in the leader.
+            scratch: patterns of files and folders, below the stage's, that an interrupted work goes on with; they are
+                removed when the stage is said to be finished, and not before.
 
         Raises:
             UserError: another job is at work on this very stage and is not waited for, or what the stage left is
@@ -87,13 +97,16 @@ class StageStore:
         folder, key, plain = job.once(lambda: self._place(name, depends))
         if not job.once((folder / DONE).exists):
             all_work = work if together else lambda folder: job.once(lambda: work(folder))
-            self._finish(name, key, folder, plain, all_work)
+            self._finish(name, key, folder, plain, all_work, scratch)
 
         def finished() -> StageResult:
             stage = read_stage(folder, name)
             if stage.key != key:
                 raise UserError(f"{folder / DONE} is that of another stage, {stage.key}. {_remove(folder)}")
             stage.check()
+            if _matching(folder, scratch):  # killed before it was removed; or its owner is about to remove it
+                with suppress(UserError, OSError), alone(folder / LOCK, folder, wait=False):
+                    _clear(folder, scratch)
             return stage
 
         return job.once(finished)
@@ -128,7 +141,9 @@ class StageStore:
         key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
         return self.root / f"{name}-{key}", key, plain
 
-    def _finish(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
+    def _finish(
+        self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info], scratch: Sequence[str]
+    ) -> None:
         """All processes of the job come here, and all do `work`."""
         if self.begins is not None and job.leads():
             self.begins(name, folder)
@@ -143,7 +158,7 @@ class StageStore:
             # After an interruption the seconds are those of the last part alone.
             seconds = round(time.perf_counter() - started, 2)
             about = {"name": name, "key": key, "seconds": seconds, "resumed": resumed}
-            job.once(lambda: _end(folder, about | info, plain))
+            job.once(lambda: _end(folder, about | info, plain, scratch))
 
     def _begin(self, name: str, folder: Path, plain: Info) -> bool:
         """Whether an interrupted run has been at this stage; what it half wrote goes."""
@@ -181,11 +196,22 @@ class StageStore:
         return []
 
 
-def _end(folder: Path, about: Info, plain: Info) -> None:
-    """Say that a stage is finished."""
+def _end(folder: Path, about: Info, plain: Info, scratch: Sequence[str]) -> None:
+    """Say that a stage is finished, and then remove what an interrupted one would have gone on with."""
     for lock in list(folder.glob(part_lock("*"))):
         lock.unlink()
-    write_json(folder / DONE, about | {"outputs": outputs(folder), "environment": environment(), "depends": plain})
+    left = outputs(folder, without=_matching(folder, scratch))
+    write_json(folder / DONE, about | {"outputs": left, "environment": environment(), "depends": plain})
+    _clear(folder, scratch)
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
+def _clear(folder: Path, scratch: Sequence[str]) -> None:
+    for path in _matching(folder, scratch):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class Unfinished(Exception):
@@ -195,7 +221,7 @@ class Unfinished(Exception):
 class FinishedStages(StageStore):
     """Stages that are taken if they are there, and not made: `finish` raises `Unfinished` where one is not."""
 
-    def _finish(self, name: str, key: str, folder: Path, plain: Info, work: Callable[[Path], Info]) -> None:
+    def _finish(self, name: str, *_: Any) -> None:
         raise Unfinished(name)
 
 

@@ -22,7 +22,7 @@ from cogvid.pipeline.stage import Info, StageResult, StageStore
 from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.weights import load_weights
 from cogvid.training import job
-from cogvid.training.checkpoint_files import remove_checkpoints
+from cogvid.training.checkpoint_files import CHECKPOINTS
 from cogvid.training.clusters import cluster_codes
 from cogvid.training.fit import HISTORY, fit
 from cogvid.training.held_out import HELD_OUT, HeldOutSamples, held_out_info
@@ -87,15 +87,13 @@ def tokenizer_stage(lab: Lab, store: StageStore, data: StageResult) -> StageResu
         tokenizer = module.network.eval().cpu()
         if job.leads():
             _write(lab, folder, tokenizer)
-            path.unlink()
-            remove_checkpoints(folder)
         return {
             "steps": steps,
             "parameters": sum(p.numel() for p in tokenizer.parameters()),
             **(_held_out_info(folder, held_out) if job.leads() else {}),
         }
 
-    return store.finish("tokenizer", depends, work, together=True)
+    return store.finish("tokenizer", depends, work, together=True, scratch=(_FRAMES, CHECKPOINTS))
 
 
 def _held_out_info(folder: Path, samples: HeldOutSamples | None) -> Info:

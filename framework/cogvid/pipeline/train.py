@@ -28,7 +28,7 @@ from cogvid.pipeline.tensor_file import write_tensors
 from cogvid.pipeline.text_stage import load_text
 from cogvid.pipeline.weights import load_weights, read_weights, save_weights
 from cogvid.training import job
-from cogvid.training.checkpoint_files import remove_checkpoints
+from cogvid.training.checkpoint_files import CHECKPOINTS
 from cogvid.training.fit import HISTORY, fit
 from cogvid.training.held_out import HeldOutSamples, held_out_info
 from cogvid.training.length import Length
@@ -39,6 +39,7 @@ from cogvid.training.strategies import sharded
 MODEL = "model.safetensors"
 # What a stage starts with, where numbers are drawn that several processes share out.
 START = "start.safetensors"
+_SCRATCH = (START, CHECKPOINTS)
 OTHER_MODEL = ("another model's weights", "Use the run folder's own config.yaml, or train the stage again.")
 
 
@@ -91,7 +92,7 @@ class TransformerStages:
             windows = [self.lab.key_frame_times]
             return self._train("image_base", folder, network, settings, windows, sharding)
 
-        return self.store.finish("image_base", depends, work, together=True)
+        return self.store.finish("image_base", depends, work, together=True, scratch=_SCRATCH)
 
     def video(self, stage: Stage, base: StageResult, start: StageResult | None = None) -> StageResult:
         """One video stage: as published, a plus channel on the frozen base.
@@ -140,7 +141,7 @@ class TransformerStages:
             network, sharding = self._begin(folder, build, starting)
             return self._train(stage, folder, network, settings, windows, sharding)
 
-        return self.store.finish(stage, depends, work, together=True)
+        return self.store.finish(stage, depends, work, together=True, scratch=_SCRATCH)
 
     def show(self, name: str, stage: StageResult) -> None:
         """Let the previews of later stages use the model of a finished one."""
@@ -271,9 +272,6 @@ class TransformerStages:
             held_out=held_out,
         )
         save_weights(network, folder / MODEL)
-        if job.leads():
-            (folder / START).unlink(missing_ok=True)
-            remove_checkpoints(folder)
         return {
             "steps": steps,
             "parameters": sum(p.numel() for p in network.parameters()),

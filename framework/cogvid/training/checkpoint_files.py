@@ -123,12 +123,6 @@ def read(path: Path, tensors: Mapping[str, Tensor]) -> None:
         load({**tensors}, storage_reader=reader, no_dist=job.processes() == 1)
 
 
-def remove_checkpoints(stage: Path) -> None:
-    """Remove the checkpoints of a stage that needs them no more."""
-    if (stage / CHECKPOINTS).exists():
-        _remove(stage / CHECKPOINTS)
-
-
 def _remove(*paths: Path) -> None:
     """Remove folders of which none must be found half removed."""
     for path in paths:
