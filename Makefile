@@ -20,10 +20,9 @@ demo: $(INSTALLED)
 	$(BIN)/cogvid run quickstart
 	$(BIN)/cogvid compare runs/quickstart --out runs/quickstart/report.html
 
-# Files of tests side by side on all cores, in their order: the long ones of docs and integration come first. SLOW=1 runs
-# those of `make slow` with them, and makes what tests share once.
+# Files of tests side by side on all cores, in their order: the long ones of docs and integration come first.
 test: $(INSTALLED)
-	$(BIN)/pytest $(if $(SLOW),,-m 'not slow') -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m 'not slow' -n auto --dist loadfile --no-loadscope-reorder
 
 # Jobs of several processes, and proofs over everything: minutes more.
 slow: $(INSTALLED)

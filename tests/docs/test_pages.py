@@ -25,6 +25,7 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@pytest.mark.slow
 def test_the_page_about_ablations(read: Callable[..., list[str]], tmp_path: Path) -> None:
     ran = read((DOCS / "ablations.md").read_text())
     words = ["config", "config", "list", "config", "ablate", "compare", "evaluate", "evaluate"]

@@ -157,7 +157,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "triton" else []) for name in ATTENTIONS]
+)
 def test_every_attention_runs_the_whole_way_on_rectangles(wide: Path, name: str, tmp_path: Path) -> None:
     runs = wide.parent / "runs"
     changes = [f"attention={ATTENTIONS[name]}", f"name={name}", "generation.samples=2", *FEW]

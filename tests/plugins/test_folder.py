@@ -174,7 +174,7 @@ def test_the_fingerprint_covers_text_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs a kernel that counts memory anew")
-@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("beside", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ten_times_the_captions_take_little_more_memory(tmp_path: Path, beside: bool) -> None:
     """What 200,000 captions take more than 20,000 is less than their bare text: they are never held, not even once."""
     words = "a person does something with something else " * 6

@@ -99,7 +99,9 @@ def test_a_runner_of_a_strangers_pattern_depends_on_the_strangers_file(tmp_path:
     assert lab().identity("attention", before.config.attention) != identity
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["as it is", "compiled"])
+@pytest.mark.parametrize(
+    "compiled", [pytest.param(False, id="as it is"), pytest.param(True, id="compiled", marks=pytest.mark.slow)]
+)
 def test_flex_infers_what_the_mask_says(compiled: bool) -> None:
     torch.manual_seed(0)
     backend = create_component("attention", "flex", {"pattern": SWIN, "compile": compiled})

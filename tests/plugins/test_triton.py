@@ -284,6 +284,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @once
 def test_the_kernels_compile_for_hopper_once_for_all_grids_and_keep_its_tensor_cores_busy(tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}

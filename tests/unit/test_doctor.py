@@ -84,6 +84,7 @@ def stages(found: Any) -> dict[str, Any]:
     return {stage["name"]: stage for stage in found["stages"]}
 
 
+@pytest.mark.slow
 def test_the_papers_sizes_by_another_process_in_little_memory(full: Path) -> None:
     code = (
         "import resource, sys\n"

@@ -197,6 +197,7 @@ def test_the_text_bias_is_added_to_the_scores_of_the_text(make_model: MakeModel)
     assert not torch.equal(biased, tokens(model, (False,), None, SamplingConfig(temperature=0), batch=3))
 
 
+@pytest.mark.slow
 def test_compiled_steps_give_the_same_tokens(make_model: MakeModel) -> None:
     model, known = make_model(BACKENDS["local3d, bias"], Grid(3, 2, 3), layers=1), (True, False, False)
     assert torch.equal(tokens(model, known, None, compile=True), tokens(model, known, None))

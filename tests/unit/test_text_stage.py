@@ -182,6 +182,7 @@ print(text.info["captions"], peaks[1] - peaks[0])
 """
 
 
+@pytest.mark.slow
 def test_ten_times_the_captions_take_hardly_more_memory(tmp_path: Path) -> None:
     (tmp_path / "bytes.py").write_text(BYTES)
     video = Video(ClipTimes.of(range(65), Fraction(1, 16)), 32, 32, "h264")
