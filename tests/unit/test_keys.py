@@ -44,7 +44,7 @@ class Asked(StageStore):
     keys: dict[str, str] = field(default_factory=dict)
     generation: Any = None
 
-    def finish(self, name: str, depends: Info, work: Callable[[Path], Info], *, together: bool = False) -> StageResult:
+    def finish(self, name: str, depends: Info, work: Callable[[Path], Info], **how: Any) -> StageResult:
         self.generation = depends.get("generation", self.generation)
         self.keys[name] = hashlib.sha256(json.dumps(as_plain(depends), sort_keys=True).encode()).hexdigest()
         return StageResult(self.folder, self.keys[name], {"outputs": {"model.safetensors": self.keys[name]}})
