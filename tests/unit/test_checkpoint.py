@@ -129,6 +129,11 @@ def test_two_checkpoints_are_kept(killed: Path, whole: Any) -> None:
     assert {path.name for path in (killed / STAGE).iterdir()} == {"history.jsonl", "events", CHECKPOINTS}
 
 
+def test_after_a_kill_behind_the_last_step_nothing_is_trained_again(tmp_path: Path, whole: Any) -> None:
+    train(tmp_path)
+    assert_same(train(tmp_path, *(KillIn(step) for step in range(1, STEPS + 1))), tmp_path, whole)
+
+
 def test_a_checkpoint_is_safetensors_and_json_without_what_is_frozen(killed: Path) -> None:
     files = {path.name for path in checkpoints(killed)[-1].iterdir()}
     (tensors,) = files - {"state.json"}
