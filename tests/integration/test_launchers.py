@@ -110,11 +110,11 @@ def test_ray_gives_the_results_of_undisturbed_runs_whatever_ends_on_the_way(
     assert "2 of 2 runs are finished." in finished(process)
     assert results(runs) == expected
     for each in lost:
-        attempts = each.attempts()
-        again = [step for attempt in attempts[each.attempt + 1 :] for step in attempt]  # none if its last was kept
+        # None where the last step was kept.
+        again = [step for attempt in each.attempts()[each.attempt + 1 :] for step in attempt]
         assert each.kept > 1
         assert all(step > each.kept for step in again)
-        assert max(step for attempt in attempts for step in attempt) == STEPS["sequential"]
+        assert max([each.kept, *again]) == STEPS["sequential"]
 
 
 def test_tasks_of_ray_end_with_the_command_that_is_killed(start: Any, cluster: Any) -> None:

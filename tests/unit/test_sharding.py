@@ -97,14 +97,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=[0, 1], ids=["leader", "other"])
+@pytest.fixture(
+    params=[pytest.param(rank, id=name, marks=pytest.mark.slow) for rank, name in enumerate(("leader", "other"))]
+)
 def found(request: pytest.FixtureRequest, trained: Path) -> dict[str, Any]:
     """What one of the processes says."""
     content: dict[str, Any] = json.loads((trained / f"{request.param}.json").read_text())
     return content
 
 
-@pytest.mark.slow
 def test_each_process_has_its_half_of_every_weight_and_of_the_optimisers_state(found: dict[str, Any]) -> None:
     for own, total in found["parameters"].values():
         assert own == total / 2
@@ -112,7 +113,6 @@ def test_each_process_has_its_half_of_every_weight_and_of_the_optimisers_state(f
         assert sizes == [found["parameters"][name][0]] * 2  # Adam's two averages
 
 
-@pytest.mark.slow
 def test_what_is_frozen_has_neither_gradients_nor_state(found: dict[str, Any]) -> None:
     frozen, trained = set(found["frozen"]), set(found["with gradients"])
     assert {"word_embeddings.weight", "blocks.0.base.qkv.weight"} < frozen
@@ -121,14 +121,12 @@ def test_what_is_frozen_has_neither_gradients_nor_state(found: dict[str, Any]) -
     assert found["state"].keys() == trained
 
 
-@pytest.mark.slow
 def test_gradients_are_clipped_by_the_norm_over_all_processes(found: dict[str, Any]) -> None:
     before, after = found["norms"]
     assert before > 2e-3
     assert after == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_the_file_has_the_frozen_weights_that_the_training_began_with(trained: Path, found: dict[str, Any]) -> None:
     same = json.loads((trained / "same.json").read_text())
     assert {name for name, equal in same.items() if equal} == set(found["frozen"])

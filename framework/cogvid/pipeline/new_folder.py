@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cogvid.errors import UserError
-from cogvid.pipeline.stage import LOCK, owned
+from cogvid.pipeline.stage import LOCK, delete, owned
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def new_folder(out: Path, needed: int = 0) -> Iterator[Path]:
             # Another process that was killed may have left something.
             for path in partial.iterdir():
                 if path.name != LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    delete(path)
             yield partial
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -168,10 +168,7 @@ class StageStore:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             log.info("%s: made again, because %s%s changed", name, ", ".join(changed[:3]), more)
         for partial in list(folder.rglob(".*.partial")):
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            else:
-                partial.unlink(missing_ok=True)
+            delete(partial)
         return resumed
 
     def earlier(self, name: str) -> Iterator[StageResult]:
@@ -211,7 +208,15 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 def _clear(folder: Path, scratch: Sequence[str]) -> None:
     for path in _matching(folder, scratch):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        delete(path)
+
+
+def delete(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing where it is gone."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class Unfinished(Exception):
