@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Many containers set it; every process would compile all that it imports, for longer than the rest of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 # For `make gpu`: any Python that has torch, Triton and what else cogvid imports; nothing is installed. REHEARSE=1 runs
 # the same commands on a CPU, on tiny grids and in Triton's interpreter.

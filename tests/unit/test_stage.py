@@ -58,7 +58,7 @@ def test_whoever_looks_is_told_of_a_stage_that_is_made_and_of_no_finished_one(tm
     assert begun == [("sequential", False)]
 
 
-def test_what_a_stage_worked_with_is_gone_when_it_is_finished(tmp_path: Path) -> None:
+def test_what_a_stage_trained_is_gone_when_it_is_finished(tmp_path: Path) -> None:
     class Model:
         def __init__(self) -> None:
             self.trainer = self  # models and their trainers name each other
@@ -71,7 +71,7 @@ def test_what_a_stage_worked_with_is_gone_when_it_is_finished(tmp_path: Path) ->
 
     gc.disable()
     try:
-        StageStore(tmp_path).finish("sequential", {}, work)
+        StageStore(tmp_path).finish("sequential", {}, work, together=True)
         assert models[0]() is None
     finally:
         gc.enable()

@@ -98,6 +98,8 @@ class StageStore:
         if not job.once((folder / DONE).exists):
             all_work = work if together else lambda folder: job.once(lambda: work(folder))
             self._finish(name, key, folder, plain, all_work, scratch)
+            if together:  # what was trained hangs on itself, optimiser and all: the next stage needs the memory
+                gc.collect()
 
         def finished() -> StageResult:
             stage = read_stage(folder, name)
@@ -153,8 +155,6 @@ class StageStore:
             resumed = job.once(lambda: self._begin(name, folder, plain))
             started = time.perf_counter()
             info = work(folder)
-            # What was trained hangs on itself, optimiser and all: the next stage needs the memory.
-            gc.collect()
             # After an interruption the seconds are those of the last part alone.
             seconds = round(time.perf_counter() - started, 2)
             about = {"name": name, "key": key, "seconds": seconds, "resumed": resumed}
