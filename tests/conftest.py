@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -69,6 +70,11 @@ class Hasty(Along):
 def register_decodings():
     return {"hasty": Hasty}
 """
+
+
+def pytest_collection_finish() -> None:
+    # All that is imported stays: a look for what hangs on itself would take half a second, and tests train often.
+    gc.freeze()
 
 
 @pytest.fixture

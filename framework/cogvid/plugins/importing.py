@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import Distribution, EntryPoint, distribution, packages_distributions
 from io import StringIO
@@ -36,6 +37,7 @@ class Owner:
     editable: bool
 
     @classmethod
+    @lru_cache(maxsize=8)  # a distribution is asked about for each of its plugins
     def of(cls, installed: Distribution | None) -> Owner | None:
         """The owner that a distribution is; None for none."""
         if installed is None:

@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -49,6 +50,8 @@ HOOKS: dict[str, tuple[Kind, type | UnionType]] = {
     "register_decodings": ("decoding", Decoding),
     "register_metrics": ("metric", VideoMetric),
 }
+
+_NO_DATACLASS = "is not a dataclass: put @dataclass above the Config"
 
 
 @dataclass(frozen=True)
@@ -307,18 +310,25 @@ def _check_classes(hook: str, classes: Any, base: type | UnionType) -> None:
         missing = [member for member in dir(cls) if getattr(getattr(cls, member, None), "__isabstractmethod__", False)]
         if missing:
             raise UserError(f"{registers}, which does not define {', '.join(missing)}.")
-        _check_config_class(registers, getattr(cls, "Config", None))
+        config = getattr(cls, "Config", None)
+        # mypy takes a class to be hashed as its instances are.
+        fault = _config_fault(config) if inspect.isclass(config) else _NO_DATACLASS  # type: ignore[arg-type]
+        if fault:
+            raise UserError(f"{registers}, whose Config {fault}.")
 
 
 def _names(base: type | UnionType) -> str:
     return " or ".join(cls.__name__ for cls in get_args(base) or (base,))
 
 
-def _check_config_class(registers: str, config: Any) -> None:
+@cache  # every manager has the same installed plugins
+def _config_fault(config: type) -> str:
+    """What keeps a class from being a `Config`; empty for nothing."""
     # A subclass of a dataclass passes `is_dataclass` undecorated, but its own fields do not count.
-    if not inspect.isclass(config) or not is_dataclass(config) or "__dataclass_fields__" not in vars(config):
-        raise UserError(f"{registers}, whose Config is not a dataclass: put @dataclass above the Config.")
+    if not is_dataclass(config) or "__dataclass_fields__" not in vars(config):
+        return _NO_DATACLASS
     try:
         OmegaConf.structured(config)
     except (OmegaConfBaseException, TypeError, NameError) as error:
-        raise UserError(f"{registers}, whose Config cannot be checked: {first_line(error)}.") from error
+        return f"cannot be checked: {first_line(error)}"
+    return ""
