@@ -40,6 +40,7 @@ SMALL = [
     "stages.sequential.steps=3",
     "stages.interpolation.steps=3",
     "trainer.log_every=1",
+    "trainer.loggers=[]",  # no previews
     "generation.samples=1",
     "generation.frames=9",
     "held_out.clips=1",
